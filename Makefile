@@ -1,0 +1,47 @@
+# Every target sets up what it needs: a fresh machine wants only Python >= 3.10, a Rust toolchain and the registries.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long bench lint build wheel clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: build ## Train the reference CNN, prune it three ways, compile it, and print the table
+	$(BIN)/secateur demo
+
+test: lint ## Everything CI runs: lint, Rust tests, Python tests
+	$(MAKE) --no-print-directory rust-test
+	$(BIN)/pytest -m "not long"
+
+test-long: build ## The long randomised runs as well
+	SECATEUR_CASES=10000 $(MAKE) --no-print-directory rust-test
+	SECATEUR_CASES=10000 $(BIN)/pytest
+
+.PHONY: rust-test
+rust-test: # nextest where it is installed, cargo's own runner elsewhere
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run -p secateur-core --features reference; \
+	else cargo test -p secateur-core --features reference --lib; fi
+	cargo test -p secateur-core --features reference --doc
+
+lint: build ## Formatting, clippy, ruff, mypy, stubtest
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	$(BIN)/ruff format --check python tests benches examples
+	$(BIN)/ruff check python tests benches examples
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest secateur._core --mypy-config-file pyproject.toml
+
+build: $(VENV)/.built ## Build the extension and leave the package importable in .venv
+
+$(VENV)/bin/maturin:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip maturin
+
+# maturin installs the package's own dependencies and the test extra beside it.
+$(VENV)/.built: $(VENV)/bin/maturin $(SOURCES)
+	$(BIN)/maturin develop --release --quiet --extras test
+	touch $@

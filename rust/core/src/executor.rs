@@ -1,0 +1,127 @@
+//! Who runs the tasks. The core never spawns a thread itself: every parallel stage takes `&dyn Executor`.
+//!
+//! Work is always cut into tasks whose number and shape do *not* depend on the number of threads, and every output
+//! element is written by one task. That is why results are bit-identical for any thread count.
+
+use std::sync::{Arc, Mutex};
+
+/// Runs a fixed number of independent tasks.
+pub trait Executor: Send + Sync {
+    /// How many tasks can make progress at once (at least 1).
+    fn threads(&self) -> usize;
+
+    /// Calls `task(0) … task(tasks - 1)`, each exactly once, in any order, and returns when all are done.
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
+}
+
+/// Runs every task on the calling thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sequential;
+
+impl Executor for Sequential {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..tasks).for_each(task);
+    }
+}
+
+/// A private rayon pool, made at its first use and again after a fork (threads do not survive one).
+struct Pool {
+    threads: usize,
+    state: Mutex<Option<(u32, Arc<rayon::ThreadPool>)>>,
+}
+
+impl Pool {
+    fn new(threads: usize) -> Self {
+        Pool { threads, state: Mutex::new(None) }
+    }
+
+    /// The pool, or `None` where the system will not give us threads: then the caller works alone.
+    fn get(&self) -> Option<Arc<rayon::ThreadPool>> {
+        let pid = std::process::id();
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*state {
+            Some((owner, pool)) if *owner == pid => return Some(pool.clone()),
+            _ => {}
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .thread_name(|i| format!("secateur-{i}"))
+            .build()
+            .ok()?;
+        let pool = Arc::new(pool);
+        // A pool inherited through fork has no threads left: dropping it would wait for them for ever.
+        if let Some(dead) = state.replace((pid, pool.clone())) {
+            std::mem::forget(dead);
+        }
+        Some(pool)
+    }
+}
+
+impl Executor for Pool {
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        use rayon::prelude::*;
+        match if tasks > 1 { self.get() } else { None } {
+            Some(pool) => pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task)),
+            None => Sequential.run(tasks, task),
+        }
+    }
+}
+
+static CURRENT: Mutex<Option<Arc<dyn Executor>>> = Mutex::new(None);
+static POOLS: Mutex<Vec<Arc<dyn Executor>>> = Mutex::new(Vec::new());
+
+/// An executor with `threads` threads; the same pool for the same number.
+pub fn with_threads(threads: usize) -> Arc<dyn Executor> {
+    if threads <= 1 {
+        return Arc::new(Sequential);
+    }
+    let mut pools = POOLS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(pool) = pools.iter().find(|pool| pool.threads() == threads) {
+        return pool.clone();
+    }
+    let pool: Arc<dyn Executor> = Arc::new(Pool::new(threads));
+    pools.push(pool.clone());
+    pool
+}
+
+/// The executor of calls that name none: [`default_threads`] threads unless [`set_threads`] said otherwise.
+pub fn current() -> Arc<dyn Executor> {
+    let mut current = CURRENT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    current.get_or_insert_with(|| with_threads(default_threads())).clone()
+}
+
+/// Sets the number of threads of [`current`].
+pub fn set_threads(threads: usize) {
+    *CURRENT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(with_threads(threads));
+}
+
+/// The processors this process may use: its affinity mask and its cgroup quota, whichever is less.
+pub fn default_threads() -> usize {
+    // std reads both sched_getaffinity and the cgroup v1/v2 quota on Linux.
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn every_task_runs_once() {
+        for threads in [1, 2, 3, 8] {
+            let seen: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+            with_threads(threads).run(seen.len(), &|i| {
+                seen[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+        }
+    }
+}

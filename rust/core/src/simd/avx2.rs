@@ -1,0 +1,106 @@
+//! AVX2 + FMA: the logical register is a pair of ymm.
+
+use super::{Kernel, Vector};
+use std::arch::x86_64::*;
+
+/// Token of AVX2 + FMA.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Runs `kernel` compiled for AVX2 + FMA.
+///
+/// # Safety
+/// The CPU has AVX2 and FMA.
+#[target_feature(enable = "avx,avx2,fma,bmi1,bmi2,popcnt")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+// SAFETY of every intrinsic below: a token exists only inside `run`, whose caller promises the features; pointers are the
+// callers' promise, as the trait says.
+impl Vector for Avx2 {
+    type F32 = (__m256, __m256);
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F32) -> f32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let h = _mm256_add_ps(a.0, a.1);
+            let q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps::<1>(h));
+            let p = _mm_add_ps(q, _mm_movehl_ps(q, q));
+            _mm_cvtss_f32(_mm_add_ss(p, _mm_shuffle_ps::<1>(p, p)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, p: *mut f32, a: Self::F32) {
+        // SAFETY: see above the impl.
+        unsafe {
+            _mm256_storeu_ps(p, a.0);
+            _mm256_storeu_ps(p.add(8), a.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
+        // SAFETY: see above the impl; the low byte's bits take at most 8 of the 16 floats, the high byte's the next 8.
+        unsafe {
+            let low = expand8(p, mask as u8);
+            (low, expand8(p.add((mask as u8).count_ones() as usize), (mask >> 8) as u8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(index.add(8).cast()));
+            (_mm256_i32gather_ps::<4>(base, low), _mm256_i32gather_ps::<4>(base, high))
+        }
+    }
+}
+
+/// AVX2 has no expand: spread the mask's bits to bytes, and rank each set bit with pdep/pext to a permutation.
+///
+/// # Safety
+/// The CPU has AVX2 and BMI2; `p` is valid for reading 8 floats.
+#[inline(always)]
+unsafe fn expand8(p: *const f32, mask: u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let spread = _pdep_u64(mask as u64, 0x0101_0101_0101_0101) * 0xff;
+        let ranks = _pdep_u64(0x0706_0504_0302_0100, spread);
+        let order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(ranks as i64));
+        let keep = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(spread as i64));
+        _mm256_and_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), order), _mm256_castsi256_ps(keep))
+    }
+}

@@ -1,0 +1,83 @@
+//! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
+
+use super::{Kernel, Vector};
+use std::arch::x86_64::*;
+
+/// Token of AVX-512.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+/// Runs `kernel` compiled for AVX-512.
+///
+/// # Safety
+/// The CPU has AVX-512 F, BW, DQ and VL (and with them AVX2, FMA and BMI2).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+// SAFETY of every intrinsic below: a token exists only inside `run`, whose caller promises the features; pointers are the
+// callers' promise, as the trait says.
+impl Vector for Avx512 {
+    type F32 = __m512;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F32) -> f32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps::<1>(h));
+            let p = _mm_add_ps(q, _mm_movehl_ps(q, q));
+            _mm_cvtss_f32(_mm_add_ss(p, _mm_shuffle_ps::<1>(p, p)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, p: *mut f32, a: Self::F32) {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_storeu_ps(p, a) }
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_maskz_expand_ps(mask, _mm512_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let index = _mm512_cvtepu16_epi32(_mm256_loadu_si256(index.cast()));
+            _mm512_i32gather_ps::<4>(index, base)
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! CPU targets behind one trait, and the safe way to run code on them.
+//!
+//! Every target shows the same logical register: [`LANES`] = 16 floats, one 64-byte cache line. AVX-512 holds it in one
+//! zmm register, AVX2 in two ymm, the scalar target in an array. So packed layouts and tiles mean the same on every CPU,
+//! and an algorithm is written once, generic over `V: Vector`.
+//!
+//! ```
+//! use secateur_core::simd::{dispatch, Kernel, Target, Vector, LANES};
+//!
+//! struct Sum<'a>(&'a [f32]);
+//! impl Kernel for Sum<'_> {
+//!     type Output = f32;
+//!     #[inline(always)]
+//!     fn run<V: Vector>(self, v: V) -> f32 {
+//!         let chunks = self.0.chunks_exact(LANES);
+//!         let tail: f32 = chunks.remainder().iter().sum();
+//!         let lanes = chunks.fold(v.splat(0.0), |sum, chunk| v.add(sum, v.load(chunk)));
+//!         v.sum(lanes) + tail
+//!     }
+//! }
+//! assert_eq!(dispatch(Target::detect(), Sum(&[1.0; 40])), 40.0);
+//! ```
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+use crate::argument;
+use crate::error::Result;
+use std::sync::OnceLock;
+
+/// Floats in the logical register of every target.
+pub const LANES: usize = 16;
+
+/// A CPU target, as a token: a value of the type proves that this CPU has the features, because only [`dispatch`] makes
+/// one. Methods that touch memory through pointers are unsafe for the pointer alone.
+pub trait Vector: Copy + Send + Sync + 'static {
+    /// One register of [`LANES`] floats.
+    type F32: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F32;
+    /// Lane by lane `a + b`.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane `a · b`.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane maximum.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane `a · b + c`, rounded once.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The sum of the lanes, always in the same order: halves, quarters, eighths, pairs.
+    fn sum(self, a: Self::F32) -> f32;
+
+    /// Loads 16 floats from any address.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 floats.
+    unsafe fn load_ptr(self, p: *const f32) -> Self::F32;
+    /// Stores 16 floats to any address.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 16 floats.
+    unsafe fn store_ptr(self, p: *mut f32, a: Self::F32);
+    /// The i-th set bit of `mask` takes `p[i]`; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 floats, however few bits are set.
+    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32;
+    /// Lane i takes `base[index[i]]`.
+    ///
+    /// # Safety
+    /// `index` is valid for reading 16 indices, and `base` at each of them.
+    unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32;
+
+    /// Loads the first 16 floats of `from`; panics where there are fewer.
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Self::F32 {
+        assert!(from.len() >= LANES);
+        // SAFETY: the slice holds at least 16 floats.
+        unsafe { self.load_ptr(from.as_ptr()) }
+    }
+    /// Stores into the first 16 floats of `to`; panics where there are fewer.
+    #[inline(always)]
+    fn store(self, to: &mut [f32], a: Self::F32) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the slice holds at least 16 floats.
+        unsafe { self.store_ptr(to.as_mut_ptr(), a) }
+    }
+    /// The lanes as an array.
+    #[inline(always)]
+    fn to_array(self, a: Self::F32) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        self.store(&mut lanes, a);
+        lanes
+    }
+    /// The register with these lanes.
+    #[inline(always)]
+    fn with_lanes(self, lanes: [f32; LANES]) -> Self::F32 {
+        self.load(&lanes)
+    }
+}
+
+/// Code to run on a target. Mark `run`, and every function that it calls with `V`, `#[inline(always)]`: only code inlined
+/// into the target's entry point is compiled for the target.
+pub trait Kernel {
+    /// What `run` returns.
+    type Output;
+    /// The body, generic over the target.
+    fn run<V: Vector>(self, v: V) -> Self::Output;
+}
+
+/// A target that this CPU has: there is no other way to hold one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Target(Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Target {
+    /// Every name that [`Target::parse`] knows, slowest first.
+    pub const NAMES: [&'static str; 3] = ["scalar", "avx2", "avx512"];
+
+    /// The plain target, available everywhere.
+    pub const fn scalar() -> Target {
+        Target(Kind::Scalar)
+    }
+
+    /// The fastest target of this CPU; looked up once.
+    pub fn detect() -> Target {
+        static BEST: OnceLock<Target> = OnceLock::new();
+        *BEST.get_or_init(|| *Target::available().last().unwrap_or(&Target::scalar()))
+    }
+
+    /// The targets of this CPU, slowest first.
+    pub fn available() -> Vec<Target> {
+        let mut targets = vec![Target(Kind::Scalar)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            // The macro takes literals only, hence the spelled-out lists.
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            if avx2 {
+                targets.push(Target(Kind::Avx2));
+            }
+            if avx2 && avx512 {
+                targets.push(Target(Kind::Avx512));
+            }
+        }
+        targets
+    }
+
+    /// The target of that name, if there is one and this CPU has it.
+    pub fn parse(name: &str) -> Result<Target> {
+        if !Target::NAMES.contains(&name) {
+            return Err(argument!("target: unknown name {name:?}; choose from {}", Target::NAMES.join(", ")));
+        }
+        let available = Target::available();
+        available.iter().copied().find(|target| target.name() == name).ok_or_else(|| {
+            let have: Vec<_> = available.iter().map(|target| target.name()).collect();
+            argument!("target: this CPU has no {name}; it has {}", have.join(", "))
+        })
+    }
+
+    /// `scalar`, `avx2` or `avx512`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Runs `kernel` compiled for `target`.
+pub fn dispatch<K: Kernel>(target: Target, kernel: K) -> K::Output {
+    match target.0 {
+        Kind::Scalar => kernel.run(scalar::Scalar::new()),
+        // SAFETY: a Target of this kind exists only where `available` saw the features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::run(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { avx512::run(kernel) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every operation on every available target against plain arithmetic.
+    struct Laws;
+    impl Kernel for Laws {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector>(self, v: V) {
+            let a: [f32; LANES] = std::array::from_fn(|i| i as f32 - 7.5);
+            let b: [f32; LANES] = std::array::from_fn(|i| (i * i) as f32 * 0.25 - 3.0);
+            let (x, y) = (v.with_lanes(a), v.with_lanes(b));
+            let each = |f: fn(f32, f32) -> f32| -> [f32; LANES] { std::array::from_fn(|i| f(a[i], b[i])) };
+            assert_eq!(v.to_array(v.add(x, y)), each(|a, b| a + b));
+            assert_eq!(v.to_array(v.mul(x, y)), each(|a, b| a * b));
+            assert_eq!(v.to_array(v.max(x, y)), each(f32::max));
+            assert_eq!(v.to_array(v.mul_add(x, y, v.splat(1.5))), each(|a, b| a.mul_add(b, 1.5)));
+            assert_eq!(v.sum(x), 0.0);
+            let index: [u16; LANES] = std::array::from_fn(|i| ((i * 7) % LANES) as u16);
+            // SAFETY: arrays of 16, indices below 16.
+            let gathered = unsafe { v.gather_ptr(a.as_ptr(), index.as_ptr()) };
+            assert_eq!(v.to_array(gathered), std::array::from_fn(|i| a[index[i] as usize]));
+            for mask in [0, 1, 0x8000, 0xffff, 0xa5c3, 0x00ff_u16] {
+                // SAFETY: an array of 16.
+                let expanded = v.to_array(unsafe { v.expand_ptr(a.as_ptr(), mask) });
+                let mut rest = a.iter();
+                for (i, lane) in expanded.iter().enumerate() {
+                    let wanted = if mask >> i & 1 == 1 { *rest.next().unwrap() } else { 0.0 };
+                    assert_eq!(*lane, wanted, "mask {mask:#06x} lane {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_available_target_obeys_the_laws() {
+        for target in Target::available() {
+            dispatch(target, Laws);
+        }
+    }
+
+    #[test]
+    fn unknown_and_missing_targets_are_named() {
+        assert!(Target::parse("sse9").unwrap_err().to_string().contains("choose from scalar, avx2, avx512"));
+        assert_eq!(Target::parse("scalar").unwrap(), Target::scalar());
+    }
+}

@@ -1,0 +1,73 @@
+//! The plain target: an array of 16 floats, whatever the compiler makes of it.
+
+use super::{LANES, Vector};
+
+/// Token of the plain target.
+#[derive(Clone, Copy)]
+pub(super) struct Scalar(());
+
+impl Scalar {
+    pub(super) fn new() -> Scalar {
+        Scalar(())
+    }
+}
+
+impl Vector for Scalar {
+    type F32 = [f32; LANES];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F32 {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        // Without FMA hardware f32::mul_add is a library call a lane: round twice instead (the error bound holds).
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F32) -> f32 {
+        let h: [f32; 8] = std::array::from_fn(|i| a[i] + a[i + 8]);
+        let q: [f32; 4] = std::array::from_fn(|i| h[i] + h[i + 4]);
+        (q[0] + q[2]) + (q[1] + q[3])
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
+        // SAFETY: the caller's promise: 16 readable floats at `p`.
+        unsafe { p.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, p: *mut f32, a: Self::F32) {
+        // SAFETY: the caller's promise: 16 writable floats at `p`.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(a) }
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
+        let mut next = 0;
+        std::array::from_fn(|i| {
+            if mask >> i & 1 == 0 {
+                return 0.0;
+            }
+            next += 1;
+            // SAFETY: at most 16 bits are set, and the caller promises 16 readable floats.
+            unsafe { *p.add(next - 1) }
+        })
+    }
+    #[inline(always)]
+    unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {
+        // SAFETY: the caller's promise: 16 indices, each valid from `base`.
+        std::array::from_fn(|i| unsafe { *base.add(*index.add(i) as usize) })
+    }
+}

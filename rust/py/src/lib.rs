@@ -1,0 +1,17 @@
+//! Python bindings of secateur-core: check the arrays, release the GIL, call the core, map the errors. One file a stage.
+
+#![allow(missing_docs, reason = "the public documentation is the Python package's")]
+
+mod arrays;
+mod errors;
+mod runtime;
+
+use pyo3::prelude::*;
+
+/// Every stage adds its own functions and classes to the module.
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    errors::register(m)?;
+    runtime::register(m)?;
+    Ok(())
+}

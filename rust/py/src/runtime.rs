@@ -1,0 +1,43 @@
+//! Threads and CPU targets.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use secateur_core::{executor, simd::Target};
+
+/// Sets how many threads calls without `threads=` use.
+#[pyfunction]
+fn set_num_threads(n: isize) -> PyResult<()> {
+    match usize::try_from(n) {
+        Ok(threads @ 1..=1024) => {
+            executor::set_threads(threads);
+            Ok(())
+        }
+        _ => Err(PyValueError::new_err(format!("n: expected 1 to 1024 threads, got {n}"))),
+    }
+}
+
+/// How many threads calls without `threads=` use.
+#[pyfunction]
+fn get_num_threads() -> usize {
+    executor::current().threads()
+}
+
+/// The name of the CPU target in use.
+#[pyfunction]
+fn cpu_target() -> &'static str {
+    Target::detect().name()
+}
+
+/// The names of the targets that this CPU has, slowest first.
+#[pyfunction]
+fn cpu_targets() -> Vec<&'static str> {
+    Target::available().iter().map(|target| target.name()).collect()
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(get_num_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(cpu_target, m)?)?;
+    m.add_function(wrap_pyfunction!(cpu_targets, m)?)?;
+    Ok(())
+}
