@@ -1,14 +1,17 @@
 """secateur prunes neural networks and makes them really faster and smaller on CPUs."""
 
-from ._core import cpu_target, get_num_threads, set_num_threads
+from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
+from .packing import pack
 
 __all__ = [
     "FormatError",
     "MissingExtraError",
+    "PackedMatrix",
     "SecateurError",
     "UnsupportedOpError",
     "cpu_target",
     "get_num_threads",
+    "pack",
     "set_num_threads",
 ]

@@ -26,7 +26,3 @@ fn package_error(class: &PyOnceLock<Py<PyType>>, name: &str, message: String) ->
         Err(error) => error,
     })
 }
-
-pub fn register(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
-}

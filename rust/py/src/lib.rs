@@ -4,6 +4,7 @@
 
 mod arrays;
 mod errors;
+mod formats;
 mod runtime;
 
 use pyo3::prelude::*;
@@ -11,7 +12,7 @@ use pyo3::prelude::*;
 /// Every stage adds its own functions and classes to the module.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    errors::register(m)?;
+    formats::register(m)?;
     runtime::register(m)?;
     Ok(())
 }

@@ -30,11 +30,11 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Rows of the output that one task computes. Fixed, so that the summation order of an element never depends on the
-/// number of threads.
-const ROWS: usize = 64;
-/// Columns of the output that one task computes.
-const COLUMNS: usize = 512;
+/// Parts that a large product is cut into: enough for a few threads, few enough that packing an operand anew for each
+/// costs little. Fixed by the shape, so that the summation order of an element never depends on the number of threads.
+const PARTS: usize = 8;
+/// Multiply-adds in a part at least.
+const PART_WORK: usize = 1 << 20;
 
 /// `c = a · b + beta · c`, with `a` m × k, `b` k × n and `c` row-major m × n, contiguous.
 ///
@@ -49,11 +49,18 @@ pub fn gemm(
     c: &mut [f32],
 ) {
     assert!(a.holds(m, k) && b.holds(k, n) && c.len() == m * n, "gemm: a view is smaller than its shape");
-    let (row_blocks, column_blocks) = (m.div_ceil(ROWS), n.div_ceil(COLUMNS));
+    if c.is_empty() {
+        return;
+    }
+    // The longer side is cut, in whole tiles of any kernel.
+    let parts = (m * n * k / PART_WORK).clamp(1, PARTS);
+    let by_rows = m >= n;
+    let part = m.max(n).div_ceil(parts).next_multiple_of(48);
     let output = Output(c.as_mut_ptr());
-    executor.run(row_blocks * column_blocks, &|task| {
-        let (i, j) = (task / column_blocks * ROWS, task % column_blocks * COLUMNS);
-        let (rows, columns) = (ROWS.min(m - i), COLUMNS.min(n - j));
+    executor.run(m.max(n).div_ceil(part), &|task| {
+        let from = task * part;
+        let (i, j) = if by_rows { (from, 0) } else { (0, from) };
+        let (rows, columns) = if by_rows { (part.min(m - i), n) } else { (m, part.min(n - j)) };
         // SAFETY: the views hold their shapes (asserted above), this block lies inside them, and no two tasks share a
         // block of `c`, which outlives `run`.
         unsafe {

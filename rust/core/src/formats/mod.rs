@@ -1,3 +1,47 @@
 //! Weights and masks to packed weights, one file a format.
+//!
+//! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Csr`] and [`Block`]
+//! run over many columns by [`sweep`], [`Csr`] and [`Bitmap`] over one by [`vector`], dense weights by [`direct`] or the
+//! `gemm` crate. [`Packed`] is the closed list that users choose from.
 
+pub mod bitmap;
+pub mod block;
+pub mod csr;
 pub mod dense;
+pub mod direct;
+pub mod epilogue;
+pub mod kblocks;
+pub mod matrix;
+pub mod rows;
+pub mod sweep;
+#[cfg(test)]
+mod tests;
+pub mod vector;
+
+pub use bitmap::Bitmap;
+pub use block::Block;
+pub use csr::Csr;
+pub use direct::Direct;
+pub use epilogue::{Activation, Epilogue};
+pub use matrix::{Kind, PackedMatrix};
+pub use rows::Rows;
+
+/// What every packed matrix can say of itself.
+pub trait Format {
+    /// The format's name.
+    fn name(&self) -> &'static str;
+    /// Rows and columns.
+    fn shape(&self) -> (usize, usize);
+    /// Memory of the packed form, in bytes.
+    fn nbytes(&self) -> usize;
+    /// Values held, the zeros that fill blocks included.
+    fn stored(&self) -> usize;
+    /// The row-major matrix.
+    fn to_dense(&self) -> Vec<f32>;
+}
+
+/// Packing: the nonzeros, and for each column its position in the operand (see [`sweep`]).
+pub trait Pack: Format {
+    /// Packs `rows`; `positions` has one entry a column.
+    fn pack(rows: &Rows, positions: Vec<u32>) -> Self;
+}

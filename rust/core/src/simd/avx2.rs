@@ -21,6 +21,8 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 impl Vector for Avx2 {
     type F32 = (__m256, __m256);
 
+    const REGISTERS: usize = 8;
+
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         // SAFETY: see above the impl.

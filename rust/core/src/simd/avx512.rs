@@ -21,6 +21,8 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 impl Vector for Avx512 {
     type F32 = __m512;
 
+    const REGISTERS: usize = 32;
+
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         // SAFETY: see above the impl.
@@ -66,6 +68,11 @@ impl Vector for Avx512 {
     unsafe fn store_ptr(self, p: *mut f32, a: Self::F32) {
         // SAFETY: see above the impl.
         unsafe { _mm512_storeu_ps(p, a) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, a: Self::F32, n: usize) {
+        // SAFETY: see above the impl; the mask leaves what lies beyond `n` untouched.
+        unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n.min(16)) - 1) as __mmask16, a) }
     }
     #[inline(always)]
     unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {

@@ -25,7 +25,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod buffer;
 mod scalar;
+
+pub use buffer::Buffer;
 
 use crate::argument;
 use crate::error::Result;
@@ -39,6 +42,8 @@ pub const LANES: usize = 16;
 pub trait Vector: Copy + Send + Sync + 'static {
     /// One register of [`LANES`] floats.
     type F32: Copy;
+    /// How many of them the register file holds.
+    const REGISTERS: usize;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
@@ -63,6 +68,16 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writing 16 floats.
     unsafe fn store_ptr(self, p: *mut f32, a: Self::F32);
+    /// Stores the first `n` lanes, `n` below 16.
+    ///
+    /// # Safety
+    /// `p` is valid for writing `n` floats.
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, a: Self::F32, n: usize) {
+        let lanes = self.to_array(a);
+        // SAFETY: the caller's promise, and the array holds 16.
+        unsafe { std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(LANES)) }
+    }
     /// The i-th set bit of `mask` takes `p[i]`; the other lanes are 0.
     ///
     /// # Safety

@@ -15,6 +15,8 @@ impl Scalar {
 impl Vector for Scalar {
     type F32 = [f32; LANES];
 
+    const REGISTERS: usize = 8;
+
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         [x; LANES]

@@ -1,0 +1,78 @@
+"""Pruned weight matrices that multiply fast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._core import PackedMatrix
+
+
+def pack(
+    weights: ArrayLike | Any,
+    format: str = "auto",
+    *,
+    columns: int | None = None,
+    block: tuple[int, int] = (8, 1),
+    target: str | None = None,
+) -> PackedMatrix:
+    """Pack a pruned weight matrix so that its zeros cost nothing.
+
+    Parameters
+    ----------
+    weights : array-like of shape (m, k), or SciPy sparse matrix or array
+        The weights; zeros are not stored. Converted to float32.
+    format : {"auto", "bitmap", "block", "csr", "dense"}, default="auto"
+        How to store them. "auto" decides by density and by how full blocks are.
+    columns : int, optional
+        The number of columns of the right-hand sides to pack for. By default the matrix is packed at first
+        use, once for vectors and once for more columns; ``nbytes`` counts both.
+    block : {(4, 1), (8, 1), (16, 1), (4, 4)}, default=(8, 1)
+        Rows and columns of a block, for ``format="block"``. Any matrix packs exactly; full blocks pack
+        without waste.
+    target : {"scalar", "avx2", "avx512"}, optional
+        CPU target of the kernels; by default the fastest of this CPU.
+
+    Returns
+    -------
+    PackedMatrix
+        Supports ``W @ X``, ``W.T @ dY`` and ``W.matmul(X, bias, activation, out)`` with ``X`` of shape
+        (k, n) or (k,), ``to_dense()``, ``to_scipy()``, and tells ``shape``, ``nnz``, ``density``,
+        ``nbytes``, ``format`` and ``kernel``.
+
+    Raises
+    ------
+    ValueError
+        Unknown format, block or target, or weights that are not two-dimensional.
+    TypeError
+        Weights that are not real numbers.
+    FormatError
+        A sparse matrix whose arrays contradict each other.
+
+    References
+    ----------
+    Elsen et al. 2019, *Fast Sparse ConvNets*, arXiv:1911.09723.
+
+    Examples
+    --------
+    >>> import numpy as np, secateur as sc
+    >>> weights = np.array([[0, 2, 0], [1, 0, 0]], dtype=np.float32)
+    >>> packed = sc.pack(weights, "csr")
+    >>> packed @ np.array([1, 10, 100], dtype=np.float32)
+    array([20.,  1.], dtype=float32)
+    >>> packed.nnz
+    2
+    """
+    if columns is not None and (not isinstance(columns, (int, np.integer)) or columns < 1):
+        raise ValueError(f"columns: expected a positive integer or None, got {columns!r}")
+    block = (int(block[0]), int(block[1]))
+    if hasattr(weights, "tocsr"):
+        csr = weights.tocsr()
+        if not csr.has_canonical_format:
+            csr = csr.copy()
+            csr.sum_duplicates()
+        indptr, indices = csr.indptr.astype(np.int64), csr.indices.astype(np.int64)
+        return PackedMatrix.from_csr(csr.shape, indptr, indices, csr.data, format, columns, block, target)
+    return PackedMatrix.from_dense(weights, format, columns, block, target)

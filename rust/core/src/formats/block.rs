@@ -1,0 +1,184 @@
+//! Column blocks of R rows: each loaded operand line serves R rows.
+//!
+//! ```text
+//! R = 4          groups of R rows       columns  [1 2 5 | 0 …]        index u16, from the K-block's first position
+//! row 0  . a e . . i                    values   [a b c d | e f g h | i j k l | …]     R values a column
+//! row 1  . b f . . j
+//! row 2  . c g . . k                    for (index, values[R]) in run:
+//! row 3  . d h . . l                      for t in 0..T: x[t] = operand[index·unit + t]
+//!                                         for r in 0..R, t in 0..T: acc[r][t] += values[r] * x[t]
+//! ```
+//!
+//! A column is stored where any of its R values is nonzero, so every matrix packs exactly; full blocks pack without waste.
+//! R is 8 or 4. Taller and wider blocks are these: 16x1 is two groups with the same columns, 4x4 four columns in a row.
+//! With every column stored it is the *dense* kernel of panels.
+
+use super::kblocks::KBlocks;
+use super::rows::Rows;
+use super::sweep::{Sweep, Tile};
+use super::{Format, Pack};
+use crate::simd::{LANES, Vector};
+
+/// Columns in a K-block: with 3-register tiles, their operand rows take 24 KiB.
+const BLOCK: usize = 128;
+
+/// A matrix in column blocks of `R` rows.
+#[derive(Debug, Clone)]
+pub struct Block<const R: usize> {
+    rows: usize,
+    columns: usize,
+    blocks: KBlocks,
+    /// Where run (block, group) starts, in stored columns; the next entry is where it ends.
+    starts: Vec<u32>,
+    /// R values a stored column.
+    values: Vec<f32>,
+    index: Vec<u16>,
+}
+
+impl<const R: usize> Block<R> {
+    /// Packs the columns of each group of R rows that hold a nonzero, or all of them.
+    pub fn pack_columns(rows: &Rows, positions: Vec<u32>, all: bool) -> Block<R> {
+        let blocks = KBlocks::new(positions, BLOCK);
+        let groups = rows.rows().div_ceil(R);
+        // The dense R × columns strip of each group, a group at a time, then runs in (block, group) order.
+        let mut runs: Vec<(Vec<u16>, Vec<f32>)> = vec![Default::default(); blocks.len() * groups];
+        let mut strip = vec![[0.0f32; R]; rows.columns()];
+        for group in 0..groups {
+            strip.fill([0.0; R]);
+            for (r, row) in (group * R..rows.rows().min(group * R + R)).enumerate() {
+                for (column, value) in rows.row(row) {
+                    strip[column][r] = value;
+                }
+            }
+            for block in 0..blocks.len() {
+                let (index, values) = &mut runs[block * groups + group];
+                for column in blocks.columns(block) {
+                    if all || strip[column] != [0.0; R] {
+                        index.push(blocks.index(block, column));
+                        values.extend(strip[column]);
+                    }
+                }
+            }
+        }
+        let mut starts = Vec::with_capacity(runs.len() + 1);
+        let (mut index, mut values) = (Vec::new(), Vec::new());
+        for (run_index, run_values) in runs {
+            starts.push(index.len() as u32);
+            index.extend(run_index);
+            values.extend(run_values);
+        }
+        starts.push(index.len() as u32);
+        Block { rows: rows.rows(), columns: rows.columns(), blocks, starts, values, index }
+    }
+}
+
+impl<const R: usize> Pack for Block<R> {
+    fn pack(rows: &Rows, positions: Vec<u32>) -> Block<R> {
+        Block::pack_columns(rows, positions, false)
+    }
+}
+
+impl<const R: usize> Format for Block<R> {
+    fn name(&self) -> &'static str {
+        "block"
+    }
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+    fn nbytes(&self) -> usize {
+        self.values.len() * 4 + self.index.len() * 2 + self.starts.len() * 4 + self.blocks.nbytes()
+    }
+    fn stored(&self) -> usize {
+        self.values.len()
+    }
+    fn to_dense(&self) -> Vec<f32> {
+        let groups = self.groups();
+        let mut dense = vec![0.0; self.rows * self.columns];
+        for block in 0..self.blocks.len() {
+            let column_of: std::collections::HashMap<u16, usize> =
+                self.blocks.columns(block).map(|column| (self.blocks.index(block, column), column)).collect();
+            for group in 0..groups {
+                let run = block * groups + group;
+                for at in self.starts[run] as usize..self.starts[run + 1] as usize {
+                    for r in 0..R.min(self.rows - group * R) {
+                        dense[(group * R + r) * self.columns + column_of[&self.index[at]]] = self.values[at * R + r];
+                    }
+                }
+            }
+        }
+        dense
+    }
+}
+
+impl<const R: usize> Sweep for Block<R> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+    fn groups(&self) -> usize {
+        self.rows.div_ceil(R)
+    }
+    fn group_rows(&self) -> usize {
+        R
+    }
+    fn reach(&self) -> Option<usize> {
+        self.blocks.reach()
+    }
+    fn tile_lines(&self, registers: usize) -> usize {
+        // Accumulators, the loaded lines and a broadcast fit the register file: 8 × 3 and 4 × 6 of 32, 4 × 1 of 8.
+        if registers >= 32 { 24 / R } else { 1 }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {
+        // Whole groups in registers where they fit, else four rows at a time.
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            if R == 8 && V::REGISTERS >= 32 {
+                self.rows_of_group::<V, 8, T>(v, at, 0);
+            } else {
+                for from in (0..R).step_by(4) {
+                    self.rows_of_group::<V, 4, T>(v, at, from);
+                }
+            }
+        }
+    }
+}
+
+impl<const R: usize> Block<R> {
+    /// Rows `from .. from + Q` of one group.
+    ///
+    /// # Safety
+    /// As [`Sweep::tile`].
+    #[inline(always)]
+    unsafe fn rows_of_group<V: Vector, const Q: usize, const T: usize>(&self, v: V, at: Tile<'_>, from: usize) {
+        let run = at.block * self.groups() + at.group;
+        let first_row = at.group * R + from;
+        if first_row >= self.rows {
+            return;
+        }
+        let here = Q.min(self.rows - first_row);
+        // SAFETY: `pack_columns` made one start a (block, group) and one more, R values an index, and indices that with
+        // their block's base are at most `reach`, which the caller's operand covers; only rows of the matrix are loaded
+        // and stored.
+        unsafe {
+            let (start, end) = (*self.starts.get_unchecked(run) as usize, *self.starts.get_unchecked(run + 1) as usize);
+            let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
+            let mut acc = at.start::<V, Q, T>(v, first_row, from, here);
+            for i in start..end {
+                let line = base.add(*self.index.get_unchecked(i) as usize * at.unit);
+                let x: [V::F32; T] = std::array::from_fn(|t| v.load_ptr(line.add(t * LANES)));
+                let values = self.values.as_ptr().add(i * R + from);
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let value = v.splat(*values.add(r));
+                    for (acc, &x) in acc.iter_mut().zip(&x) {
+                        *acc = v.mul_add(value, x, *acc);
+                    }
+                }
+            }
+            at.finish::<V, Q, T>(v, from, here, acc);
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Dense weights with the outputs in the lanes: convolution and matmul over channels-last activations, without copies.
+//!
+//! ```text
+//! weights   [group of O lines of outputs][k][O · 16]      one contiguous stream a group
+//! input     pixel p starts at pixel(p); its window is `segments` runs of `segment` floats (rows of the filter)
+//!
+//! acc[P][O] = bias                             P pixels × O lines of outputs in registers
+//! for each k of the window:                    O loads, P broadcasts, P·O multiply-adds
+//!   acc[p][o] += input[pixel(p) + k] * weights[k][o]
+//! ```
+//!
+//! A Dense layer is a 1×1 window over one pixel an image. Every activation is read by broadcast, so no alignment, padding
+//! or im2col is needed, and channels-last results are the next layer's input as they are.
+
+use super::epilogue::Epilogue;
+use crate::executor::Executor;
+use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
+use std::ops::Range;
+
+/// Where the pixels of a channels-last convolution lie; all in floats.
+#[derive(Debug, Clone, Copy)]
+pub struct Pixels {
+    /// Images in the batch.
+    pub images: usize,
+    /// Rows and columns of the output.
+    pub output: (usize, usize),
+    /// From one image to the next.
+    pub image_step: usize,
+    /// From an output row's input to the next one's.
+    pub row_step: usize,
+    /// From an output column's input to the next one's.
+    pub column_step: usize,
+    /// Contiguous runs in a window: rows of the filter.
+    pub segments: usize,
+    /// Floats in a run: filter width × channels.
+    pub segment: usize,
+    /// From one run of a window to the next.
+    pub segment_step: usize,
+}
+
+impl Pixels {
+    /// `images` vectors of `features`: a Dense layer.
+    pub fn vectors(images: usize, features: usize) -> Pixels {
+        Pixels {
+            images,
+            output: (1, 1),
+            image_step: features,
+            row_step: 0,
+            column_step: 0,
+            segments: 1,
+            segment: features,
+            segment_step: 0,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.images * self.output.0 * self.output.1
+    }
+
+    #[inline(always)]
+    fn start(&self, pixel: usize) -> usize {
+        let (rows, columns) = self.output;
+        let (row, column) = (pixel / columns, pixel % columns);
+        row / rows * self.image_step + row % rows * self.row_step + column * self.column_step
+    }
+
+    fn input_len(&self) -> usize {
+        let (rows, columns) = self.output;
+        if self.count() == 0 || self.segments * self.segment == 0 {
+            return 0;
+        }
+        (self.images - 1) * self.image_step
+            + (rows - 1) * self.row_step
+            + (columns - 1) * self.column_step
+            + (self.segments - 1) * self.segment_step
+            + self.segment
+    }
+}
+
+/// Dense weights packed for [`Direct::run`].
+#[derive(Debug, Clone)]
+pub struct Direct {
+    rows: usize,
+    columns: usize,
+    target: Target,
+    packed: Buffer,
+}
+
+/// Lines of outputs that a group holds at most: with P pixels, P · O accumulators.
+fn group_lines(target: Target) -> usize {
+    if target.name() == "avx512" { 4 } else { 1 }
+}
+
+/// Groups of at most `most` lines, as equal as they can be.
+fn groups(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let lines = rows.div_ceil(LANES);
+    let count = lines.div_ceil(most).max(1);
+    (0..count).map(move |group| group * lines / count..(group + 1) * lines / count)
+}
+
+impl Direct {
+    /// Packs a row-major (rows, columns) matrix; the columns in the order in which a window lies in the input.
+    pub fn pack(rows: usize, columns: usize, dense: &[f32], target: Target) -> Direct {
+        assert_eq!(dense.len(), rows * columns, "direct: weights do not fill their shape");
+        let mut packed = Buffer::zeroed(rows.next_multiple_of(LANES) * columns);
+        let mut at = 0;
+        for group in groups(rows, group_lines(target)) {
+            for column in 0..columns {
+                for row in group.start * LANES..group.end * LANES {
+                    if row < rows {
+                        packed[at] = dense[row * columns + column];
+                    }
+                    at += 1;
+                }
+            }
+        }
+        Direct { rows, columns, target, packed }
+    }
+
+    /// Memory in bytes.
+    pub fn nbytes(&self) -> usize {
+        self.packed.len() * 4
+    }
+
+    /// `output[pixel][row] = activation(window(pixel) · weights[row] + bias[row])`.
+    ///
+    /// # Panics
+    /// Where a slice is smaller than the geometry says: callers check shapes.
+    pub fn run(
+        &self,
+        executor: &dyn Executor,
+        pixels: &Pixels,
+        input: &[f32],
+        output: &mut [f32],
+        epilogue: Epilogue<'_>,
+    ) {
+        assert_eq!(pixels.segments * pixels.segment, self.columns, "direct: the window is not the matrix's width");
+        assert!(input.len() >= pixels.input_len(), "direct: the input is too small");
+        assert!(output.len() >= pixels.count() * self.rows, "direct: the output is too small");
+        let bias = epilogue.padded_bias(self.rows);
+        let groups: Vec<_> = groups(self.rows, group_lines(self.target)).collect();
+        let chunks = pixels.count().div_ceil(TASK_PIXELS);
+        let output = Shared(output.as_mut_ptr());
+        executor.run(groups.len() * chunks, &|task| {
+            let chunk = task % chunks * TASK_PIXELS;
+            let run = Run {
+                direct: self,
+                pixels,
+                input: input.as_ptr(),
+                output: output.get(),
+                bias: &bias,
+                epilogue,
+                lines: groups[task / chunks].clone(),
+                range: chunk..(chunk + TASK_PIXELS).min(pixels.count()),
+            };
+            dispatch(self.target, run);
+        });
+    }
+}
+
+/// Pixels in a task.
+const TASK_PIXELS: usize = 120;
+
+/// A pointer that tasks share; each task writes its own lines of its own pixels.
+struct Shared(*mut f32);
+
+// SAFETY: tasks of `Direct::run` write disjoint (lines × pixels).
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn get(&self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// One task: some lines of outputs for some pixels.
+struct Run<'a> {
+    direct: &'a Direct,
+    pixels: &'a Pixels,
+    input: *const f32,
+    output: *mut f32,
+    bias: &'a [f32],
+    epilogue: Epilogue<'a>,
+    lines: Range<usize>,
+    range: Range<usize>,
+}
+
+impl Kernel for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        // P · O accumulators of 24 (of 32 registers), or 3 logical ones of 8.
+        match self.lines.len() {
+            0 => {}
+            1 if V::REGISTERS < 32 => self.group::<V, 1, 3, 1>(v),
+            1 => self.group::<V, 1, 12, 4>(v),
+            2 => self.group::<V, 2, 12, 4>(v),
+            3 => self.group::<V, 3, 8, 3>(v),
+            _ => self.group::<V, 4, 6, 3>(v),
+        }
+    }
+}
+
+impl Run<'_> {
+    #[inline(always)]
+    fn group<V: Vector, const O: usize, const P: usize, const H: usize>(&self, v: V) {
+        let mut pixel = self.range.start;
+        while pixel < self.range.end {
+            let left = self.range.end - pixel;
+            // SAFETY: `Direct::run` asserted that the input covers every window, the output every pixel and row, and
+            // `lines` and `range` lie inside them.
+            unsafe {
+                if left >= P {
+                    self.tile::<V, O, P>(v, pixel);
+                    pixel += P;
+                } else if left >= H {
+                    self.tile::<V, O, H>(v, pixel);
+                    pixel += H;
+                } else {
+                    self.tile::<V, O, 1>(v, pixel);
+                    pixel += 1;
+                }
+            }
+        }
+    }
+
+    /// P pixels from `pixel` on, O lines of outputs.
+    ///
+    /// # Safety
+    /// The pixels are inside the geometry, whose input and output the pointers cover.
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const O: usize, const P: usize>(&self, v: V, pixel: usize) {
+        let Pixels { segments, segment, segment_step, .. } = *self.pixels;
+        let first = self.lines.start * LANES;
+        // SAFETY: the caller's promise; the group's weights are `columns` runs of O lines from its first line on.
+        unsafe {
+            let mut weights = self.direct.packed.as_ptr().add(first * self.direct.columns);
+            let mut windows: [*const f32; P] = std::array::from_fn(|p| self.input.add(self.pixels.start(pixel + p)));
+            let bias: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(self.bias.as_ptr().add(first + o * LANES)));
+            let mut acc = [bias; P];
+            for _ in 0..segments {
+                for k in 0..segment {
+                    let w: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(weights.add(o * LANES)));
+                    weights = weights.add(O * LANES);
+                    for (acc, window) in acc.iter_mut().zip(&windows) {
+                        let x = v.splat(*window.add(k));
+                        for (acc, &w) in acc.iter_mut().zip(&w) {
+                            *acc = v.mul_add(x, w, *acc);
+                        }
+                    }
+                }
+                // Past the last segment the pointer is never read: no address arithmetic beyond the allocation is promised.
+                windows = windows.map(|window| window.wrapping_add(segment_step));
+            }
+            // Small bodies with constant bounds: the loops unroll and the accumulators stay in registers.
+            let floor = v.splat(self.epilogue.floor());
+            let rows = self.direct.rows;
+            let whole = first + O * LANES <= rows;
+            for (p, acc) in acc.iter().enumerate() {
+                let to = self.output.add((pixel + p) * rows + first);
+                for (o, &x) in acc.iter().enumerate() {
+                    let x = v.max(x, floor);
+                    if whole || o + 1 < O {
+                        v.store_ptr(to.add(o * LANES), x);
+                    } else {
+                        v.store_first(to.add(o * LANES), x, rows - first - o * LANES);
+                    }
+                }
+            }
+            if let Some(activation) = self.epilogue.afterwards() {
+                for p in 0..P {
+                    for row in first..(first + O * LANES).min(rows) {
+                        let to = self.output.add((pixel + p) * rows + row);
+                        *to = activation.of(*to);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::with_threads;
+    use crate::formats::epilogue::Activation;
+
+    #[test]
+    fn vectors_and_windows_match_the_triple_loop() {
+        for target in Target::available() {
+            for (rows, features, images) in [(0, 3, 2), (1, 1, 1), (5, 0, 2), (10, 7, 13), (33, 5, 31), (130, 3, 9)] {
+                let weights: Vec<f32> = (0..rows * features).map(|i| (i % 7) as f32 - 3.0).collect();
+                let input: Vec<f32> = (0..images * features).map(|i| (i % 5) as f32 - 2.0).collect();
+                let bias: Vec<f32> = (0..rows).map(|i| i as f32).collect();
+                let direct = Direct::pack(rows, features, &weights, target);
+                for threads in [1, 3] {
+                    let mut output = vec![f32::NAN; images * rows];
+                    let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+                    let pixels = Pixels::vectors(images, features);
+                    direct.run(&*with_threads(threads), &pixels, &input, &mut output, epilogue);
+                    for image in 0..images {
+                        for row in 0..rows {
+                            let dot = |k: usize| weights[row * features + k] * input[image * features + k];
+                            let wanted = ((0..features).map(dot).sum::<f32>() + bias[row]).max(0.0);
+                            assert_eq!(output[image * rows + row], wanted, "{} {rows} {features}", target.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What happens to a result before it is stored: bias, then activation.
+
+use crate::argument;
+use crate::error::Result;
+use crate::simd::{Buffer, LANES, Vector};
+
+/// The activations that a kernel can fuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// The identity.
+    #[default]
+    None,
+    /// max(x, 0).
+    Relu,
+    /// The hyperbolic tangent, within 2 ulp of the exact one.
+    Tanh,
+    /// 1 / (1 + exp(−x)), within 4 ulp of the exact one.
+    Sigmoid,
+}
+
+impl Activation {
+    /// The names that [`Activation::parse`] knows.
+    pub const NAMES: [&'static str; 3] = ["relu", "tanh", "sigmoid"];
+
+    /// The activation of that name.
+    pub fn parse(name: &str) -> Result<Activation> {
+        match name {
+            "relu" => Ok(Activation::Relu),
+            "tanh" => Ok(Activation::Tanh),
+            "sigmoid" => Ok(Activation::Sigmoid),
+            _ => Err(argument!("activation: unknown name {name:?}; choose from {}", Activation::NAMES.join(", "))),
+        }
+    }
+
+    /// The name, `none` for the identity.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::None => "none",
+            Activation::Relu => "relu",
+            Activation::Tanh => "tanh",
+            Activation::Sigmoid => "sigmoid",
+        }
+    }
+
+    /// The activation of one value.
+    #[inline(always)]
+    pub fn of(self, x: f32) -> f32 {
+        match self {
+            Activation::None => x,
+            // Not f32::max: the vector targets return the second operand for equal and unordered ones.
+            Activation::Relu => {
+                if x > 0.0 {
+                    x
+                } else {
+                    0.0
+                }
+            }
+            Activation::Tanh => x.tanh(),
+            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        }
+    }
+
+    /// The activation of a register.
+    #[inline(always)]
+    pub fn of_vector<V: Vector>(self, v: V, x: V::F32) -> V::F32 {
+        match self {
+            Activation::None => x,
+            Activation::Relu => v.max(x, v.splat(0.0)),
+            _ => v.with_lanes(v.to_array(x).map(|x| self.of(x))),
+        }
+    }
+}
+
+/// Bias (one value an output row, or none) and activation.
+#[derive(Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// One value an output row.
+    pub bias: Option<&'a [f32]>,
+    /// Applied after the bias.
+    pub activation: Activation,
+}
+
+impl Epilogue<'_> {
+    /// The bias of `rows` rows, zeros where there is none, padded so that kernels may read whole groups and registers.
+    ///
+    /// # Panics
+    /// Where there is a bias of another length: callers check shapes.
+    pub(super) fn padded_bias(&self, rows: usize) -> Buffer {
+        let mut padded = Buffer::zeroed(rows.next_multiple_of(LANES));
+        if let Some(bias) = self.bias {
+            assert_eq!(bias.len(), rows, "epilogue: the bias does not fit the rows");
+            padded[..rows].copy_from_slice(bias);
+        }
+        padded
+    }
+
+    /// What results are clamped to from below as they are stored: ReLU costs nothing that way.
+    pub(super) fn floor(&self) -> f32 {
+        if self.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY }
+    }
+
+    /// The activation left to apply to stored results: kernels stay small, and their accumulators in registers.
+    pub(super) fn afterwards(&self) -> Option<Activation> {
+        Some(self.activation).filter(|kind| matches!(kind, Activation::Tanh | Activation::Sigmoid))
+    }
+}

@@ -1,0 +1,91 @@
+//! Columns cut into K-blocks, so that the operand rows of a block stay in cache and an index takes 16 bits.
+
+use std::ops::Range;
+
+/// Where the columns of a matrix meet the operand, and how they are cut.
+#[derive(Debug, Clone)]
+pub struct KBlocks {
+    positions: Vec<u32>,
+    blocks: Vec<(Range<usize>, u32)>,
+}
+
+impl KBlocks {
+    /// Cuts columns with these positions into runs of at most `most` columns that span less than 2¹⁶ positions. A matrix
+    /// without columns is one empty block, so that bias and activation still happen.
+    pub fn new(positions: Vec<u32>, most: usize) -> KBlocks {
+        let mut blocks = Vec::new();
+        let (mut start, mut low, mut high) = (0, u32::MAX, 0);
+        for (column, &position) in positions.iter().enumerate() {
+            let (next_low, next_high) = (low.min(position), high.max(position));
+            if column > start && (column - start == most || next_high - next_low > u16::MAX as u32) {
+                blocks.push((start..column, low));
+                (start, low, high) = (column, position, position);
+            } else {
+                (low, high) = (next_low, next_high);
+            }
+        }
+        if start < positions.len() || blocks.is_empty() {
+            blocks.push((start..positions.len(), if low == u32::MAX { 0 } else { low }));
+        }
+        // Equal blocks are not worth a second pass: the last may be short.
+        KBlocks { positions, blocks }
+    }
+
+    /// The number of blocks, at least 1.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Never: there is always a block.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The columns of a block.
+    pub fn columns(&self, block: usize) -> Range<usize> {
+        self.blocks[block].0.clone()
+    }
+
+    /// The first position of a block, which its indices count from.
+    pub fn base(&self, block: usize) -> usize {
+        self.blocks[block].1 as usize
+    }
+
+    /// A column's index in its block.
+    pub fn index(&self, block: usize, column: usize) -> u16 {
+        (self.positions[column] - self.blocks[block].1) as u16
+    }
+
+    /// The largest position; `None` without columns.
+    pub fn reach(&self) -> Option<usize> {
+        self.positions.iter().max().map(|&position| position as usize)
+    }
+
+    /// Memory in bytes.
+    pub fn nbytes(&self) -> usize {
+        self.positions.len() * size_of::<u32>() + self.blocks.len() * size_of::<(Range<usize>, u32)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_the_columns_and_indices_fit() {
+        for (positions, most) in
+            [(vec![], 4), ((0..10).collect::<Vec<u32>>(), 4), (vec![0, 70_000, 70_001, 3, 140_000], 4), (vec![5], 1)]
+        {
+            let blocks = KBlocks::new(positions.clone(), most);
+            let mut next = 0;
+            for block in 0..blocks.len() {
+                assert_eq!(blocks.columns(block).start, next);
+                next = blocks.columns(block).end;
+                for column in blocks.columns(block) {
+                    assert_eq!(blocks.base(block) + blocks.index(block, column) as usize, positions[column] as usize);
+                }
+            }
+            assert_eq!(next, positions.len());
+        }
+    }
+}

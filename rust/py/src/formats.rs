@@ -1,0 +1,200 @@
+//! Packed weight matrices.
+
+use crate::arrays;
+use crate::errors::to_py;
+use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use secateur_core::executor;
+use secateur_core::formats::{Activation, Epilogue, Kind, Rows};
+use secateur_core::simd::Target;
+use std::sync::Arc;
+
+/// A pruned (m, k) weight matrix, packed to multiply fast. Made by :func:`secateur.pack`.
+#[pyclass(frozen, module = "secateur")]
+pub struct PackedMatrix {
+    matrix: Arc<secateur_core::formats::PackedMatrix>,
+    /// A view of the matrix with rows and columns exchanged.
+    transposed: bool,
+    columns: usize,
+}
+
+impl PackedMatrix {
+    fn operand(&self) -> &secateur_core::formats::PackedMatrix {
+        if self.transposed { self.matrix.transposed() } else { &self.matrix }
+    }
+
+    fn new(rows: Rows, format: &str, columns: Option<usize>, block: (usize, usize), target: Target) -> PyResult<Self> {
+        let kind = Kind::parse(format, block).map_err(to_py)?;
+        let matrix = secateur_core::formats::PackedMatrix::new(rows, kind, columns, target);
+        Ok(PackedMatrix { matrix: Arc::new(matrix), transposed: false, columns: columns.unwrap_or(128) })
+    }
+}
+
+pub fn target(name: Option<&str>) -> PyResult<Target> {
+    name.map_or(Ok(Target::detect()), |name| Target::parse(name).map_err(to_py))
+}
+
+#[pymethods]
+impl PackedMatrix {
+    #[staticmethod]
+    #[pyo3(signature = (weights, format, columns, block, target))]
+    fn from_dense(
+        py: Python<'_>,
+        weights: &Bound<'_, PyAny>,
+        format: &str,
+        columns: Option<usize>,
+        block: (usize, usize),
+        target: Option<&str>,
+    ) -> PyResult<Self> {
+        let target = self::target(target)?;
+        Kind::parse(format, block).map_err(to_py)?;
+        let weights = arrays::floats("weights", weights)?;
+        let &[m, k] = weights.shape() else {
+            return Err(PyValueError::new_err(format!("weights: expected 2 dimensions, got {}", weights.ndim())));
+        };
+        let dense = weights.as_slice()?;
+        let rows = py.detach(|| Rows::from_dense(m, k, dense)).map_err(to_py)?;
+        PackedMatrix::new(rows, format, columns, block, target)
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (shape, indptr, indices, values, format, columns, block, target))]
+    #[expect(clippy::too_many_arguments, reason = "the arrays of a CSR matrix and the options of pack")]
+    fn from_csr(
+        py: Python<'_>,
+        shape: (usize, usize),
+        indptr: PyReadonlyArray1<'_, i64>,
+        indices: PyReadonlyArray1<'_, i64>,
+        values: &Bound<'_, PyAny>,
+        format: &str,
+        columns: Option<usize>,
+        block: (usize, usize),
+        target: Option<&str>,
+    ) -> PyResult<Self> {
+        let target = self::target(target)?;
+        let values = arrays::floats("values", values)?;
+        let (indptr, indices, values) = (indptr.as_slice()?, indices.as_slice()?, values.as_slice()?);
+        let rows = py.detach(|| Rows::from_parts(shape.0, shape.1, indptr, indices, values)).map_err(to_py)?;
+        PackedMatrix::new(rows, format, columns, block, target)
+    }
+
+    #[pyo3(signature = (x, bias=None, activation=None, out=None))]
+    fn matmul<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        bias: Option<&Bound<'py, PyAny>>,
+        activation: Option<&str>,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let activation = activation.map_or(Ok(Activation::None), |name| Activation::parse(name).map_err(to_py))?;
+        let bias = bias.map(|bias| arrays::floats("bias", bias)).transpose()?;
+        let x = arrays::floats("x", x)?;
+        let (m, k) = self.shape();
+        let n = match *x.shape() {
+            [rows] if rows == k => 1,
+            [rows, n] if rows == k => n,
+            _ => {
+                let shape = x.shape();
+                return Err(PyValueError::new_err(format!("x: expected shape ({k},) or ({k}, n), got {shape:?}")));
+            }
+        };
+        let shape = if x.ndim() == 1 { vec![m] } else { vec![m, n] };
+        let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation };
+        let executor = executor::current();
+        let values = x.as_slice()?;
+        let matmul =
+            |y: &mut [f32]| py.detach(|| self.operand().matmul(&*executor, n, values, y, epilogue)).map_err(to_py);
+        match out {
+            Some(out) => {
+                matmul(arrays::output("out", out, &shape)?.as_slice_mut()?)?;
+                Ok(out.clone().cast_into::<PyArrayDyn<f32>>()?)
+            }
+            None => {
+                let y = PyArrayDyn::zeros(py, shape, false);
+                matmul(y.readwrite().as_slice_mut()?)?;
+                Ok(y)
+            }
+        }
+    }
+
+    fn __matmul__<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        self.matmul(py, x, None, None, None)
+    }
+
+    /// The transposed matrix, as a view that shares the weights; its own packing is made at first use.
+    #[getter(T)]
+    fn transpose(&self) -> PackedMatrix {
+        PackedMatrix { matrix: self.matrix.clone(), transposed: !self.transposed, columns: self.columns }
+    }
+
+    fn to_dense<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let dense = py.detach(|| self.operand().rows().to_dense());
+        let (m, k) = self.shape();
+        Ok(dense.into_pyarray(py).reshape([m, k])?.to_dyn().clone())
+    }
+
+    fn to_scipy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let scipy = py.import("scipy.sparse").map_err(|_| {
+            match py.import("secateur.errors").and_then(|errors| errors.getattr("MissingExtraError")) {
+                Ok(class) => match class.call1(("to_scipy needs SciPy: pip install 'secateur[scipy]'",)) {
+                    Ok(error) => PyErr::from_value(error),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            }
+        })?;
+        let (starts, index, values) = self.operand().rows().parts();
+        let starts: Vec<i64> = starts.iter().map(|&start| start as i64).collect();
+        let index: Vec<i32> = index.iter().map(|&column| column as i32).collect();
+        let parts = (values.to_vec().into_pyarray(py), index.into_pyarray(py), starts.into_pyarray(py));
+        let options = pyo3::types::PyDict::new(py);
+        options.set_item("shape", self.shape())?;
+        scipy.getattr("csr_matrix")?.call((parts,), Some(&options))
+    }
+
+    #[getter]
+    fn shape(&self) -> (usize, usize) {
+        let rows = self.matrix.rows();
+        if self.transposed { (rows.columns(), rows.rows()) } else { (rows.rows(), rows.columns()) }
+    }
+
+    #[getter]
+    fn nnz(&self) -> usize {
+        self.matrix.rows().nnz()
+    }
+
+    #[getter]
+    fn density(&self) -> f64 {
+        self.matrix.rows().density()
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.matrix.nbytes()
+    }
+
+    #[getter]
+    fn format(&self) -> &'static str {
+        self.operand().kernel(self.columns).0
+    }
+
+    #[getter]
+    fn kernel(&self) -> String {
+        self.operand().kernel(self.columns).1
+    }
+
+    fn __repr__(&self) -> String {
+        let (m, k) = self.shape();
+        format!("PackedMatrix({m} x {k}, {}, density {:.3}, {})", self.format(), self.density(), self.kernel())
+    }
+
+    fn __bool__(&self) -> PyResult<bool> {
+        Err(PyTypeError::new_err("the truth value of a PackedMatrix is ambiguous"))
+    }
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PackedMatrix>()
+}
