@@ -1,5 +1,6 @@
 """secateur prunes neural networks and makes them really faster and smaller on CPUs."""
 
+from . import nn
 from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
 from .packing import pack
@@ -12,6 +13,7 @@ __all__ = [
     "UnsupportedOpError",
     "cpu_target",
     "get_num_threads",
+    "nn",
     "pack",
     "set_num_threads",
 ]

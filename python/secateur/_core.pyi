@@ -1,4 +1,4 @@
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,3 +56,66 @@ class PackedMatrix:
     def format(self) -> str: ...
     @property
     def kernel(self) -> str: ...
+
+# train (channels-last images; see secateur.nn)
+_Floats: TypeAlias = NDArray[np.float32]
+_Pair: TypeAlias = tuple[int, int]
+_Pads: TypeAlias = tuple[int, int, int, int]
+
+def matmul(
+    a: _Floats,
+    b: _Floats,
+    bias: _Floats | None = None,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+) -> _Floats: ...
+def conv2d(
+    x: _Floats, weight: _Floats, bias: _Floats | None, strides: _Pair, pads: _Pads, relu: bool = False
+) -> _Floats: ...
+def conv2d_backward(
+    x: _Floats,
+    weight: _Floats,
+    dy: _Floats,
+    relu_output: _Floats | None,
+    strides: _Pair,
+    pads: _Pads,
+    need_dx: bool = True,
+) -> tuple[_Floats | None, _Floats, _Floats]: ...
+def max_pool(
+    x: _Floats, pool_size: _Pair, strides: _Pair, pads: _Pads
+) -> tuple[_Floats, NDArray[np.uint16]]: ...
+def max_pool_backward(
+    dy: _Floats,
+    place: NDArray[np.uint16],
+    shape: tuple[int, int, int, int],
+    pool_size: _Pair,
+    strides: _Pair,
+    pads: _Pads,
+) -> _Floats: ...
+def average_pool(x: _Floats, pool_size: _Pair, strides: _Pair, pads: _Pads) -> _Floats: ...
+def average_pool_backward(
+    dy: _Floats, shape: tuple[int, int, int, int], pool_size: _Pair, strides: _Pair, pads: _Pads
+) -> _Floats: ...
+def adam_step(
+    weight: _Floats,
+    gradient: _Floats,
+    m: _Floats,
+    v: _Floats,
+    mask: NDArray[np.bool_] | None,
+    *,
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None: ...
+def sgd_step(
+    weight: _Floats,
+    gradient: _Floats,
+    velocity: _Floats,
+    mask: NDArray[np.bool_] | None,
+    *,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+) -> None: ...

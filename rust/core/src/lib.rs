@@ -8,5 +8,6 @@ pub mod error;
 pub mod executor;
 pub mod formats;
 pub mod simd;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@ mod arrays;
 mod errors;
 mod formats;
 mod runtime;
+mod train;
 
 use pyo3::prelude::*;
 
@@ -14,5 +15,6 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
     runtime::register(m)?;
+    train::register(m)?;
     Ok(())
 }

@@ -1,0 +1,41 @@
+"""NumPy models: layers, losses, optimizers, callbacks and `Sequential`; the core does the arithmetic."""
+
+from .activations import ReLU, Sigmoid, Softmax, Tanh
+from .callbacks import Callback, Checkpoint, EarlyStopping, FitState
+from .checkpoint import TrainingCheckpoint
+from .conv import Conv2D
+from .dense import Dense
+from .history import History
+from .layers import Flatten, Layer
+from .losses import Loss, MeanSquaredError, SparseCategoricalCrossentropy
+from .normalization import BatchNorm
+from .optimizers import SGD, Adam, Optimizer
+from .pooling import AveragePool2D, MaxPool2D
+from .sequential import Sequential
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AveragePool2D",
+    "BatchNorm",
+    "Callback",
+    "Checkpoint",
+    "Conv2D",
+    "Dense",
+    "EarlyStopping",
+    "FitState",
+    "Flatten",
+    "History",
+    "Layer",
+    "Loss",
+    "MaxPool2D",
+    "MeanSquaredError",
+    "Optimizer",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "SparseCategoricalCrossentropy",
+    "Tanh",
+    "TrainingCheckpoint",
+]

@@ -1,0 +1,126 @@
+"""The two-dimensional convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from .activations import activate, activation_gradient, check_activation
+from .layers import NO_GRADIENT, FloatArray, Shape, glorot_uniform, positive
+from .window import WindowLayer, channels_first, channels_last
+
+
+class Conv2D(WindowLayer):
+    """Convolution (cross-correlation) of images (n, channels, height, width).
+
+    Weights have the shape (filters, channels, kernel height, kernel width).
+
+    Parameters
+    ----------
+    filters : int
+        Output channels.
+    kernel_size : int or (int, int)
+        Height and width of the window.
+    strides : int or (int, int)
+        Rows and columns from one window to the next.
+    padding : {"valid", "same"}
+        No padding, or zeros so that the output has ceil(input / stride) rows and columns, an odd one more at
+        the bottom and right.
+    activation : {"relu", "sigmoid", "softmax", "tanh"} or None
+    use_bias : bool
+        Whether a bias per filter, at first 0, is added.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not one of the above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur import nn
+    >>> layer = nn.Conv2D(8, 3, padding="same", activation="relu")
+    >>> layer.build((1, 28, 28), np.random.default_rng(0))
+    (8, 28, 28)
+    >>> layer.params["weight"].shape
+    (8, 1, 3, 3)
+    """
+
+    kind = "conv2d"
+    prunable = ("weight",)
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: str = "valid",
+        activation: str | None = None,
+        use_bias: bool = True,
+    ) -> None:
+        super().__init__("kernel_size", kernel_size, 1 if strides is None else strides, padding)
+        self.filters = positive("filters", filters)
+        self.activation = check_activation(activation)
+        self.use_bias = bool(use_bias)
+        self._saved: tuple[FloatArray, FloatArray] | None = None
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """Height and width of the window."""
+        return self.window
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
+        size = self._slide(input_shape)
+        channels, taps = input_shape[0], self.window[0] * self.window[1]
+        shape = (self.filters, channels, *self.window)
+        self.params = {"weight": glorot_uniform(rng, shape, channels * taps, self.filters * taps)}
+        if self.use_bias:
+            self.params["bias"] = np.zeros(self.filters, np.float32)
+        return (self.filters, *size)
+
+    def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
+        images = channels_last(x)
+        relu = self.activation == "relu"
+        weight, bias = self.params["weight"], self.params.get("bias")
+        out = _core.conv2d(images, weight, bias, self.strides, self.pads, relu)
+        y = channels_first(out)
+        if not relu:
+            y = activate(self.activation, y, out=y)
+        self._saved = (images, y) if training else None
+        return y
+
+    def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
+        if self._saved is None:
+            raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
+        images, y = self._saved
+        relu_output = channels_last(y) if self.activation == "relu" else None
+        if relu_output is None:
+            dy = activation_gradient(self.activation, y, dy)
+        dx, dw, db = _core.conv2d_backward(
+            images, self.params["weight"], channels_last(dy), relu_output, self.strides, self.pads, need_dx
+        )
+        self.grads["weight"] = dw
+        if self.use_bias:
+            self.grads["bias"] = db
+        return NO_GRADIENT if dx is None else channels_first(dx)
+
+    def release(self) -> None:
+        super().release()
+        self._saved = None
+
+    def macs(self) -> int:
+        channels = self.input_shape[0]
+        return int(np.prod(self.output_shape)) * channels * self.window[0] * self.window[1]
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "filters": self.filters,
+            "kernel_size": list(self.window),
+            "strides": list(self.strides),
+            "padding": self.padding,
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+        }

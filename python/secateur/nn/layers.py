@@ -1,0 +1,194 @@
+"""What every layer is: shapes, named parameters, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+BoolArray: TypeAlias = NDArray[np.bool_]
+Shape: TypeAlias = tuple[int, ...]
+
+NO_GRADIENT: FloatArray = np.empty(0, np.float32)
+"""What `Layer.backward` returns where no gradient with respect to the input was asked for."""
+
+
+class Layer:
+    """Base of the layers.
+
+    Attributes
+    ----------
+    name : str
+        Unique within a model, given by `Sequential`: ``"conv2d"``, ``"conv2d_1"``, …
+    params : dict of str to ndarray of float32
+        What training changes: ``"weight"``, ``"bias"``, …
+    buffers : dict of str to ndarray of float32
+        What belongs to the model but has no gradient: running statistics.
+    grads : dict of str to ndarray of float32
+        After `backward`, the loss's gradient for every key of `params`.
+    masks : dict of str to ndarray of bool
+        Where False, the parameter of that name is and stays 0.
+    input_shape, output_shape : tuple of int
+        Shapes of one sample, known after `build`.
+    """
+
+    kind: ClassVar[str]
+    """The layer's word in configurations and names."""
+    prunable: ClassVar[tuple[str, ...]] = ()
+    """The keys of `params` that pruning may touch."""
+    kinds: ClassVar[dict[str, type[Layer]]] = {}
+    """Every layer class by its `kind`."""
+
+    def __init_subclass__(cls) -> None:
+        if "kind" in cls.__dict__:
+            Layer.kinds[cls.kind] = cls
+
+    def __init__(self) -> None:
+        self.name = self.kind
+        self.params: dict[str, FloatArray] = {}
+        self.buffers: dict[str, FloatArray] = {}
+        self.grads: dict[str, FloatArray] = {}
+        self.masks: dict[str, BoolArray] = {}
+        self.input_shape: Shape = ()
+        self.output_shape: Shape = ()
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
+        """Make the parameters for samples of `input_shape`, drawn from `rng`, and return the output's shape.
+
+        Raises
+        ------
+        ValueError
+            If the layer cannot take samples of that shape.
+        """
+        self.output_shape = self._build(input_shape, rng)
+        self.input_shape = input_shape
+        self.masks = {}
+        self.release()
+        return self.output_shape
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
+        return input_shape
+
+    def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
+        """The output for a batch `x` of shape (n, *input_shape); `training` keeps what `backward` needs."""
+        raise NotImplementedError
+
+    def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
+        """Fill `grads` from the gradient of the output, and return that of the input.
+
+        It belongs to the latest ``forward(x, training=True)``. Without `need_dx` the result is empty.
+        """
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Forget what the latest forward pass kept for `backward`, and the gradients."""
+        self.grads = {}
+
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return 0
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments and the layer's ``"kind"``, ready for JSON."""
+        return {"kind": self.kind}
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> Layer:
+        """A new layer from `config`, as `Layer.config` made it.
+
+        Raises
+        ------
+        ValueError
+            If the kind of layer is unknown.
+        """
+        arguments = dict(config)
+        kind = arguments.pop("kind", None)
+        if kind not in Layer.kinds:
+            raise ValueError(f"kind: unknown layer {kind!r}; choose from {', '.join(sorted(Layer.kinds))}")
+        return Layer.kinds[kind](**arguments)
+
+    def get_weights(self) -> list[NDArray[np.float32]]:
+        """Copies of the parameters, then of the buffers, in the order of their dictionaries."""
+        return [array.copy() for array in (*self.params.values(), *self.buffers.values())]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Replace parameters and buffers by copies of `weights`, ordered as `get_weights` returns them.
+
+        Where the layer has masks, masked weights become 0.
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer arrays, or one has another shape.
+        """
+        names = [*self.params, *self.buffers]
+        if len(weights) != len(names):
+            raise ValueError(f"weights: {self.name} has {len(names)} arrays, got {len(weights)}")
+        targets = [*self.params.values(), *self.buffers.values()]
+        arrays = [np.asarray(array, np.float32) for array in weights]
+        for name, target, array in zip(names, targets, arrays, strict=True):
+            if array.shape != target.shape:
+                raise ValueError(
+                    f"weights: {self.name}.{name} has shape {target.shape}, got shape {array.shape}"
+                )
+        for target, array in zip(targets, arrays, strict=True):
+            target[...] = array
+        self.apply_masks()
+
+    def apply_masks(self) -> None:
+        """Set the parameters to 0 where their masks are False."""
+        for name, mask in self.masks.items():
+            self.params[name][~mask] = 0.0
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "kind")
+        return f"{type(self).__name__}({arguments})"
+
+
+def glorot_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> FloatArray:
+    """Weights drawn evenly from ±sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio, AISTATS 2010)."""
+    limit = np.sqrt(6.0 / (fan_in + fan_out))
+    return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def positive(name: str, value: Any) -> int:
+    """`value` as a positive int, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    return int(value)
+
+
+def pair(name: str, value: Any) -> tuple[int, int]:
+    """A positive int, or two of them (height, width), as a pair."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name}: expected one or two positive integers, got {value!r}")
+        return positive(name, value[0]), positive(name, value[1])
+    return positive(name, value), positive(name, value)
+
+
+class Flatten(Layer):
+    """Every sample as one row of features, in C order (channel, row, column).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur import nn
+    >>> layer = nn.Flatten()
+    >>> layer.build((2, 3, 4), np.random.default_rng(0))
+    (24,)
+    """
+
+    kind = "flatten"
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
+        return (int(np.prod(input_shape)),)
+
+    def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
+        return x.reshape(len(x), -1)
+
+    def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
+        return dy.reshape(len(dy), *self.input_shape)

@@ -1,0 +1,478 @@
+"""A chain of layers that can be trained, evaluated, pruned and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import training
+from .activations import Softmax
+from .callbacks import Callback
+from .checkpoint import TrainingCheckpoint
+from .data import same_length, samples
+from .history import History
+from .layers import BoolArray, FloatArray, Layer, Shape, positive
+from .losses import Loss, SparseCategoricalCrossentropy, get_loss
+from .optimizers import Optimizer
+
+
+class Sequential:
+    """A chain of layers.
+
+    Parameters
+    ----------
+    layers : iterable of Layer
+        At least one; each belongs to one model only.
+
+    Attributes
+    ----------
+    layers : list of Layer
+    input_shape : tuple of int or None
+        The shape of one sample, e.g. ``(1, 28, 28)``; None until the model is built.
+    loss : Loss
+        The loss of the latest `fit`, cross-entropy before; `evaluate` uses it.
+
+    Raises
+    ------
+    ValueError
+        If there is no layer, something else than a layer, or one layer twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur import nn
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(2)])
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(256, 1, 2, 2))
+    >>> y = (x.sum(axis=(1, 2, 3)) > 0).astype(int)
+    >>> history = model.fit(x, y, epochs=20, optimizer=nn.Adam(0.01), random_state=0)
+    >>> model.evaluate(x, y)["accuracy"] > 0.9
+    True
+    >>> model.num_parameters()
+    114
+    """
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        self.layers = list(layers)
+        if not self.layers:
+            raise ValueError("layers: expected at least one layer, got none")
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise ValueError(f"layers: expected Layer objects, got {type(layer).__name__} at {i}")
+            if any(layer is other for other in self.layers[:i]):
+                raise ValueError(f"layers: the same {layer.kind} object twice (at {i}); make a second one")
+        counts: dict[str, int] = {}
+        for layer in self.layers:
+            count = counts.get(layer.kind, 0)
+            layer.name = f"{layer.kind}_{count}" if count else layer.kind
+            counts[layer.kind] = count + 1
+        self.input_shape: Shape | None = None
+        self.loss: Loss = SparseCategoricalCrossentropy()
+
+    # Building and looking
+
+    @property
+    def built(self) -> bool:
+        """Whether the layers have their parameters."""
+        return self.input_shape is not None
+
+    def build(
+        self, input_shape: Sequence[int], random_state: int | np.random.Generator | None = None
+    ) -> Sequential:
+        """Make the parameters (anew) for samples of `input_shape` and return the model.
+
+        Parameters
+        ----------
+        input_shape : sequence of int
+            One sample's shape: (features,) or (channels, height, width).
+        random_state : int, numpy.random.Generator or None
+            Draws the first weights.
+
+        Raises
+        ------
+        ValueError
+            If a layer cannot take what comes to it; the message names the layer.
+        """
+        shape = tuple(positive("input_shape", n) for n in input_shape)
+        if not shape:
+            raise ValueError("input_shape: expected at least one axis, got ()")
+        rng = np.random.default_rng(random_state)
+        self.input_shape = None
+        step = shape
+        for layer in self.layers:
+            step = layer.build(step, rng)
+        self.input_shape = shape
+        return self
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of one sample's output."""
+        self._check_built()
+        return self.layers[-1].output_shape
+
+    def _check_built(self) -> Shape:
+        if self.input_shape is None:
+            raise ValueError("model: it is not built yet; call build(input_shape) or fit")
+        return self.input_shape
+
+    def parameters(self) -> dict[str, FloatArray]:
+        """The live trainable arrays by name, ``"conv2d.weight"``, in the order of the layers."""
+        return {f"{layer.name}.{key}": array for layer in self.layers for key, array in layer.params.items()}
+
+    def buffers(self) -> dict[str, FloatArray]:
+        """The live arrays that have no gradient, by name, ``"batch_norm.running_mean"``."""
+        return {f"{layer.name}.{key}": array for layer in self.layers for key, array in layer.buffers.items()}
+
+    def gradients(self) -> dict[str, FloatArray]:
+        """The gradients of the latest backward pass, named as the parameters."""
+        return {f"{layer.name}.{key}": array for layer in self.layers for key, array in layer.grads.items()}
+
+    def prunable(self) -> list[str]:
+        """The names of the parameters that pruning may touch: weights of Dense and Conv2D."""
+        return [f"{layer.name}.{key}" for layer in self.layers for key in layer.prunable]
+
+    @property
+    def masks(self) -> dict[str, BoolArray]:
+        """The masks by parameter name (a new dict; `set_masks` changes them)."""
+        return {f"{layer.name}.{key}": mask for layer in self.layers for key, mask in layer.masks.items()}
+
+    def set_masks(self, masks: Mapping[str, ArrayLike]) -> None:
+        """Put `masks` in place of all former ones, and set the weights to 0 where they are False.
+
+        Masked weights stay exactly 0 through any optimizer's steps.
+
+        Parameters
+        ----------
+        masks : mapping of parameter name to array of bool
+            Of the parameters' shapes; parameters that are not named are free, so ``{}`` frees all.
+
+        Raises
+        ------
+        ValueError
+            If a name, a shape or a dtype is wrong; the model is not changed then.
+        """
+        params = self.parameters()
+        checked: dict[str, BoolArray] = {}
+        for name, values in masks.items():
+            if name not in params:
+                raise ValueError(f"masks: the model has no parameter {name!r}; it has {', '.join(params)}")
+            mask = np.array(values)
+            if mask.dtype != np.bool_ or mask.shape != params[name].shape:
+                wanted = f"bools of shape {params[name].shape}"
+                raise ValueError(
+                    f"masks: expected {wanted} for {name}, got {mask.dtype} of shape {mask.shape}"
+                )
+            checked[name] = np.ascontiguousarray(mask)
+        for layer in self.layers:
+            named = {key: checked.get(f"{layer.name}.{key}") for key in layer.params}
+            layer.masks = {key: mask for key, mask in named.items() if mask is not None}
+            layer.apply_masks()
+
+    def num_parameters(self, nonzero: bool = False) -> int:
+        """How many trainable numbers the model has, or how many of them are not 0."""
+        self._check_built()
+        count = np.count_nonzero if nonzero else np.size
+        return sum(int(count(array)) for array in self.parameters().values())
+
+    def macs(self) -> int:
+        """Multiply-adds of one sample's forward pass, pruned or not."""
+        self._check_built()
+        return sum(layer.macs() for layer in self.layers)
+
+    def summary(self) -> str:
+        """A table of the layers: output shape, parameters, those that are not 0, multiply-adds."""
+        self._check_built()
+        rows = [("layer", "output shape", "parameters", "nonzero", "MACs")]
+        for layer in self.layers:
+            size = sum(array.size for array in layer.params.values())
+            nonzero = sum(int(np.count_nonzero(array)) for array in layer.params.values())
+            rows.append(
+                (layer.name, str(layer.output_shape), f"{size:,}", f"{nonzero:,}", f"{layer.macs():,}")
+            )
+        rows.append(
+            (
+                "total",
+                "",
+                f"{self.num_parameters():,}",
+                f"{self.num_parameters(nonzero=True):,}",
+                f"{self.macs():,}",
+            )
+        )
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def __repr__(self) -> str:
+        return f"Sequential([{', '.join(map(repr, self.layers))}])"
+
+    # Running
+
+    def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
+        """The outputs for a float32 batch (n, *input_shape); `training` keeps what `backward` needs."""
+        for layer in self.layers:
+            x = layer.forward(x, training)
+        return x
+
+    def backward(self, dy: FloatArray) -> None:
+        """Fill the layers' gradients from that of the outputs of the latest ``forward(x, training=True)``."""
+        first = next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
+        for i in range(len(self.layers) - 1, first - 1, -1):
+            # Nobody needs the gradient of the data.
+            dy = self.layers[i].backward(dy, need_dx=i > first)
+
+    def compute_gradients(self, x: ArrayLike, y: ArrayLike, loss: str | Loss | None = None) -> float:
+        """Fill the layers' gradients for all of `x` at once, change nothing else, and return the mean loss.
+
+        Parameters
+        ----------
+        x : array of shape (n, *input_shape)
+        y : array
+            Targets as the loss takes them.
+        loss : str, Loss or None
+            None: the model's own.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built, or data and labels do not fit it.
+        """
+        objective = self.loss if loss is None else get_loss(loss)
+        x = samples(x, self._check_built())
+        targets = objective.check(y, self.output_shape)
+        same_length(x, targets)
+        kept = {name: array.copy() for name, array in self.buffers().items()}
+        outputs = self.forward(x, training=True)
+        value, dy = objective.gradient(outputs, targets)
+        self.backward(dy)
+        for name, array in self.buffers().items():
+            array[...] = kept[name]
+        return value
+
+    def predict(self, x: ArrayLike, batch_size: int = 256) -> FloatArray:
+        """The outputs for all of `x`, computed in batches.
+
+        Parameters
+        ----------
+        x : array of shape (n, *input_shape)
+            Any real dtype; converted to float32.
+        batch_size : int
+            Samples at a time; the result depends on it no more than by rounding.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, *output_shape)
+
+        Raises
+        ------
+        ValueError
+            If the model is not built or the samples do not fit it.
+        """
+        x = samples(x, self._check_built())
+        size = positive("batch_size", batch_size)
+        outputs = np.empty((len(x), *self.output_shape), np.float32)
+        for start in range(0, len(x), size):
+            outputs[start : start + size] = self.forward(x[start : start + size])
+        return outputs
+
+    def evaluate(
+        self, x: ArrayLike, y: ArrayLike, batch_size: int = 256, loss: str | Loss | None = None
+    ) -> dict[str, float]:
+        """The mean loss over `x`, and the accuracy where the loss has one.
+
+        Parameters
+        ----------
+        x : array of shape (n, *input_shape)
+        y : array
+            Targets as the loss takes them.
+        batch_size : int
+            Samples at a time.
+        loss : str, Loss or None
+            None: the model's own.
+
+        Returns
+        -------
+        dict
+            ``"loss"`` and perhaps ``"accuracy"``.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built, or data and labels do not fit it.
+        """
+        objective = self.loss if loss is None else get_loss(loss)
+        x = samples(x, self._check_built())
+        targets = objective.check(y, self.output_shape)
+        same_length(x, targets)
+        return training.evaluate(self, x, targets, objective, positive("batch_size", batch_size))
+
+    def fit(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        epochs: int = 1,
+        batch_size: int = 32,
+        optimizer: str | Optimizer | None = None,
+        loss: str | Loss = "sparse_categorical_crossentropy",
+        shuffle: bool = True,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        callbacks: Iterable[Callback] = (),
+        random_state: int | np.random.Generator | None = None,
+        progress: bool = True,
+        resume: TrainingCheckpoint | None = None,
+    ) -> History:
+        """Train the model; build it first if it is not built.
+
+        Parameters
+        ----------
+        x : array of shape (n, *input_shape)
+            Any real dtype; converted to float32 once.
+        y : array
+            Integer labels of shape (n,) for cross-entropy, numbers of the outputs' shape for MSE.
+        epochs : int
+            Passes over the data in all, those of a resumed run included.
+        batch_size : int
+            Samples per optimizer step.
+        optimizer : {"adam", "sgd"}, Optimizer or None
+            An object goes on from its present state. None: Adam, or the checkpoint's.
+        loss : {"sparse_categorical_crossentropy", "mse"} or Loss
+            Cross-entropy is taken from logits.
+        shuffle : bool
+            Whether each epoch takes the samples in a new order.
+        validation_data : (x, y) or None
+            Evaluated after every epoch.
+        callbacks : iterable of Callback
+        random_state : int, numpy.random.Generator or None
+            Draws the first weights and the order of the samples. Same seed, same result, for any thread
+            count.
+        progress : bool
+            Whether to show a progress bar, if stderr is a terminal.
+        resume : TrainingCheckpoint or None
+            Go on from there: the model's weights and masks, the optimizer, the order of the samples, the
+            history and the callbacks are put into its state. With the same data and arguments the result
+            equals, bit for bit, that of a run never interrupted.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        ValueError
+            If an argument is wrong or does not fit the others; nothing has been changed then.
+        KeyboardInterrupt
+            After Ctrl-C, when the callbacks have finished.
+        """
+        arguments = training.FitArguments(
+            x,
+            y,
+            epochs,
+            batch_size,
+            optimizer,
+            loss,
+            shuffle,
+            validation_data,
+            tuple(callbacks),
+            random_state,
+            progress,
+            resume,
+        )
+        return training.fit(self, arguments)
+
+    def check_loss(self, loss: Loss) -> None:
+        """A ValueError where the model's last activation and `loss` would both take a softmax."""
+        last = self.layers[-1]
+        softmax = isinstance(last, Softmax) or getattr(last, "activation", None) == "softmax"
+        if softmax and isinstance(loss, SparseCategoricalCrossentropy):
+            raise ValueError(
+                f"loss: {loss.name} takes logits, but {last.name} ends in a softmax; leave that out"
+            )
+
+    # State
+
+    def get_weights(self) -> list[FloatArray]:
+        """Copies of all layers' weights, layer by layer."""
+        return [array for layer in self.layers for array in layer.get_weights()]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Replace all layers' weights by copies of `weights`, ordered as `get_weights` returns them.
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer arrays, or one has another shape.
+        """
+        counts = [len(layer.params) + len(layer.buffers) for layer in self.layers]
+        if len(weights) != sum(counts):
+            raise ValueError(f"weights: the model has {sum(counts)} arrays, got {len(weights)}")
+        start = 0
+        for layer, count in zip(self.layers, counts, strict=True):
+            layer.set_weights(weights[start : start + count])
+            start += count
+
+    def snapshot(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Copies of parameters, buffers and masks, by name, for `restore`."""
+        groups: dict[str, Mapping[str, NDArray[Any]]] = {
+            "parameters": self.parameters(),
+            "buffers": self.buffers(),
+            "masks": self.masks,
+        }
+        return {group: {k: v.copy() for k, v in arrays.items()} for group, arrays in groups.items()}
+
+    def restore(self, snapshot: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Put a `snapshot` of this model, or of one of the same shape, back.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the model; nothing is changed then.
+        """
+        live = {**self.parameters(), **self.buffers()}
+        kept = {**snapshot["parameters"], **snapshot["buffers"]}
+        if {k: v.shape for k, v in live.items()} != {k: v.shape for k, v in kept.items()}:
+            raise ValueError("snapshot: it belongs to a model of another shape")
+        for name, array in live.items():
+            array[...] = kept[name]
+        self.set_masks(snapshot["masks"])
+
+    def config(self) -> dict[str, Any]:
+        """The architecture, ready for JSON: layers, input shape, loss."""
+        shape = None if self.input_shape is None else list(self.input_shape)
+        return {
+            "layers": [layer.config() for layer in self.layers],
+            "input_shape": shape,
+            "loss": self.loss.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Sequential:
+        """A new model of that architecture, with new weights where the input shape is known.
+
+        Raises
+        ------
+        ValueError
+            If the configuration names an unknown layer or loss, or wrong arguments.
+        """
+        model = cls([Layer.from_config(layer) for layer in config["layers"]])
+        model.loss = get_loss(config["loss"])
+        if config["input_shape"] is not None:
+            model.build(config["input_shape"], random_state=0)
+        return model
+
+    def copy(self) -> Sequential:
+        """A deep copy: architecture, weights and masks."""
+        model = Sequential([Layer.from_config(layer.config()) for layer in self.layers])
+        model.loss = self.loss
+        if self.input_shape is not None:
+            model.build(self.input_shape, random_state=0)
+            model.restore(self.snapshot())
+        return model

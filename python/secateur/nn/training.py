@@ -1,0 +1,207 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .callbacks import Callback, FitState, callback_keys
+from .checkpoint import TrainingCheckpoint
+from .data import same_length, samples
+from .history import History
+from .layers import FloatArray, Shape, positive
+from .losses import Loss, get_loss
+from .optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from .progress import ProgressBar
+
+if TYPE_CHECKING:
+    from .sequential import Sequential
+
+EVALUATION_BATCH = 256
+
+
+@dataclass
+class FitArguments:
+    """The arguments of `Sequential.fit`, which documents them."""
+
+    x: ArrayLike
+    y: ArrayLike
+    epochs: int
+    batch_size: int
+    optimizer: str | Optimizer | None
+    loss: str | Loss
+    shuffle: bool
+    validation_data: tuple[ArrayLike, ArrayLike] | None
+    callbacks: Sequence[Callback]
+    random_state: int | np.random.Generator | None
+    progress: bool
+    resume: TrainingCheckpoint | None
+
+
+class _Mean:
+    """Means of the metrics over the samples seen so far."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[str, float] = {}
+
+    def add(self, samples: int, values: dict[str, float]) -> None:
+        self.count += samples
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * samples
+
+    def means(self, prefix: str = "") -> dict[str, float]:
+        return {prefix + name: total / self.count for name, total in self.sums.items()}
+
+
+def _metrics(loss: Loss, value: float, outputs: FloatArray, targets: NDArray[Any]) -> dict[str, float]:
+    return (
+        {"loss": value, "accuracy": loss.accuracy(outputs, targets)} if loss.has_accuracy else {"loss": value}
+    )
+
+
+def evaluate(
+    model: Sequential, x: FloatArray, targets: NDArray[Any], loss: Loss, batch_size: int
+) -> dict[str, float]:
+    """The metrics of checked data."""
+    mean = _Mean()
+    for start in range(0, len(x), batch_size):
+        batch = targets[start : start + batch_size]
+        outputs = model.forward(x[start : start + batch_size])
+        mean.add(len(batch), _metrics(loss, loss.value(outputs, batch), outputs, batch))
+    return mean.means()
+
+
+def _optimizer(given: str | Optimizer | None, resume: TrainingCheckpoint | None) -> Optimizer:
+    """The optimizer to use, in the state of the checkpoint if there is one."""
+    if resume is None:
+        return get_optimizer("adam" if given is None else given)
+    name = str(resume.optimizer_state.get("name"))
+    if given is not None:
+        optimizer = get_optimizer(given)
+    elif name in OPTIMIZERS:
+        optimizer = get_optimizer(name)
+    else:
+        raise ValueError(f"optimizer: the checkpoint's is {name!r}; pass an optimizer of that kind")
+    optimizer.load_state_dict(resume.optimizer_state)
+    return optimizer
+
+
+def _output_shape(model: Sequential, shape: Shape) -> Shape:
+    """The model's output shape for samples of `shape`; an unbuilt model stays so."""
+    if model.built:
+        return model.output_shape
+    trial = model.copy()
+    trial.build(shape)
+    return trial.output_shape
+
+
+def _resume(model: Sequential, state: FitState, resume: TrainingCheckpoint) -> None:
+    """Put model, random numbers, history and callbacks into the state of a checkpoint."""
+    keys = callback_keys(state.callbacks)
+    lost = [key for key in resume.callbacks_state if key not in keys]
+    if lost:
+        raise ValueError(f"callbacks: the checkpoint holds the state of {', '.join(lost)}, not given here")
+    if resume.model is not model:
+        model.restore(resume.model.snapshot())
+    state.rng.bit_generator.state = resume.rng_state
+    state.history = [dict(logs) for logs in resume.history]
+    state.epoch, state.batch, state.resumed = resume.epoch, resume.batch, True
+    for key, callback_state in resume.callbacks_state.items():
+        keys[key].load_state_dict(callback_state)
+
+
+def fit(model: Sequential, arguments: FitArguments) -> History:
+    """Check the arguments, then train."""
+    x = samples(arguments.x, model.input_shape)
+    epochs, batch_size = positive("epochs", arguments.epochs), positive("batch_size", arguments.batch_size)
+    loss = get_loss(arguments.loss)
+    model.check_loss(loss)
+    resume = arguments.resume
+    if resume is not None and not isinstance(resume, TrainingCheckpoint):
+        raise ValueError(f"resume: expected a TrainingCheckpoint, got {type(resume).__name__}")
+    for callback in arguments.callbacks:
+        if not isinstance(callback, Callback):
+            raise ValueError(f"callbacks: expected Callback objects, got {type(callback).__name__}")
+    output_shape = _output_shape(model, x.shape[1:])
+    targets = loss.check(arguments.y, output_shape)
+    same_length(x, targets)
+    validation = None
+    if arguments.validation_data is not None:
+        if not isinstance(arguments.validation_data, (tuple, list)) or len(arguments.validation_data) != 2:
+            raise ValueError("validation_data: expected a pair (x, y)")
+        vx = samples(arguments.validation_data[0], x.shape[1:], "validation_data")
+        vy = loss.check(arguments.validation_data[1], output_shape, "validation_data")
+        same_length(vx, vy, ("validation_data", "validation_data"))
+        validation = (vx, vy)
+    optimizer = _optimizer(arguments.optimizer, resume)
+
+    rng = np.random.default_rng(arguments.random_state)
+    if not model.built:
+        model.build(x.shape[1:], rng)
+    metrics: tuple[str, ...] = ("loss", "accuracy") if loss.has_accuracy else ("loss",)
+    if validation is not None:
+        metrics += tuple(f"val_{name}" for name in metrics)
+    callbacks = tuple(sorted(arguments.callbacks, key=lambda callback: callback.rank))
+    state = FitState(model, optimizer, loss, epochs, -(-len(x) // batch_size), metrics, rng, callbacks)
+    if resume is not None:
+        _resume(model, state, resume)
+    model.loss = loss
+    running = (*callbacks, ProgressBar()) if arguments.progress else callbacks
+    begun: list[Callback] = []
+    try:
+        for callback in running:
+            callback.on_train_begin(state)
+            begun.append(callback)
+        while state.epoch < epochs and not state.stop:
+            _epoch(state, x, targets, batch_size, arguments.shuffle, running)
+            if validation is not None:
+                state.logs |= {
+                    f"val_{name}": value
+                    for name, value in evaluate(model, *validation, loss, EVALUATION_BATCH).items()
+                }
+            state.history.append({"epoch": state.epoch, **state.logs})
+            for callback in running:
+                callback.on_epoch_end(state)
+            state.epoch += 1
+    finally:
+        # However it ends: the best weights come back, files are written, the terminal is left in order.
+        for callback in begun:
+            callback.on_train_end(state)
+        for layer in model.layers:
+            layer.release()
+    return History(state.history)
+
+
+def _epoch(
+    state: FitState,
+    x: FloatArray,
+    targets: NDArray[Any],
+    batch_size: int,
+    shuffle: bool,
+    callbacks: Sequence[Callback],
+) -> None:
+    """One pass over the data."""
+    model, loss = state.model, state.loss
+    order = state.rng.permutation(len(x)) if shuffle else None
+    mean = _Mean()
+    state.logs = {}
+    for start in range(0, len(x), batch_size):
+        part: Any = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
+        batch, labels = x[part], targets[part]
+        outputs = model.forward(batch, training=True)
+        value, dy = loss.gradient(outputs, labels)
+        model.backward(dy)
+        state.optimizer.step(model.parameters(), model.gradients(), model.masks)
+        mean.add(len(batch), _metrics(loss, value, outputs, labels))
+        state.batch += 1
+        state.x_batch, state.y_batch = batch, labels
+        state.logs = mean.means()
+        for callback in callbacks:
+            callback.on_batch_end(state)
+        if state.stop:
+            return

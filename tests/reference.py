@@ -1,0 +1,95 @@
+"""Dense NumPy in float64: the arithmetic that the package must match, written for reading."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def windows(x, size, strides, pads, fill=0.0):
+    """The windows of images (n, c, h, w) as (n, c, oh, ow, kh, kw), float64; pads are top, left, bottom, right."""
+    top, left, bottom, right = pads
+    padded = np.pad(
+        np.asarray(x, np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill
+    )
+    view = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(2, 3))
+    return view[:, :, :: strides[0], :: strides[1]]
+
+
+def same_pads(size, window, strides):
+    """SAME padding of images of `size`: top, left, bottom, right; the odd element goes to the bottom and right."""
+    sides = []
+    for length, kernel, stride in zip(size, window, strides, strict=True):
+        missing = max(0, (-(-length // stride) - 1) * stride + kernel - length)
+        sides.append((missing // 2, missing - missing // 2))
+    return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+
+def conv2d(x, weight, bias, strides, pads):
+    """Cross-correlation of (n, c, h, w) with (o, c, kh, kw)."""
+    views = windows(x, weight.shape[2:], strides, pads)
+    y = np.einsum("nchwij,ocij->nohw", views, np.asarray(weight, np.float64))
+    return y if bias is None else y + np.asarray(bias, np.float64)[:, None, None]
+
+
+def max_pool(x, size, strides, pads):
+    """The maximum of every window."""
+    return windows(x, size, strides, pads, -np.inf).max(axis=(4, 5))
+
+
+def average_pool(x, size, strides, pads):
+    """The average of every window, padding not counted."""
+    return np.nanmean(windows(x, size, strides, pads, np.nan), axis=(4, 5))
+
+
+def softmax(x):
+    """Softmax over axis 1."""
+    exp = np.exp(x - x.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+ACTIVATIONS = {
+    None: lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softmax": softmax,
+}
+
+
+def batch_norm(x, gamma, beta, epsilon):
+    """Normalised over the batch, per feature or channel, with the batch's own mean and variance."""
+    axes = (0, 2, 3)[: x.ndim - 1]
+
+    def spread(values):
+        return values if x.ndim == 2 else values[:, None, None]
+
+    mean, var = x.mean(axis=axes), x.var(axis=axes)
+    normal = (x - spread(mean)) / np.sqrt(spread(var) + epsilon)
+    return normal * spread(np.asarray(gamma, np.float64)) + spread(np.asarray(beta, np.float64))
+
+
+def cross_entropy(logits, labels):
+    """The mean of −log softmax(logits)[label]."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_total = np.log(np.exp(shifted).sum(axis=1))
+    return np.mean(log_total - shifted[np.arange(len(labels)), labels])
+
+
+def mean_squared_error(outputs, targets):
+    """The mean over all outputs."""
+    return np.mean((outputs - targets) ** 2)
+
+
+def numeric_gradient(function, array, step=1e-6):
+    """The gradient of a float64 function of an array, by central differences."""
+    array = np.array(array, np.float64)
+    gradient = np.empty_like(array)
+    for index in np.ndindex(array.shape):
+        kept = array[index]
+        array[index] = kept + step
+        high = function(array)
+        array[index] = kept - step
+        low = function(array)
+        array[index] = kept
+        gradient[index] = (high - low) / (2 * step)
+    return gradient
