@@ -6,7 +6,7 @@ import numpy as np
 
 
 def windows(x, size, strides, pads, fill=0.0):
-    """The windows of images (n, c, h, w) as (n, c, oh, ow, kh, kw), float64; pads are top, left, bottom, right."""
+    """The windows of images (n, c, h, w) as float64 (n, c, oh, ow, kh, kw); pads as in `same_pads`."""
     top, left, bottom, right = pads
     padded = np.pad(
         np.asarray(x, np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill
@@ -16,7 +16,7 @@ def windows(x, size, strides, pads, fill=0.0):
 
 
 def same_pads(size, window, strides):
-    """SAME padding of images of `size`: top, left, bottom, right; the odd element goes to the bottom and right."""
+    """SAME padding of images of `size`: top, left, bottom, right; an odd element at the bottom and right."""
     sides = []
     for length, kernel, stride in zip(size, window, strides, strict=True):
         missing = max(0, (-(-length // stride) - 1) * stride + kernel - length)

@@ -128,7 +128,12 @@ class Sequential:
 
     def gradients(self) -> dict[str, FloatArray]:
         """The gradients of the latest backward pass, named as the parameters."""
-        return {f"{layer.name}.{key}": array for layer in self.layers for key, array in layer.grads.items()}
+        return {
+            f"{layer.name}.{key}": layer.grads[key]
+            for layer in self.layers
+            for key in layer.params
+            if key in layer.grads
+        }
 
     def prunable(self) -> list[str]:
         """The names of the parameters that pruning may touch: weights of Dense and Conv2D."""

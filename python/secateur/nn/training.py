@@ -77,18 +77,13 @@ def evaluate(
 
 
 def _optimizer(given: str | Optimizer | None, resume: TrainingCheckpoint | None) -> Optimizer:
-    """The optimizer to use, in the state of the checkpoint if there is one."""
+    """The optimizer to use: the given one, else the checkpoint's kind, else Adam."""
     if resume is None:
         return get_optimizer("adam" if given is None else given)
     name = str(resume.optimizer_state.get("name"))
-    if given is not None:
-        optimizer = get_optimizer(given)
-    elif name in OPTIMIZERS:
-        optimizer = get_optimizer(name)
-    else:
+    if given is None and name not in OPTIMIZERS:
         raise ValueError(f"optimizer: the checkpoint's is {name!r}; pass an optimizer of that kind")
-    optimizer.load_state_dict(resume.optimizer_state)
-    return optimizer
+    return get_optimizer(name if given is None else given)
 
 
 def _output_shape(model: Sequential, shape: Shape) -> Shape:
@@ -101,11 +96,12 @@ def _output_shape(model: Sequential, shape: Shape) -> Shape:
 
 
 def _resume(model: Sequential, state: FitState, resume: TrainingCheckpoint) -> None:
-    """Put model, random numbers, history and callbacks into the state of a checkpoint."""
+    """Put model, optimizer, random numbers, history and callbacks into the state of a checkpoint."""
     keys = callback_keys(state.callbacks)
     lost = [key for key in resume.callbacks_state if key not in keys]
     if lost:
         raise ValueError(f"callbacks: the checkpoint holds the state of {', '.join(lost)}, not given here")
+    state.optimizer.load_state_dict(resume.optimizer_state)
     if resume.model is not model:
         model.restore(resume.model.snapshot())
     state.rng.bit_generator.state = resume.rng_state
