@@ -2,6 +2,7 @@
 
 from . import nn
 from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
+from .compiler import Plan, compile
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
 from .packing import pack
 
@@ -9,8 +10,10 @@ __all__ = [
     "FormatError",
     "MissingExtraError",
     "PackedMatrix",
+    "Plan",
     "SecateurError",
     "UnsupportedOpError",
+    "compile",
     "cpu_target",
     "get_num_threads",
     "nn",

@@ -75,6 +75,24 @@ impl Executor for Pool {
     }
 }
 
+/// Cuts `data` into chunks of `len` (at least 1) elements and calls `task(index, chunk)` for each, in parallel.
+pub fn for_each_chunk<T: Send>(
+    executor: &dyn Executor,
+    data: &mut [T],
+    len: usize,
+    task: &(dyn Fn(usize, &mut [T]) + Sync),
+) {
+    let chunks = data.chunks_mut(len.max(1));
+    if executor.threads() == 1 || chunks.len() == 1 {
+        return chunks.enumerate().for_each(|(index, chunk)| task(index, chunk));
+    }
+    // Each task locks its own chunk once: the lock only shows the compiler that chunks are not shared.
+    let chunks: Vec<_> = chunks.map(Mutex::new).collect();
+    executor.run(chunks.len(), &|index| {
+        task(index, &mut chunks[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    });
+}
+
 static CURRENT: Mutex<Option<Arc<dyn Executor>>> = Mutex::new(None);
 static POOLS: Mutex<Vec<Arc<dyn Executor>>> = Mutex::new(Vec::new());
 

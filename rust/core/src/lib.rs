@@ -7,6 +7,8 @@
 pub mod error;
 pub mod executor;
 pub mod formats;
+pub mod ops;
+pub mod plan;
 pub mod simd;
 pub mod train;
 

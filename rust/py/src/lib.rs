@@ -5,6 +5,7 @@
 mod arrays;
 mod errors;
 mod formats;
+mod plan;
 mod runtime;
 mod train;
 
@@ -14,6 +15,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
+    plan::register(m)?;
     runtime::register(m)?;
     train::register(m)?;
     Ok(())

@@ -117,6 +117,12 @@ impl Direct {
         Direct { rows, columns, target, packed }
     }
 
+    /// The kernel's name.
+    pub fn kernel(&self) -> String {
+        let lines = self.rows.div_ceil(LANES).clamp(1, group_lines(self.target));
+        format!("direct_dense_f32_{}o__{}", lines * LANES, self.target.name())
+    }
+
     /// Memory in bytes.
     pub fn nbytes(&self) -> usize {
         self.packed.len() * 4

@@ -5,7 +5,7 @@ use super::vector;
 use super::{Bitmap, Block, Csr, Epilogue, Format, Pack, Rows, dense};
 use crate::argument;
 use crate::error::Result;
-use crate::executor::{Executor, Sequential};
+use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::simd::{Buffer, LANES, Target};
 use std::sync::{Mutex, OnceLock};
 
@@ -282,10 +282,7 @@ impl PackedMatrix {
 
 /// Row-major (k, n) to panels of `width` columns; the columns past n are 0.
 pub fn pack_panels(executor: &dyn Executor, k: usize, n: usize, width: usize, x: &[f32], panels: &mut [f32]) {
-    let panels: Vec<_> = panels.chunks_exact_mut((k * width).max(1)).map(Mutex::new).collect();
-    executor.run(panels.len(), &|p| {
-        // Each task locks its own panel once.
-        let mut panel = panels[p].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for_each_chunk(executor, panels, k * width, &|p, panel| {
         let columns = p * width..((p + 1) * width).min(n);
         for (row, line) in panel.chunks_exact_mut(width).enumerate() {
             line[..columns.len()].copy_from_slice(&x[row * n + columns.start..row * n + columns.end]);
@@ -298,10 +295,7 @@ pub fn pack_panels(executor: &dyn Executor, k: usize, n: usize, width: usize, x:
 pub fn unpack_panels(executor: &dyn Executor, m: usize, n: usize, width: usize, panels: &[f32], y: &mut [f32]) {
     /// Rows in a task.
     const ROWS: usize = 64;
-    let chunks: Vec<_> = y.chunks_mut(ROWS * n).map(Mutex::new).collect();
-    executor.run(chunks.len(), &|task| {
-        // Each task locks its own rows once.
-        let mut chunk = chunks[task].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for_each_chunk(executor, y, ROWS * n, &|task, chunk| {
         for (row, line) in (task * ROWS..).zip(chunk.chunks_exact_mut(n)) {
             for (p, part) in line.chunks_mut(width).enumerate() {
                 let from = (p * m + row) * width;

@@ -36,6 +36,11 @@ impl Rows {
         Ok(Rows { columns, starts, index, values })
     }
 
+    /// A matrix of zeros.
+    pub fn empty(rows: usize, columns: usize) -> Rows {
+        Rows { columns, starts: vec![0; rows + 1], index: Vec::new(), values: Vec::new() }
+    }
+
     /// Compressed rows made elsewhere. Refused: starts that do not ascend from 0 to the number of values, columns out of
     /// range, unsorted or repeated in a row. Explicit zeros are dropped.
     pub fn from_parts(rows: usize, columns: usize, starts: &[i64], index: &[i64], values: &[f32]) -> Result<Rows> {

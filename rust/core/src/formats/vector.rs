@@ -1,7 +1,7 @@
 //! One column: y = W · x, a dot product a row. What kernels need of `x`, and the loop over tasks that they share.
 
 use super::epilogue::Epilogue;
-use crate::executor::Executor;
+use crate::executor::{Executor, for_each_chunk};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 
 /// The vector of a matrix-vector product, zero-padded to whole registers.
@@ -46,11 +46,8 @@ pub fn multiply<M: RowDots>(
     let mut padded = Buffer::zeroed(x.len().next_multiple_of(LANES));
     padded[..x.len()].copy_from_slice(x);
     let x = Dot(&padded);
-    let chunks: Vec<_> = y.chunks_mut(TASK_ROWS).map(std::sync::Mutex::new).collect();
-    executor.run(chunks.len(), &|task| {
-        // Each task locks its own chunk once: the lock only proves to the compiler that chunks are not shared.
-        let mut out = chunks[task].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        dispatch(target, Rows { matrix, x, first: task * TASK_ROWS, out: &mut out, epilogue });
+    for_each_chunk(executor, y, TASK_ROWS, &|task, out| {
+        dispatch(target, Rows { matrix, x, first: task * TASK_ROWS, out, epilogue });
     });
 }
 

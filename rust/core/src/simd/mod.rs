@@ -26,9 +26,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod buffer;
+mod peak;
 mod scalar;
 
 pub use buffer::Buffer;
+pub use peak::peak_flops;
 
 use crate::argument;
 use crate::error::Result;

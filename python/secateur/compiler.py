@@ -1,0 +1,347 @@
+"""From a model to a plan: a network whose layers each run the way that was measured to be fastest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core
+from .errors import UnsupportedOpError
+
+Description = list[dict[str, Any]]
+"""A network as plain data: one dict a node, with its arrays; what plans are built from and saved as."""
+
+Choices = dict[str, list[list[Any]]]
+"""For each batch size, [node, {"kernel", "input", "output"}] in running order; made of JSON types."""
+
+
+def compile(
+    model: Any,
+    *,
+    batch: int | Iterable[int] = (1, 32),
+    threads: int | None = None,
+    target: str | None = None,
+    choices: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Compile a model into a plan that runs each layer the way that is measured to be fastest.
+
+    Batch normalizations are folded into the weights before them and activations fused. Then, for each
+    batch size, every layer's candidates (dense and sparse kernels, in the layouts they need) are timed
+    on the real shapes, and the combination that costs least in all is kept: a layer runs sparse only
+    where that is faster than dense.
+
+    Parameters
+    ----------
+    model : Sequential
+        A built model. The plan keeps a copy of the weights.
+    batch : int or iterable of int, default=(1, 32)
+        Batch sizes to choose for. Other sizes run with the choices of the nearest one.
+    threads : int, optional
+        Threads of the plan; by default those of :func:`set_num_threads`.
+    target : {"scalar", "avx2", "avx512"}, optional
+        CPU target; by default the fastest of this CPU.
+    choices : mapping, optional
+        The ``choices`` of another plan of the same network, to be taken as they are instead of timing.
+        Batch sizes that it does not hold are timed.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    UnsupportedOpError
+        A layer that plans cannot run; the message names it.
+    ValueError
+        A model that is not built, no or non-positive batch sizes, an unknown target, or choices that do
+        not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, secateur as sc
+    >>> model = sc.nn.Sequential([sc.nn.Dense(8, activation="relu"), sc.nn.Dense(3)])
+    >>> model.build((4,), random_state=0)
+    >>> plan = sc.compile(model, batch=1)
+    >>> x = np.ones((1, 4), dtype=np.float32)
+    >>> bool(np.allclose(plan(x), model.predict(x), atol=1e-6))
+    True
+    """
+    batches = [batch] if isinstance(batch, (int, np.integer)) else list(batch)
+    if not batches or any(not isinstance(size, (int, np.integer)) or size < 1 for size in batches):
+        raise ValueError(f"batch: expected one or more positive integers, got {batch!r}")
+    if threads is not None and (not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024):
+        raise ValueError(f"threads: expected 1 to 1024, got {threads!r}")
+    input_shape, description = describe(model)
+    sizes = sorted({int(size) for size in batches})
+    return Plan(input_shape, description, sizes, threads=threads, target=target, choices=choices)
+
+
+class Plan:
+    """A compiled network. Made by :func:`compile`; call it on a batch to run it.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one input: (features,) or (channels, height, width).
+    description : list of dict
+        The network, a dict a node (see `describe`).
+    batch : sequence of int
+        Batch sizes to choose for.
+    threads, target, choices
+        As for :func:`compile`.
+    timed : bool, default=True
+        Whether choices that are not given are timed, or taken from the cost model.
+
+    Attributes
+    ----------
+    choices : dict
+        What was chosen, for each batch size; JSON types only.
+    batch : list of int
+        The batch sizes chosen for.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        description: Description,
+        batch: Sequence[int],
+        *,
+        threads: int | None = None,
+        target: str | None = None,
+        choices: Mapping[str, Any] | None = None,
+        timed: bool = True,
+    ) -> None:
+        self.input_shape = tuple(input_shape)
+        self.description = description
+        self.batch = list(batch)
+        graph = _graph(self.input_shape, description)
+        given = None if choices is None else json.dumps(dict(choices))
+        self._plan = graph.compile(self.batch, threads, target, given, timed)
+
+    def __call__(self, x: ArrayLike, *, check_finite: bool = False) -> NDArray[np.float32]:
+        """Run a batch.
+
+        Parameters
+        ----------
+        x : array-like of shape (n, features) or (n, channels, height, width)
+            Inputs, converted to float32.
+        check_finite : bool, default=False
+            Raise for NaN and infinities, whose effect on a sparse layer is unspecified.
+
+        Returns
+        -------
+        ndarray of shape (n, outputs), float32
+
+        Raises
+        ------
+        ValueError
+            Inputs of another shape, or not finite where that is checked.
+        TypeError
+            Inputs that are not real numbers.
+        """
+        if check_finite and not np.isfinite(np.asarray(x)).all():
+            raise ValueError("x: expected finite values, got NaN or infinity")
+        return self._plan.run(x)
+
+    def tune(self) -> Plan:
+        """Time every node again on this machine, as it is now, and take the new choices."""
+        self._plan.tune()
+        return self
+
+    @property
+    def choices(self) -> Choices:
+        chosen: Choices = json.loads(self._plan.choices)
+        return chosen
+
+    @property
+    def target(self) -> str:
+        """The CPU target."""
+        return self._plan.target
+
+    @property
+    def threads(self) -> int:
+        """The number of threads."""
+        return self._plan.threads
+
+    def activation_bytes(self, batch: int) -> int:
+        """The memory of activations that a run holds at its peak, inputs and outputs aside."""
+        return self._plan.activation_bytes(int(batch))
+
+    def report(
+        self, batch: int | None = None, *, dense: bool = True, seconds: float = 0.05
+    ) -> list[dict[str, Any]]:
+        """Time the steps of a run, now.
+
+        Parameters
+        ----------
+        batch : int, optional
+            Batch size; by default the largest that was compiled for.
+        dense : bool, default=True
+            Also time the best dense kernel in the place of each node with weights, its relayouts included.
+        seconds : float, default=0.05
+            Time to spend on a node.
+
+        Returns
+        -------
+        list of dict
+            For each step: ``name``, ``op``, ``kernel``, ``format``, ``density``, ``input_layout``,
+            ``output_layout``, ``us`` (minimum microseconds of the step alone), ``us_chosen`` and
+            ``us_dense`` (the node with its relayouts, as chosen and dense; None without weights),
+            ``macs``, ``nonzero_macs``, ``roofline`` (nonzero multiply-adds over the peak of this CPU)
+            and ``nbytes`` of packed weights.
+        """
+        size = max(self.batch) if batch is None else int(batch)
+        return self._plan.report(size, dense, float(seconds))
+
+    def explain(self, batch: int | None = None) -> str:
+        """A table of the steps of a run, timed now, with the speed-up over dense.
+
+        Parameters
+        ----------
+        batch : int, optional
+            Batch size; by default a table for each that was compiled for.
+
+        Returns
+        -------
+        str
+        """
+        tables = []
+        for size in self.batch if batch is None else [int(batch)]:
+            rows = self.report(size)
+            total = sum(row["us"] for row in rows)
+            head = (
+                f"batch {size}, {self.threads} thread(s), {self.target}: {total:.1f} us in {len(rows)} steps"
+            )
+            lines = [
+                head,
+                _ROW.format("node", "op", "density", "kernel", "layout", "us", "dense", "x", "roof"),
+            ]
+            for row in rows:
+                weighted = row["us_dense"] is not None
+                lines.append(
+                    _ROW.format(
+                        row["name"],
+                        row["op"],
+                        f"{row['density']:.3f}" if weighted else "",
+                        row["kernel"],
+                        row["output_layout"],
+                        f"{row['us_chosen'] if weighted else row['us']:.1f}",
+                        f"{row['us_dense']:.1f}" if weighted else "",
+                        f"{row['us_dense'] / row['us_chosen']:.2f}" if weighted else "",
+                        f"{row['roofline']:.0%}" if weighted else "",
+                    ).rstrip()
+                )
+            memory = self.activation_bytes(size) / 1024
+            lines.append(f"peak activations {memory:.0f} KiB; us of weighted nodes include their relayouts")
+            tables.append("\n".join(lines))
+        return "\n\n".join(tables)
+
+    def __repr__(self) -> str:
+        nodes = len(self.description)
+        return f"Plan({nodes} nodes, batch {self.batch}, {self.threads} thread(s), {self.target})"
+
+
+_ROW = "{:<14} {:<10} {:>7}  {:<30} {:<15} {:>9} {:>9} {:>6} {:>5}"
+
+
+def describe(model: Any) -> tuple[tuple[int, ...], Description]:
+    """A built model as plain data.
+
+    Returns
+    -------
+    input_shape : tuple of int
+    description : list of dict
+        For each node ``op``, ``name``, its attributes and its arrays (copies).
+
+    Raises
+    ------
+    UnsupportedOpError
+        A layer that plans cannot run.
+    ValueError
+        A model that is not built.
+    """
+    layers = getattr(model, "layers", None)
+    if layers is None:
+        raise UnsupportedOpError(
+            f"model: cannot compile a {type(model).__name__}; expected a secateur.nn.Sequential"
+        )
+    if getattr(model, "input_shape", None) is None:
+        raise ValueError("model: not built yet; call build(input_shape) or fit first")
+    description: Description = []
+    for layer in layers:
+        convert = _LAYERS.get(layer.kind)
+        if convert is None:
+            raise UnsupportedOpError(f"{layer.name}: plans cannot run a layer of type {type(layer).__name__}")
+        description.extend(convert(layer))
+    return tuple(model.input_shape), description
+
+
+def _weighted(layer: Any, op: str, **attributes: Any) -> Description:
+    """A layer with weights; softmax is a node of its own, since it is not elementwise."""
+    softmax = layer.activation == "softmax"
+    bias = layer.params.get("bias")
+    node = {
+        "op": op,
+        "name": layer.name,
+        "activation": None if softmax else layer.activation,
+        "weight": np.array(layer.params["weight"], dtype=np.float32),
+        "bias": None if bias is None else np.array(bias, dtype=np.float32),
+        **attributes,
+    }
+    return [node, {"op": "softmax", "name": f"{layer.name}.softmax"}] if softmax else [node]
+
+
+def _window(layer: Any) -> dict[str, Any]:
+    return {"size": list(layer.window), "strides": list(layer.strides), "pads": list(layer.pads)}
+
+
+def _batch_norm(layer: Any) -> Description:
+    mean, var = layer.buffers["running_mean"], layer.buffers["running_var"]
+    scale = layer.params["gamma"] / np.sqrt(var + layer.epsilon)
+    shift = layer.params["beta"] - mean * scale
+    return [{"op": "scale", "name": layer.name, "scale": np.float32(scale), "shift": np.float32(shift)}]
+
+
+_LAYERS: dict[str, Callable[[Any], Description]] = {
+    "dense": lambda layer: _weighted(layer, "dense"),
+    "conv2d": lambda layer: _weighted(layer, "conv2d", **_window(layer)),
+    "max_pool2d": lambda layer: [{"op": "pool", "name": layer.name, "kind": "max", **_window(layer)}],
+    "average_pool2d": lambda layer: [{"op": "pool", "name": layer.name, "kind": "average", **_window(layer)}],
+    "batch_norm": _batch_norm,
+    "flatten": lambda layer: [{"op": "flatten", "name": layer.name}],
+    "dropout": lambda layer: [],
+    "softmax": lambda layer: [{"op": "softmax", "name": layer.name}],
+    **{
+        kind: lambda layer: [{"op": "activation", "name": layer.name, "kind": layer.kind}]
+        for kind in ("relu", "tanh", "sigmoid")
+    },
+}
+
+
+def _graph(input_shape: tuple[int, ...], description: Description) -> _core.Graph:
+    shape = (*input_shape, 1, 1)[:3]
+    graph = _core.Graph(*shape)
+    for node in description:
+        op, name = node["op"], node["name"]
+        if op == "dense":
+            graph.dense(name, node["weight"], node["bias"], node["activation"])
+        elif op == "conv2d":
+            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
+            graph.conv2d(name, node["weight"], node["bias"], size, strides, pads, node["activation"])
+        elif op == "pool":
+            graph.pool(name, node["kind"], tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"]))
+        elif op == "activation":
+            graph.activation(name, node["kind"])
+        elif op == "scale":
+            graph.scale(name, node["scale"], node["shift"])
+        elif op == "softmax":
+            graph.softmax(name)
+        elif op == "flatten":
+            graph.flatten(name)
+        else:
+            raise UnsupportedOpError(f"{name}: plans cannot run a node of type {op!r}")
+    return graph

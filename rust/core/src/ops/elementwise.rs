@@ -1,0 +1,109 @@
+//! Activations, per-channel scales and softmax, in place of nothing: they copy from one buffer to the next.
+
+use super::{Layout, Operator, Shape};
+use crate::executor::{Executor, for_each_chunk};
+use crate::formats::Activation;
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
+
+/// An activation that no layer before it could fuse.
+pub struct Activate {
+    /// Which.
+    pub activation: Activation,
+    /// Floats.
+    pub len: usize,
+    /// CPU target.
+    pub target: Target,
+}
+
+/// Floats in a task.
+const CHUNK: usize = 1 << 14;
+
+impl Operator for Activate {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        for_each_chunk(executor, &mut output[..self.len], CHUNK, &|index, output| {
+            let input = &input[index * CHUNK..][..output.len()];
+            dispatch(self.target, Each { activation: self.activation, input, output });
+        });
+    }
+
+    fn kernel(&self) -> String {
+        format!("{}_f32__{}", self.activation.name(), self.target.name())
+    }
+}
+
+struct Each<'a> {
+    activation: Activation,
+    input: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl Kernel for Each<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let whole = self.input.len() / LANES * LANES;
+        for i in (0..whole).step_by(LANES) {
+            v.store(&mut self.output[i..], self.activation.of_vector(v, v.load(&self.input[i..])));
+        }
+        for (y, &x) in self.output[whole..].iter_mut().zip(&self.input[whole..]) {
+            *y = self.activation.of(x);
+        }
+    }
+}
+
+/// y = x · scale + shift, one pair a channel: a batch normalization that no layer before it could fold.
+pub struct Scale {
+    /// One factor a channel.
+    pub scale: Vec<f32>,
+    /// One summand a channel.
+    pub shift: Vec<f32>,
+    /// Shape of an image.
+    pub shape: Shape,
+    /// Layout of the batch.
+    pub layout: Layout,
+    /// Images.
+    pub images: usize,
+}
+
+impl Operator for Scale {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let steps = self.layout.strides(self.shape);
+        // Channels side by side repeat every `c` floats; else each channel is one run.
+        let run = if steps.c == 1 { 1 } else { steps.c };
+        let len = self.layout.len(self.shape, self.images);
+        for_each_chunk(executor, &mut output[..len], steps.group_step, &|group, output| {
+            let input = &input[group * steps.group_step..][..output.len()];
+            for (at, (y, x)) in output.chunks_mut(run).zip(input.chunks(run)).enumerate() {
+                let (scale, shift) = (self.scale[at % self.shape.c], self.shift[at % self.shape.c]);
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * scale + shift);
+            }
+        });
+    }
+
+    fn kernel(&self) -> String {
+        "scale_f32".into()
+    }
+}
+
+/// Softmax over the features of row-major vectors.
+pub struct Softmax {
+    /// Features.
+    pub features: usize,
+}
+
+impl Operator for Softmax {
+    fn run(&self, _executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let features = self.features.max(1);
+        for (y, x) in output.chunks_mut(features).zip(input.chunks(features)) {
+            let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = (x - most).exp());
+            let sum: f32 = y.iter().sum();
+            y.iter_mut().for_each(|y| *y /= sum);
+        }
+    }
+
+    fn kernel(&self) -> String {
+        "softmax_f32".into()
+    }
+}

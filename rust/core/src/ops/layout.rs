@@ -1,0 +1,116 @@
+//! How a batch of activations lies in memory.
+//!
+//! ```text
+//! RowMajor       n, c, h, w                     what users pass: NCHW images, (n, features) vectors
+//! ChannelsLast   n, h, w, c                     outputs in the lanes: dense convolution, small batches
+//! BatchInner(l)  panel, c, h, w, 16·l images    images in the lanes: every filter tap is an aligned offset, Flatten is free
+//! PixelPanel     n, c, h, w padded to 16·…      pixels in the lanes: sparse convolution of single images
+//! ```
+
+use crate::simd::LANES;
+
+/// The shape of one image: channels, rows, columns. A vector of features is (features, 1, 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Shape {
+    /// Channels, or features.
+    pub c: usize,
+    /// Rows.
+    pub h: usize,
+    /// Columns.
+    pub w: usize,
+}
+
+impl Shape {
+    /// A vector.
+    pub fn features(c: usize) -> Shape {
+        Shape { c, h: 1, w: 1 }
+    }
+
+    /// Elements of one image.
+    pub fn len(&self) -> usize {
+        self.c * self.h * self.w
+    }
+
+    /// Whether an image has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The order of a batch of images in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// n, c, h, w.
+    RowMajor,
+    /// n, h, w, c.
+    ChannelsLast,
+    /// Panels of 16 · lines images: panel, c, h, w, image.
+    BatchInner {
+        /// Registers of images.
+        lines: usize,
+    },
+    /// n, c, h, w with rows padded to whole registers.
+    PixelPanel,
+}
+
+/// Steps between neighbours, in elements. Images are counted within their group.
+#[derive(Debug, Clone, Copy)]
+pub struct Strides {
+    /// Images of a group: 1, or those of a panel.
+    pub group: usize,
+    /// From a group to the next.
+    pub group_step: usize,
+    /// From an image of a group to the next.
+    pub n: usize,
+    /// From a channel to the next.
+    pub c: usize,
+    /// From a row to the next.
+    pub h: usize,
+    /// From a column to the next.
+    pub w: usize,
+}
+
+impl Layout {
+    /// Where two layouts are the same memory, the one name for both: with one pixel or one channel, channels last *is*
+    /// row-major.
+    pub fn canonical(self, shape: Shape) -> Layout {
+        match self {
+            Layout::ChannelsLast if shape.h * shape.w == 1 || shape.c == 1 => Layout::RowMajor,
+            layout => layout,
+        }
+    }
+
+    /// The steps of this layout.
+    pub fn strides(self, Shape { c, h, w }: Shape) -> Strides {
+        let len = c * h * w;
+        match self {
+            Layout::RowMajor => Strides { group: 1, group_step: len, n: 0, c: h * w, h: w, w: 1 },
+            Layout::ChannelsLast => Strides { group: 1, group_step: len, n: 0, c: 1, h: w * c, w: c },
+            Layout::BatchInner { lines } => {
+                let width = lines * LANES;
+                Strides { group: width, group_step: len * width, n: 1, c: h * w * width, h: w * width, w: width }
+            }
+            Layout::PixelPanel => {
+                let pitch = w.next_multiple_of(LANES);
+                Strides { group: 1, group_step: c * h * pitch, n: 0, c: h * pitch, h: pitch, w: 1 }
+            }
+        }
+    }
+
+    /// Floats that `images` images take.
+    pub fn len(self, shape: Shape, images: usize) -> usize {
+        let strides = self.strides(shape);
+        images.div_ceil(strides.group) * strides.group_step
+    }
+
+    /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`.
+    pub fn name(self) -> String {
+        match self {
+            Layout::RowMajor => "row-major".into(),
+            Layout::ChannelsLast => "channels-last".into(),
+            Layout::BatchInner { lines } => format!("batch-inner:{}", lines * LANES),
+            Layout::PixelPanel => "pixel-panel".into(),
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Weights at work: Dense and Conv2D as one operator, for every format and layout that can run it.
+//!
+//! A Dense layer is a convolution of one pixel by one pixel. Borders are a relayout's business: windows here lie inside the
+//! image. The columns of the weight matrix are in (channel, row, column) order, as Conv2D weights lie in memory.
+
+use super::pool::Window;
+use super::{Layout, Operator, Shape};
+use crate::executor::{Executor, Sequential, for_each_chunk};
+use crate::formats::direct::Pixels;
+use crate::formats::sweep::{Geometry, Span, Sweep, sweep};
+use crate::formats::vector::{RowDots, multiply};
+use crate::formats::{Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, Pack, Rows, dense};
+use crate::simd::{LANES, Target};
+
+/// A layer with weights.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// One row an output channel.
+    pub weights: Rows,
+    /// One value an output channel.
+    pub bias: Option<Vec<f32>>,
+    /// Applied last.
+    pub activation: Activation,
+    /// The filter.
+    pub window: Window,
+    /// Shape of an input image, borders included.
+    pub input: Shape,
+    /// Shape of an output image.
+    pub output: Shape,
+}
+
+/// How a layer with weights can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernel {
+    /// Dense, outputs in the lanes.
+    Direct,
+    /// Dense, through the `gemm` crate.
+    Gemm,
+    /// Dense, images in the lanes.
+    Panel,
+    /// Single weights, images or pixels in the lanes.
+    Csr,
+    /// Blocks of four rows.
+    Block4,
+    /// Blocks of eight rows.
+    Block8,
+    /// Single weights, one dot product an output.
+    CsrDots,
+    /// A bitmap, one dot product an output.
+    BitmapDots,
+}
+
+impl Kernel {
+    /// Whether every weight is multiplied, zero or not.
+    pub fn is_dense(self) -> bool {
+        matches!(self, Kernel::Direct | Kernel::Gemm | Kernel::Panel)
+    }
+
+    /// The format's name.
+    pub fn format(self) -> &'static str {
+        match self {
+            Kernel::Direct | Kernel::Gemm | Kernel::Panel => "dense",
+            Kernel::Csr | Kernel::CsrDots => "csr",
+            Kernel::Block4 | Kernel::Block8 => "block",
+            Kernel::BitmapDots => "bitmap",
+        }
+    }
+}
+
+/// The columns of the weights where pixel order is wanted: (row, column, channel) instead of (channel, row, column).
+fn channels_last(weights: &Rows, window: Window, channels: usize) -> Vec<f32> {
+    let (m, k) = (weights.rows(), weights.columns());
+    let pixels = window.size.0 * window.size.1;
+    let mut dense = vec![0.0; m * k];
+    for row in 0..m {
+        for (column, x) in weights.row(row) {
+            dense[row * k + column % pixels * channels + column / pixels] = x;
+        }
+    }
+    dense
+}
+
+impl Linear {
+    fn epilogue(&self) -> Epilogue<'_> {
+        Epilogue { bias: self.bias.as_deref(), activation: self.activation }
+    }
+
+    /// Whether the layer is a plain matrix-vector product.
+    pub fn is_vector(&self) -> bool {
+        self.input.h * self.input.w == 1
+    }
+
+    /// Multiply-adds of one image that a dense run does.
+    pub fn macs(&self) -> usize {
+        self.weights.rows() * self.weights.columns() * self.output.h * self.output.w
+    }
+
+    /// Multiply-adds of one image with nonzero weights.
+    pub fn nonzero_macs(&self) -> usize {
+        self.weights.nnz() * self.output.h * self.output.w
+    }
+
+    /// The operator for a kernel and a pair of layouts that [`crate::plan::choose`] lists.
+    pub fn build(
+        &self,
+        kernel: Kernel,
+        input: Layout,
+        output: Layout,
+        images: usize,
+        target: Target,
+    ) -> Box<dyn Operator> {
+        let layer = Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), ..self.clone() };
+        let channels = self.input.c;
+        match kernel {
+            Kernel::Direct => {
+                let dense = channels_last(&self.weights, self.window, channels);
+                let direct = Direct::pack(self.weights.rows(), self.weights.columns(), &dense, target);
+                Box::new(DirectLinear { layer, direct, images })
+            }
+            Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
+            Kernel::CsrDots => Box::new(DotsLinear { layer, dots: Csr::pack_vector(&self.weights), images, target }),
+            Kernel::BitmapDots => {
+                Box::new(DotsLinear { layer, dots: Bitmap::pack(&self.weights, Vec::new()), images, target })
+            }
+            Kernel::Panel => {
+                let sweep = |positions| Block::<8>::pack_columns(&self.weights, positions, true);
+                self.swept(layer, sweep, "dense", input, output, images, target)
+            }
+            Kernel::Csr => self.swept(layer, |p| Csr::pack(&self.weights, p), "csr", input, output, images, target),
+            Kernel::Block4 => {
+                self.swept(layer, |p| Block::<4>::pack(&self.weights, p), "block", input, output, images, target)
+            }
+            Kernel::Block8 => {
+                self.swept(layer, |p| Block::<8>::pack(&self.weights, p), "block", input, output, images, target)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the arguments of build, passed on")]
+    fn swept<M: Sweep + Format + Send + 'static>(
+        &self,
+        layer: Linear,
+        pack: impl Fn(Vec<u32>) -> M,
+        format: &'static str,
+        input: Layout,
+        output: Layout,
+        images: usize,
+        target: Target,
+    ) -> Box<dyn Operator> {
+        let taps = if output == Layout::PixelPanel { Some(Taps::new(self, input)) } else { None };
+        let (geometry, positions) = match (&taps, output) {
+            (Some(taps), _) => (taps.geometry(self, images), taps.positions(self)),
+            (None, Layout::BatchInner { lines }) => self.batch_inner(lines, images),
+            (None, _) => unreachable!("choose lists swept kernels with lanes of images or pixels only"),
+        };
+        Box::new(SweptLinear { layer, matrix: pack(positions), format, geometry, taps, images, target })
+    }
+
+    /// Images in the lanes: every tap is an offset of whole pixels.
+    fn batch_inner(&self, lines: usize, images: usize) -> (Geometry, Vec<u32>) {
+        let Linear { window, input, output, .. } = self;
+        let width = lines * LANES;
+        let mut spans = Vec::new();
+        for panel in 0..images.div_ceil(width) {
+            for y in 0..output.h {
+                // Neighbouring outputs read neighbouring inputs only at stride 1.
+                let (runs, pixels) = if window.stride.1 == 1 { (1, output.w) } else { (output.w, 1) };
+                for run in 0..runs {
+                    let from = (y * window.stride.0) * input.w + run * window.stride.1;
+                    spans.push(Span {
+                        input: (panel * input.len() + from) * width,
+                        output: (panel * output.len() + y * output.w + run) * width,
+                        lines: pixels * lines,
+                    });
+                }
+            }
+        }
+        let (rows, columns) = window.size;
+        let positions = (0..self.weights.columns())
+            .map(|k| ((k / (rows * columns) * input.h + k / columns % rows) * input.w + k % columns) as u32)
+            .collect();
+        (Geometry { unit: width, row_stride: output.h * output.w * width, spans }, positions)
+    }
+}
+
+/// Copies of an image for each horizontal tap of a filter, so that every tap reads whole aligned registers.
+///
+/// ```text
+/// [image][channel][tap column][row mod vertical stride][row / vertical stride][column of the output, padded to 16]
+/// ```
+struct Taps {
+    from: Layout,
+    /// Rows of a copy.
+    rows: usize,
+    /// Floats in a row of a copy.
+    pitch: usize,
+}
+
+impl Taps {
+    fn new(layer: &Linear, from: Layout) -> Taps {
+        let rows = layer.input.h.div_ceil(layer.window.stride.0);
+        Taps { from, rows, pitch: layer.output.w.next_multiple_of(LANES) }
+    }
+
+    fn channel_len(&self, window: Window) -> usize {
+        window.size.1 * window.stride.0 * self.rows * self.pitch
+    }
+
+    fn positions(&self, layer: &Linear) -> Vec<u32> {
+        let Window { size: (rows, columns), stride: (down, _) } = layer.window;
+        (0..layer.weights.columns())
+            .map(|k| {
+                let (channel, y, x) = (k / (rows * columns), k / columns % rows, k % columns);
+                (((((channel * columns + x) * down) + y % down) * self.rows + y / down) * (self.pitch / LANES)) as u32
+            })
+            .collect()
+    }
+
+    fn geometry(&self, layer: &Linear, images: usize) -> Geometry {
+        let plane = layer.output.h * self.pitch;
+        let image = layer.input.c * self.channel_len(layer.window);
+        // A span of a few output rows is a task; the whole plane is contiguous.
+        let rows_a_span = (8 * LANES / self.pitch).max(1);
+        let mut spans = Vec::new();
+        for n in 0..images {
+            for y in (0..layer.output.h).step_by(rows_a_span) {
+                let rows = rows_a_span.min(layer.output.h - y);
+                spans.push(Span {
+                    input: n * image + y * self.pitch,
+                    output: n * layer.output.c * plane + y * self.pitch,
+                    lines: rows * self.pitch / LANES,
+                });
+            }
+        }
+        Geometry { unit: LANES, row_stride: plane, spans }
+    }
+
+    fn fill(&self, layer: &Linear, executor: &dyn Executor, input: &[f32], copies: &mut [f32]) {
+        let Window { size: (_, columns), stride: (down, right) } = layer.window;
+        let steps = self.from.strides(layer.input);
+        let width = layer.output.w;
+        for_each_chunk(executor, copies, self.channel_len(layer.window), &|index, copies| {
+            let (n, c) = (index / layer.input.c, index % layer.input.c);
+            let channel = &input[n * steps.group_step + c * steps.c..];
+            for (at, row) in copies.chunks_exact_mut(self.pitch).enumerate() {
+                let (x, y) = (at / self.rows / down, at % self.rows * down + at / self.rows % down);
+                if y >= layer.input.h {
+                    row.fill(0.0);
+                    continue;
+                }
+                debug_assert!(x < columns);
+                let source = &channel[y * steps.h + x..];
+                if right == 1 {
+                    row[..width].copy_from_slice(&source[..width]);
+                } else {
+                    row.iter_mut().zip(source.iter().step_by(right)).take(width).for_each(|(x, &y)| *x = y);
+                }
+                row[width..].fill(0.0);
+            }
+        });
+    }
+}
+
+/// Multiply-adds below which a step is not worth waking other threads for.
+const SMALL: usize = 400_000;
+
+fn sequential_if_small(executor: &dyn Executor, macs: usize) -> &dyn Executor {
+    if macs < SMALL { &Sequential } else { executor }
+}
+
+struct SweptLinear<M> {
+    layer: Linear,
+    matrix: M,
+    format: &'static str,
+    geometry: Geometry,
+    taps: Option<Taps>,
+    images: usize,
+    target: Target,
+}
+
+impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], scratch: &mut [f32]) {
+        let macs = self.matrix.stored() * self.layer.output.h * self.layer.output.w * self.images;
+        let executor = sequential_if_small(executor, macs);
+        let input = match &self.taps {
+            Some(taps) => {
+                let copies = &mut scratch[..self.scratch()];
+                taps.fill(&self.layer, executor, input, copies);
+                &*copies
+            }
+            None => input,
+        };
+        sweep(&self.matrix, executor, self.target, &self.geometry, input, output, self.layer.epilogue());
+    }
+
+    fn scratch(&self) -> usize {
+        let channels = self.images * self.layer.input.c;
+        self.taps.as_ref().map_or(0, |taps| channels * taps.channel_len(self.layer.window))
+    }
+
+    fn kernel(&self) -> String {
+        let registers = if self.target.name() == "avx512" { 32 } else { 8 };
+        let (rows, columns) = (self.matrix.group_rows(), self.matrix.tile_lines(registers) * LANES);
+        format!("spmm_{}_f32_{rows}x{columns}__{}", self.format, self.target.name())
+    }
+
+    fn nbytes(&self) -> usize {
+        self.matrix.nbytes()
+    }
+}
+
+struct DirectLinear {
+    layer: Linear,
+    direct: Direct,
+    images: usize,
+}
+
+impl Operator for DirectLinear {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let Linear { window, input: Shape { c, h, w }, output: out, .. } = self.layer;
+        let pixels = Pixels {
+            images: self.images,
+            output: (out.h, out.w),
+            image_step: c * h * w,
+            row_step: window.stride.0 * w * c,
+            column_step: window.stride.1 * c,
+            segments: window.size.0,
+            segment: window.size.1 * c,
+            segment_step: w * c,
+        };
+        let executor = sequential_if_small(executor, self.layer.macs() * self.images);
+        self.direct.run(executor, &pixels, input, output, self.layer.epilogue());
+    }
+
+    fn kernel(&self) -> String {
+        self.direct.kernel()
+    }
+
+    fn nbytes(&self) -> usize {
+        self.direct.nbytes()
+    }
+}
+
+struct GemmLinear {
+    layer: Linear,
+    dense: Vec<f32>,
+    images: usize,
+}
+
+impl Operator for GemmLinear {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let (m, k) = (self.layer.weights.rows(), self.layer.weights.columns());
+        let output = &mut output[..self.images * m];
+        let weights = dense::Matrix::row_major(&self.dense, k).transposed();
+        let input = dense::Matrix::row_major(&input[..self.images * k], k);
+        let executor = sequential_if_small(executor, self.layer.macs() * self.images);
+        dense::gemm(executor, (self.images, k, m), input, weights, 0.0, output);
+        for y in output.chunks_mut(m.max(1)) {
+            for (row, y) in y.iter_mut().enumerate() {
+                let bias = self.layer.bias.as_ref().map_or(0.0, |bias| bias[row]);
+                *y = self.layer.activation.of(*y + bias);
+            }
+        }
+    }
+
+    fn kernel(&self) -> String {
+        "gemm_dense_f32".into()
+    }
+
+    fn nbytes(&self) -> usize {
+        self.dense.len() * 4
+    }
+}
+
+struct DotsLinear<M> {
+    layer: Linear,
+    dots: M,
+    images: usize,
+    target: Target,
+}
+
+impl<M: RowDots + Format + Send> Operator for DotsLinear<M> {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let (m, k) = (self.layer.weights.rows(), self.layer.weights.columns());
+        let executor = sequential_if_small(executor, self.dots.stored());
+        for image in 0..self.images {
+            let (x, y) = (&input[image * k..(image + 1) * k], &mut output[image * m..(image + 1) * m]);
+            multiply(&self.dots, executor, self.target, x, y, self.layer.epilogue());
+        }
+    }
+
+    fn kernel(&self) -> String {
+        format!("spmv_{}_f32__{}", self.dots.name(), self.target.name())
+    }
+
+    fn nbytes(&self) -> usize {
+        self.dots.nbytes()
+    }
+}

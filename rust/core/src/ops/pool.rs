@@ -1,0 +1,148 @@
+//! Max and average pooling, in any layout.
+
+use super::{Layout, Operator, Shape};
+use crate::executor::{Executor, for_each_chunk};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
+
+/// What a window is reduced to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// The largest value.
+    Max,
+    /// The mean of the values inside the image.
+    Average,
+}
+
+/// A sliding window over rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Window {
+    /// Rows and columns.
+    pub size: (usize, usize),
+    /// Steps down and right.
+    pub stride: (usize, usize),
+}
+
+impl Window {
+    /// One pixel.
+    pub const ONE: Window = Window { size: (1, 1), stride: (1, 1) };
+
+    /// Rows and columns of the result over an image that holds at least one window.
+    pub fn over(&self, h: usize, w: usize) -> (usize, usize) {
+        ((h - self.size.0) / self.stride.0 + 1, (w - self.size.1) / self.stride.1 + 1)
+    }
+}
+
+/// A pooling layer.
+pub struct Pool {
+    reduction: Reduction,
+    window: Window,
+    /// Rows above and columns before the image that windows may hang over; they hold nothing.
+    offset: (usize, usize),
+    input: Shape,
+    output: Shape,
+    layout: Layout,
+    images: usize,
+    target: Target,
+}
+
+impl Pool {
+    /// A pooling of `images` images; windows that hang over the border count only what is inside.
+    #[expect(clippy::too_many_arguments, reason = "the attributes of a pooling node")]
+    pub fn new(
+        reduction: Reduction,
+        window: Window,
+        offset: (usize, usize),
+        input: Shape,
+        output: Shape,
+        layout: Layout,
+        images: usize,
+        target: Target,
+    ) -> Pool {
+        Pool { reduction, window, offset, input, output, layout, images, target }
+    }
+}
+
+impl Operator for Pool {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let (from, to) = (self.layout.strides(self.input), self.layout.strides(self.output));
+        let len = self.layout.len(self.output, self.images);
+        for_each_chunk(executor, &mut output[..len], to.group_step, &|group, output| {
+            let input = &input[group * from.group_step..(group + 1) * from.group_step];
+            dispatch(self.target, Run { pool: self, input, output });
+        });
+    }
+
+    fn kernel(&self) -> String {
+        let name = if self.reduction == Reduction::Max { "maxpool" } else { "avgpool" };
+        format!("{name}_f32__{}", self.target.name())
+    }
+}
+
+/// One group of images.
+struct Run<'a> {
+    pool: &'a Pool,
+    input: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl Kernel for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Pool { reduction, window, offset, input, output, layout, .. } = *self.pool;
+        let (from, to) = (layout.strides(input), layout.strides(output));
+        // Channels that lie side by side are lanes of one run; else each channel is a run of its images or of one pixel.
+        let (runs, lanes) = if to.c == 1 { (1, output.c) } else { (output.c, to.group) };
+        for run in 0..runs {
+            for y in 0..output.h {
+                let rows = clip(y, window.stride.0, window.size.0, offset.0, input.h);
+                for x in 0..output.w {
+                    let columns = clip(x, window.stride.1, window.size.1, offset.1, input.w);
+                    let scale = 1.0 / (rows.len() * columns.len()).max(1) as f32;
+                    let out = &mut self.output[run * to.c + y * to.h + x * to.w..][..lanes];
+                    let cell = |row: usize, column: usize| run * from.c + row * from.h + column * from.w;
+                    let whole = lanes / LANES * LANES;
+                    for lane in (0..whole).step_by(LANES) {
+                        let mut acc = v.splat(if reduction == Reduction::Max { f32::NEG_INFINITY } else { 0.0 });
+                        for row in rows.clone() {
+                            for column in columns.clone() {
+                                let x = v.load(&self.input[cell(row, column) + lane..]);
+                                acc = if reduction == Reduction::Max { v.max(acc, x) } else { v.add(acc, x) };
+                            }
+                        }
+                        let acc = if reduction == Reduction::Max { acc } else { v.mul(acc, v.splat(scale)) };
+                        v.store(&mut out[lane..], acc);
+                    }
+                    for (lane, out) in out.iter_mut().enumerate().skip(whole) {
+                        let mut acc = if reduction == Reduction::Max { f32::NEG_INFINITY } else { 0.0 };
+                        for row in rows.clone() {
+                            for column in columns.clone() {
+                                let x = self.input[cell(row, column) + lane];
+                                acc = match reduction {
+                                    Reduction::Max => {
+                                        if x > acc {
+                                            x
+                                        } else {
+                                            acc
+                                        }
+                                    }
+                                    Reduction::Average => acc + x,
+                                };
+                            }
+                        }
+                        *out = if reduction == Reduction::Max { acc } else { acc * scale };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The rows (or columns) of window `at` that lie inside the image.
+#[inline(always)]
+fn clip(at: usize, stride: usize, size: usize, offset: usize, len: usize) -> std::ops::Range<usize> {
+    let start = at * stride;
+    start.saturating_sub(offset)..(start + size).saturating_sub(offset).min(len)
+}

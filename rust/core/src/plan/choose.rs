@@ -1,0 +1,360 @@
+//! Which kernel and layout each node gets: candidates, a deterministic cost model, and timing on the real shapes.
+//!
+//! Nodes are chosen together: along the chain, the cheapest way to have an edge in a layout is the cheapest way to have
+//! the edge before in any layout, plus the relayout, plus the node (Viterbi's algorithm). So a kernel that needs a costly
+//! relayout is taken only where it earns it.
+
+use super::graph::{Graph, Node, Op};
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::malformed;
+use crate::ops::elementwise::{Activate, Scale, Softmax};
+use crate::ops::linear::{Kernel, Linear};
+use crate::ops::pool::Pool;
+use crate::ops::relayout::{Border, Relayout};
+use crate::ops::{Layout, Operator, Shape};
+use crate::simd::{Buffer, LANES, Target};
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+/// How a node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Choice {
+    /// The kernel of a node with weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
+    /// Layout of the edge it reads.
+    pub input: Layout,
+    /// Layout of the edge it writes.
+    pub output: Layout,
+}
+
+/// The choices of all nodes, by name, for one batch size.
+pub type Choices = Vec<(String, Choice)>;
+
+/// Times operators, or estimates them where there is no executor to time on.
+pub struct Costs<'a> {
+    graph: &'a Graph,
+    images: usize,
+    target: Target,
+    timing: Option<(&'a dyn Executor, Duration)>,
+    relayouts: HashMap<(Shape, Layout, Layout), f64>,
+}
+
+/// The cheapest way known to have an edge in some layout.
+struct Way {
+    layout: Layout,
+    cost: f64,
+    path: Vec<Choice>,
+}
+
+/// Choices by batch size, from JSON.
+///
+/// # Errors
+/// Text that [`to_json`] did not write.
+pub fn from_json(text: &str) -> Result<BTreeMap<usize, Choices>> {
+    serde_json::from_str(text).map_err(|error| malformed!("choices: {error}"))
+}
+
+/// Choices by batch size, as JSON.
+pub fn to_json(choices: &BTreeMap<usize, Choices>) -> String {
+    serde_json::to_string(choices).unwrap_or_default()
+}
+
+/// Cost model: candidates that it thinks this much slower than the best are not timed.
+const HOPELESS: f64 = 2.5;
+/// A sparse kernel must beat dense by this much to be chosen: timing noise must not cost users speed.
+const MARGIN: f64 = 1.03;
+
+impl<'a> Costs<'a> {
+    /// Costs for batches of `images`; timed for about `budget` a node where there is an executor.
+    pub fn new(
+        graph: &'a Graph,
+        images: usize,
+        target: Target,
+        timing: Option<(&'a dyn Executor, Duration)>,
+    ) -> Costs<'a> {
+        Costs { graph, images, target, timing, relayouts: HashMap::new() }
+    }
+
+    /// Microseconds to move an edge of this shape.
+    pub fn relayout(&mut self, shape: Shape, from: Layout, to: Layout) -> f64 {
+        let (from, to) = (from.canonical(shape), to.canonical(shape));
+        if from == to {
+            return 0.0;
+        }
+        if let Some(&known) = self.relayouts.get(&(shape, from, to)) {
+            return known;
+        }
+        let relayout = Relayout::new(shape, Border::default(), from, to, self.images);
+        let floats = (from.len(shape, self.images), to.len(shape, self.images));
+        let cost = match self.timing {
+            Some((executor, budget)) => race(&[(&relayout, floats)], executor, budget / 16)[0],
+            None => 0.3 + floats.1 as f64 * 0.5e-3,
+        };
+        self.relayouts.insert((shape, from, to), cost);
+        cost
+    }
+
+    /// Microseconds of each candidate of a node; infinite where the model rules it out.
+    pub fn candidates(&mut self, node: &Node) -> Vec<(Choice, f64)> {
+        let choices = candidates(self.graph, node, self.images);
+        let estimates: Vec<f64> = choices.iter().map(|choice| self.estimate(node, choice)).collect();
+        let Some((executor, budget)) = self.timing else { return choices.into_iter().zip(estimates).collect() };
+        if matches!(node.op, Op::Flatten) {
+            return choices.into_iter().map(|choice| (choice, 0.0)).collect();
+        }
+        let best = estimates.iter().copied().fold(f64::INFINITY, f64::min);
+        let tried: Vec<bool> = choices
+            .iter()
+            .zip(&estimates)
+            .map(|(choice, &estimate)| choice.kernel == Some(Kernel::Direct) || estimate <= best * HOPELESS)
+            .collect();
+        let (input, output) = (self.graph.edge(node.input).shape, self.graph.edge(node.output).shape);
+        let built: Vec<_> = choices
+            .iter()
+            .zip(&tried)
+            .filter(|&(_, &tried)| tried)
+            .map(|(choice, _)| {
+                let floats = (choice.input.len(input, self.images), choice.output.len(output, self.images));
+                (build(self.graph, node, choice, self.images, self.target), floats)
+            })
+            .collect();
+        let operators: Vec<_> = built.iter().map(|(operator, floats)| (&**operator, *floats)).collect();
+        let mut times = race(&operators, executor, budget).into_iter();
+        let timed =
+            tried.iter().map(|&tried| if tried { times.next().unwrap_or(f64::INFINITY) } else { f64::INFINITY });
+        choices.into_iter().zip(timed).collect()
+    }
+
+    /// The cost model: microseconds, in the proportions of a 100 GFLOP/s core.
+    fn estimate(&self, node: &Node, choice: &Choice) -> f64 {
+        let output = self.graph.edge(node.output).shape;
+        let images = match choice.output {
+            Layout::BatchInner { .. } => self.images.next_multiple_of(LANES),
+            _ => self.images,
+        } as f64;
+        let (Op::Linear(linear), Some(kernel)) = (&node.op, choice.kernel) else {
+            return match node.op {
+                Op::Flatten => 0.0,
+                _ => 0.3 + choice.output.len(output, self.images) as f64 * 0.4e-3,
+            };
+        };
+        let pitch = match choice.output {
+            Layout::PixelPanel => output.w.next_multiple_of(LANES) as f64 / output.w.max(1) as f64,
+            _ => 1.0,
+        };
+        let (all, kept) = (linear.macs() as f64 * images * pitch, linear.nonzero_macs() as f64 * images * pitch);
+        let rows = linear.weights.rows() as f64;
+        // Storing and loading partial results costs about as much as 8 multiply-adds of an output.
+        let outputs = rows * (output.h * output.w) as f64 * images * pitch;
+        let macs = match kernel {
+            Kernel::Direct => all * (rows / LANES as f64).ceil() * LANES as f64 / rows.max(1.0) * 1.15,
+            Kernel::Gemm => all * 1.15 + 100_000.0,
+            Kernel::Panel => all * 1.2,
+            Kernel::Csr => (kept + 8.0 * outputs) * 1.5,
+            Kernel::Block4 => kept / linear.weights.block_fill(4).max(0.01) * 1.15 + 8.0 * outputs,
+            Kernel::Block8 => kept / linear.weights.block_fill(8).max(0.01) * 1.15 + 8.0 * outputs,
+            Kernel::CsrDots => kept * 8.0,
+            Kernel::BitmapDots => kept * 2.5 + all * 0.7,
+        };
+        0.3 + macs * 2e-5
+    }
+
+    /// The choices that cost least together.
+    pub fn choose(&mut self) -> Vec<Choice> {
+        let mut ways = vec![Way { layout: Layout::RowMajor, cost: 0.0, path: Vec::new() }];
+        let graph = self.graph;
+        for node in graph.nodes() {
+            let shape = graph.edge(node.input).shape;
+            let mut next: Vec<Way> = Vec::new();
+            for (choice, us) in self.candidates(node) {
+                let weighed = if choice.kernel.is_none_or(Kernel::is_dense) { us } else { us * MARGIN };
+                for way in &ways {
+                    let cost = way.cost + self.relayout(shape, way.layout, choice.input) + weighed;
+                    let known = next.iter().position(|way| way.layout == choice.output);
+                    if known.is_some_and(|at| next[at].cost <= cost) || !cost.is_finite() {
+                        continue;
+                    }
+                    let path = way.path.iter().copied().chain([choice]).collect();
+                    let way = Way { layout: choice.output, cost, path };
+                    match known {
+                        Some(at) => next[at] = way,
+                        None => next.push(way),
+                    }
+                }
+            }
+            ways = next;
+        }
+        for way in &mut ways {
+            way.cost += self.relayout(graph.output(), way.layout, Layout::RowMajor);
+        }
+        ways.into_iter().min_by(|a, b| a.cost.total_cmp(&b.cost)).map(|way| way.path).unwrap_or_default()
+    }
+
+    /// Microseconds of the choice at `at`, its relayouts included, and of the best dense kernel in its place.
+    pub fn against_dense(&mut self, choices: &[Choice], at: usize) -> Option<(f64, f64)> {
+        let graph = self.graph;
+        let node = &graph.nodes()[at];
+        choices[at].kernel?;
+        let before = at.checked_sub(1).map_or(Layout::RowMajor, |at| choices[at].output);
+        let after = choices.get(at + 1).map_or(Layout::RowMajor, |next| next.input);
+        let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
+        let (mut chosen, mut dense) = (f64::INFINITY, f64::INFINITY);
+        for (choice, us) in self.candidates(node) {
+            let us = us + self.relayout(input, before, choice.input) + self.relayout(output, choice.output, after);
+            if choice == choices[at] {
+                chosen = us;
+            }
+            if choice.kernel.is_some_and(Kernel::is_dense) {
+                dense = dense.min(us);
+            }
+        }
+        Some((chosen, dense))
+    }
+}
+
+/// Every way to run a node.
+pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
+    let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
+    let same = |layouts: Vec<Layout>| {
+        let mut choices: Vec<_> = layouts.iter().map(|&l| plain(l.canonical(input), l.canonical(output))).collect();
+        choices.dedup();
+        choices
+    };
+    match &node.op {
+        Op::Linear(linear) => linear_candidates(linear, images),
+        Op::Pool { .. } | Op::Activation(_) | Op::Scale { .. } => same(layouts(input, images)),
+        Op::Softmax => vec![plain(Layout::RowMajor, Layout::RowMajor)],
+        Op::Flatten => same(
+            layouts(input, images)
+                .into_iter()
+                .filter(|layout| matches!(layout.canonical(input), Layout::RowMajor | Layout::BatchInner { .. }))
+                .collect(),
+        ),
+        Op::Pad(_) => {
+            let mut choices = Vec::new();
+            for from in layouts(input, images) {
+                choices.extend(layouts(output, images).into_iter().map(|to| plain(from, to)));
+            }
+            choices
+        }
+    }
+}
+
+fn plain(input: Layout, output: Layout) -> Choice {
+    Choice { kernel: None, input, output }
+}
+
+/// Images from which they are worth the lanes.
+const FEW: usize = 8;
+
+/// The layouts worth trying for an edge.
+fn layouts(shape: Shape, images: usize) -> Vec<Layout> {
+    let mut layouts = vec![Layout::RowMajor];
+    if Layout::ChannelsLast.canonical(shape) == Layout::ChannelsLast {
+        layouts.push(Layout::ChannelsLast);
+    }
+    if images >= FEW {
+        layouts.push(batch_inner(images));
+    }
+    if images <= 2 * FEW && shape.w >= 4 {
+        layouts.push(Layout::PixelPanel);
+    }
+    layouts
+}
+
+fn batch_inner(images: usize) -> Layout {
+    Layout::BatchInner { lines: images.div_ceil(LANES).clamp(1, 4) }
+}
+
+fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
+    let with = |kernel, input: Layout, output: Layout| Choice {
+        kernel: Some(kernel),
+        input: input.canonical(linear.input),
+        output: output.canonical(linear.output),
+    };
+    let sparse = [Kernel::Csr, Kernel::Block4, Kernel::Block8];
+    let mut choices = vec![with(Kernel::Direct, Layout::ChannelsLast, Layout::ChannelsLast)];
+    if linear.is_vector() {
+        let gemm = [Kernel::Gemm, Kernel::CsrDots, Kernel::BitmapDots];
+        choices.extend(gemm.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
+    }
+    if images >= FEW {
+        let layout = batch_inner(images);
+        choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, layout)));
+    }
+    if images <= 2 * FEW && !linear.is_vector() && linear.output.w >= 4 {
+        for input in [Layout::RowMajor, Layout::PixelPanel] {
+            let kernels = sparse.into_iter().chain([Kernel::Panel]);
+            choices.extend(kernels.map(|kernel| with(kernel, input, Layout::PixelPanel)));
+        }
+    }
+    choices
+}
+
+/// The operator of a node.
+pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target: Target) -> Box<dyn Operator> {
+    let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
+    match &node.op {
+        Op::Linear(linear) => {
+            linear.build(choice.kernel.unwrap_or(Kernel::Direct), choice.input, choice.output, images, target)
+        }
+        Op::Pool { reduction, window, offset } => {
+            Box::new(Pool::new(*reduction, *window, *offset, input, output, choice.input, images, target))
+        }
+        Op::Activation(activation) => {
+            Box::new(Activate { activation: *activation, len: choice.input.len(input, images), target })
+        }
+        Op::Scale { scale, shift } => {
+            Box::new(Scale { scale: scale.clone(), shift: shift.clone(), shape: input, layout: choice.input, images })
+        }
+        Op::Softmax => Box::new(Softmax { features: input.c }),
+        Op::Flatten => Box::new(Relayout::new(output, Border::default(), choice.output, choice.output, images)),
+        Op::Pad(border) => Box::new(Relayout::new(input, *border, choice.input, choice.output, images)),
+    }
+}
+
+/// Minimum microseconds of each operator, run in turn for about `budget` in all, on inputs of small numbers.
+fn race(operators: &[(&dyn Operator, (usize, usize))], executor: &dyn Executor, budget: Duration) -> Vec<f64> {
+    let longest = |of: fn(&(usize, usize)) -> usize| operators.iter().map(|(_, floats)| of(floats)).max().unwrap_or(0);
+    let mut input = Buffer::zeroed(longest(|floats| floats.0));
+    input.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 17) as f32 * 0.125 - 1.0);
+    let mut output = Buffer::zeroed(longest(|floats| floats.1));
+    let mut scratch = Buffer::zeroed(operators.iter().map(|(operator, _)| operator.scratch()).max().unwrap_or(0));
+    let mut once = |operator: &dyn Operator, floats: (usize, usize), runs: u32| {
+        let start = Instant::now();
+        for _ in 0..runs {
+            operator.run(executor, &input[..floats.0], &mut output[..floats.1], &mut scratch);
+        }
+        start.elapsed().as_secs_f64() * 1e6 / runs as f64
+    };
+    // A round gives each its share of a slice; short kernels are repeated until the clock can see them.
+    let slice = budget.as_secs_f64() * 1e6 / operators.len().max(1) as f64;
+    let runs: Vec<u32> = operators
+        .iter()
+        .map(|&(operator, floats)| {
+            once(operator, floats, 1);
+            let first = once(operator, floats, 1);
+            (20.0 / first.max(0.05)).clamp(1.0, 200.0) as u32
+        })
+        .collect();
+    let mut best = vec![f64::INFINITY; operators.len()];
+    let mut spent = vec![0.0; operators.len()];
+    for round in 0..50 {
+        let mut ran = false;
+        for (i, &(operator, floats)) in operators.iter().enumerate() {
+            if round >= 3 && spent[i] >= slice {
+                continue;
+            }
+            let us = once(operator, floats, runs[i]);
+            best[i] = best[i].min(us);
+            spent[i] += us * runs[i] as f64;
+            ran = true;
+        }
+        if !ran {
+            break;
+        }
+    }
+    best
+}

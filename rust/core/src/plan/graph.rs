@@ -1,0 +1,237 @@
+//! Nodes and typed edges. Every node is checked as it is added, so a graph always has consistent shapes.
+
+use crate::argument;
+use crate::error::Result;
+use crate::formats::{Activation, Rows};
+use crate::ops::Shape;
+use crate::ops::linear::Linear;
+use crate::ops::pool::{Reduction, Window};
+use crate::ops::relayout::Border;
+
+/// The element type of an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32,
+}
+
+/// A tensor between two nodes, for one image. Its layout is chosen when a plan is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edge {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape of one image.
+    pub shape: Shape,
+}
+
+/// What a node does.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Dense or Conv2D.
+    Linear(Linear),
+    /// Max or average pooling.
+    Pool {
+        /// How a window is reduced.
+        reduction: Reduction,
+        /// The window.
+        window: Window,
+        /// Rows above and columns before the image.
+        offset: (usize, usize),
+    },
+    /// An activation of its own.
+    Activation(Activation),
+    /// One factor and summand a channel.
+    Scale {
+        /// Factors.
+        scale: Vec<f32>,
+        /// Summands.
+        shift: Vec<f32>,
+    },
+    /// Softmax over features.
+    Softmax,
+    /// (c, h, w) to (c·h·w).
+    Flatten,
+    /// Zeros around the image.
+    Pad(Border),
+}
+
+/// A node: reads one edge, writes another.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The layer's name.
+    pub name: String,
+    /// What it does.
+    pub op: Op,
+    /// The edge it reads.
+    pub input: usize,
+    /// The edge it writes.
+    pub output: usize,
+}
+
+/// A network. Nodes are in the order in which they run.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    edges: Vec<Edge>,
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    /// A graph of no nodes over images of this shape.
+    pub fn new(input: Shape) -> Graph {
+        Graph { edges: vec![Edge { dtype: Dtype::F32, shape: input }], nodes: Vec::new() }
+    }
+
+    /// The nodes, in running order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// An edge.
+    pub fn edge(&self, edge: usize) -> Edge {
+        self.edges[edge]
+    }
+
+    /// Shape of an input image.
+    pub fn input(&self) -> Shape {
+        self.edges[0].shape
+    }
+
+    /// Shape of an output image.
+    pub fn output(&self) -> Shape {
+        self.edges[self.edges.len() - 1].shape
+    }
+
+    /// A node that reads the newest edge.
+    fn push(&mut self, name: &str, op: Op, shape: Shape) {
+        let input = self.edges.len() - 1;
+        self.edges.push(Edge { dtype: Dtype::F32, shape });
+        self.nodes.push(Node { name: name.into(), op, input, output: input + 1 });
+    }
+
+    /// Dense: `weights` (outputs, inputs).
+    ///
+    /// # Errors
+    /// Where the weights, the bias and the edge do not fit.
+    pub fn dense(&mut self, name: &str, weights: Rows, bias: Option<Vec<f32>>, activation: Activation) -> Result<()> {
+        let input = self.output();
+        if input.h * input.w != 1 || input.c != weights.columns() {
+            let Shape { c, h, w } = input;
+            return Err(argument!("{name}: weights take {} features, the input is ({c}, {h}, {w})", weights.columns()));
+        }
+        check_bias(name, bias.as_deref(), weights.rows())?;
+        let output = Shape::features(weights.rows());
+        let window = Window::ONE;
+        self.push(name, Op::Linear(Linear { weights, bias, activation, window, input, output }), output);
+        Ok(())
+    }
+
+    /// Conv2D: `weights` (filters, channels · rows · columns), the filter in `window`, with `border` zeros around.
+    ///
+    /// # Errors
+    /// Where the weights, the bias, the filter and the edge do not fit.
+    pub fn conv2d(
+        &mut self,
+        name: &str,
+        weights: Rows,
+        bias: Option<Vec<f32>>,
+        window: Window,
+        border: Border,
+        activation: Activation,
+    ) -> Result<()> {
+        let taps = window.size.0 * window.size.1;
+        if weights.columns() != self.output().c * taps {
+            let channels = self.output().c;
+            return Err(argument!("{name}: {} weights a filter, {channels} channels x {taps} taps", weights.columns()));
+        }
+        check_bias(name, bias.as_deref(), weights.rows())?;
+        let input = border.around(self.output());
+        check_window(name, window, input)?;
+        if !border.is_zero() {
+            self.push(&format!("{name}.pad"), Op::Pad(border), input);
+        }
+        let (h, w) = window.over(input.h, input.w);
+        let output = Shape { c: weights.rows(), h, w };
+        self.push(name, Op::Linear(Linear { weights, bias, activation, window, input, output }), output);
+        Ok(())
+    }
+
+    /// Pooling; windows may hang over `border` rows and columns, which count for nothing.
+    ///
+    /// # Errors
+    /// Where the window does not fit the edge.
+    pub fn pool(&mut self, name: &str, reduction: Reduction, window: Window, border: Border) -> Result<()> {
+        let input = border.around(self.output());
+        check_window(name, window, input)?;
+        if border.top.max(border.bottom) >= window.size.0 || border.left.max(border.right) >= window.size.1 {
+            return Err(argument!("{name}: padding as large as the window leaves windows empty"));
+        }
+        let (h, w) = window.over(input.h, input.w);
+        let shape = Shape { c: input.c, h, w };
+        self.push(name, Op::Pool { reduction, window, offset: (border.top, border.left) }, shape);
+        Ok(())
+    }
+
+    /// An activation of its own.
+    pub fn activation(&mut self, name: &str, activation: Activation) {
+        self.push(name, Op::Activation(activation), self.output());
+    }
+
+    /// One factor and summand a channel.
+    ///
+    /// # Errors
+    /// Where there is not one of each a channel.
+    pub fn scale(&mut self, name: &str, scale: Vec<f32>, shift: Vec<f32>) -> Result<()> {
+        let shape = self.output();
+        if scale.len() != shape.c || shift.len() != shape.c {
+            return Err(argument!(
+                "{name}: {} scales and {} shifts for {} channels",
+                scale.len(),
+                shift.len(),
+                shape.c
+            ));
+        }
+        self.push(name, Op::Scale { scale, shift }, shape);
+        Ok(())
+    }
+
+    /// Softmax over features.
+    ///
+    /// # Errors
+    /// Where the input is an image.
+    pub fn softmax(&mut self, name: &str) -> Result<()> {
+        let shape = self.output();
+        if shape.h * shape.w != 1 {
+            return Err(argument!("{name}: softmax takes vectors, not images of {} x {}", shape.h, shape.w));
+        }
+        self.push(name, Op::Softmax, shape);
+        Ok(())
+    }
+
+    /// (c, h, w) to (c·h·w).
+    pub fn flatten(&mut self, name: &str) {
+        self.push(name, Op::Flatten, Shape::features(self.output().len()));
+    }
+
+    /// The nodes, for rewriting; edges keep their numbers and shapes.
+    pub(super) fn nodes_mut(&mut self) -> &mut Vec<Node> {
+        &mut self.nodes
+    }
+}
+
+fn check_bias(name: &str, bias: Option<&[f32]>, rows: usize) -> Result<()> {
+    match bias {
+        Some(bias) if bias.len() != rows => Err(argument!("{name}: {} bias values for {rows} outputs", bias.len())),
+        _ => Ok(()),
+    }
+}
+
+fn check_window(name: &str, window: Window, Shape { h, w, .. }: Shape) -> Result<()> {
+    let Window { size, stride } = window;
+    if size.0 == 0 || size.1 == 0 || stride.0 == 0 || stride.1 == 0 {
+        return Err(argument!("{name}: window and stride must be positive, got {size:?} and {stride:?}"));
+    }
+    if size.0 > h || size.1 > w {
+        return Err(argument!("{name}: a {} x {} window does not fit an image of {h} x {w}", size.0, size.1));
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Networks: a graph with typed edges, the choice of kernels and layouts by measurement, and its execution.
+
+pub mod build;
+pub mod choose;
+pub mod graph;
+pub mod run;
+
+pub use choose::{Choice, Choices};
+pub use graph::{Dtype, Graph, Op};
+pub use run::{Plan, StepReport};

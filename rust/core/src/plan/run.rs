@@ -1,0 +1,393 @@
+//! A compiled network: programs for the batch sizes it meets, buffers that calls reuse, and what it can tell of itself.
+
+use super::build::fuse;
+use super::choose::{Choice, Choices, Costs, build, candidates};
+use super::graph::{Graph, Op};
+use crate::argument;
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::ops::relayout::{Border, Relayout};
+use crate::ops::{Layout, Operator};
+use crate::simd::{Buffer, Target, peak_flops};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Where an activation lives during a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Input,
+    Output,
+    /// One of the two buffers that steps read and write in turn.
+    Slot(usize),
+}
+
+struct Step {
+    /// The node, or `None` for a relayout between nodes.
+    node: Option<usize>,
+    operator: Box<dyn Operator>,
+    input: Place,
+    output: Place,
+    /// Floats written.
+    len: usize,
+    layouts: (Layout, Layout),
+}
+
+/// The steps for one batch size.
+struct Program {
+    steps: Vec<Step>,
+    slots: [usize; 2],
+    scratch: usize,
+    spare: Mutex<Vec<Workspace>>,
+}
+
+#[derive(Default)]
+struct Workspace {
+    slots: [Option<Buffer>; 2],
+    scratch: Option<Buffer>,
+}
+
+impl Program {
+    fn new(graph: &Graph, choices: &[Choice], images: usize, target: Target) -> Program {
+        let mut program = Program { steps: Vec::new(), slots: [0; 2], scratch: 0, spare: Mutex::new(Vec::new()) };
+        let (mut place, mut layout) = (Place::Input, Layout::RowMajor);
+        for (at, (node, choice)) in graph.nodes().iter().zip(choices).enumerate() {
+            let shape = graph.edge(node.input).shape;
+            if layout.canonical(shape) != choice.input.canonical(shape) {
+                let relayout = Relayout::new(shape, Border::default(), layout, choice.input, images);
+                place = program.push(
+                    None,
+                    Box::new(relayout),
+                    place,
+                    choice.input.len(shape, images),
+                    (layout, choice.input),
+                );
+            }
+            layout = choice.output;
+            if matches!(node.op, Op::Flatten) {
+                continue; // the same memory under another shape
+            }
+            let operator = build(graph, node, choice, images, target);
+            let len = choice.output.len(graph.edge(node.output).shape, images);
+            place = program.push(Some(at), operator, place, len, (choice.input, choice.output));
+        }
+        let shape = graph.output();
+        let done = layout.canonical(shape) == Layout::RowMajor && matches!(place, Place::Slot(_));
+        match program.steps.last_mut() {
+            Some(last) if done => last.output = Place::Output,
+            _ => {
+                let relayout = Relayout::new(shape, Border::default(), layout, Layout::RowMajor, images);
+                let len = Layout::RowMajor.len(shape, images);
+                program.push(None, Box::new(relayout), place, len, (layout, Layout::RowMajor));
+                if let Some(last) = program.steps.last_mut() {
+                    last.output = Place::Output;
+                }
+            }
+        }
+        for step in &program.steps {
+            program.scratch = program.scratch.max(step.operator.scratch());
+            if let Place::Slot(slot) = step.output {
+                program.slots[slot] = program.slots[slot].max(step.len);
+            }
+        }
+        program
+    }
+
+    fn push(
+        &mut self,
+        node: Option<usize>,
+        operator: Box<dyn Operator>,
+        input: Place,
+        len: usize,
+        layouts: (Layout, Layout),
+    ) -> Place {
+        let output = Place::Slot(if input == Place::Slot(0) { 1 } else { 0 });
+        self.steps.push(Step { node, operator, input, output, len, layouts });
+        output
+    }
+
+    fn run(&self, executor: &dyn Executor, x: &[f32], y: &mut [f32]) {
+        let spare = self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+        let mut workspace = spare.unwrap_or_else(|| Workspace {
+            slots: self.slots.map(|len| Some(Buffer::zeroed(len))),
+            scratch: Some(Buffer::zeroed(self.scratch)),
+        });
+        for step in &self.steps {
+            self.step(step, executor, x, y, &mut workspace);
+        }
+        self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(workspace);
+    }
+
+    fn step(&self, step: &Step, executor: &dyn Executor, x: &[f32], y: &mut [f32], workspace: &mut Workspace) {
+        // The slot written is taken out while the other is read.
+        let mut taken = match step.output {
+            Place::Slot(slot) => workspace.slots[slot].take(),
+            _ => None,
+        };
+        let input: &[f32] = match step.input {
+            Place::Slot(slot) => workspace.slots[slot].as_deref().unwrap_or(&[]),
+            _ => x,
+        };
+        let output: &mut [f32] = match &mut taken {
+            Some(buffer) => &mut buffer[..step.len],
+            None => y,
+        };
+        step.operator.run(executor, input, output, workspace.scratch.as_deref_mut().unwrap_or(&mut []));
+        if let (Place::Slot(slot), Some(buffer)) = (step.output, taken) {
+            workspace.slots[slot] = Some(buffer);
+        }
+    }
+}
+
+/// What one step does and costs.
+#[derive(Debug, Clone)]
+pub struct StepReport {
+    /// The layer's name, or `relayout`.
+    pub name: String,
+    /// The operator's name.
+    pub op: &'static str,
+    /// Kernel.
+    pub kernel: String,
+    /// Format of the weights; empty without weights.
+    pub format: &'static str,
+    /// Nonzero share of the weights; 1 without.
+    pub density: f64,
+    /// Layouts read and written.
+    pub layouts: (String, String),
+    /// Microseconds, this step alone.
+    pub us: f64,
+    /// With weights: microseconds of this node with its relayouts, and of the best dense kernel in its place.
+    pub against_dense: Option<(f64, f64)>,
+    /// Nonzero multiply-adds a second over the peak that this CPU reaches in registers.
+    pub roofline: f64,
+    /// Multiply-adds with nonzero weights, and with all.
+    pub macs: (usize, usize),
+    /// Bytes of packed weights.
+    pub nbytes: usize,
+}
+
+/// Programs kept for batch sizes that were not compiled for.
+const KEPT: usize = 8;
+
+/// A compiled network.
+pub struct Plan {
+    graph: Graph,
+    target: Target,
+    executor: Arc<dyn Executor>,
+    choices: Mutex<BTreeMap<usize, Vec<Choice>>>,
+    programs: Mutex<HashMap<usize, Arc<Program>>>,
+}
+
+/// Timing budget of a node.
+const BUDGET: Duration = Duration::from_millis(50);
+
+impl Plan {
+    /// Compiles for these batch sizes. Choices that are given are taken as they are; the rest are timed, or taken from
+    /// the cost model where `timed` is false.
+    ///
+    /// # Errors
+    /// No batch size, or choices that do not fit the graph.
+    pub fn new(
+        mut graph: Graph,
+        batches: &[usize],
+        target: Target,
+        executor: Arc<dyn Executor>,
+        given: &BTreeMap<usize, Choices>,
+        timed: bool,
+    ) -> Result<Plan> {
+        if batches.is_empty() || batches.contains(&0) {
+            return Err(argument!("batch: expected one or more positive sizes, got {batches:?}"));
+        }
+        fuse(&mut graph)?;
+        let plan = Plan {
+            graph,
+            target,
+            executor,
+            choices: Mutex::new(BTreeMap::new()),
+            programs: Mutex::new(HashMap::new()),
+        };
+        for &batch in batches {
+            let choices = match given.get(&batch) {
+                Some(choices) => plan.checked(batch, choices)?,
+                None => plan.chosen(batch, timed),
+            };
+            lock(&plan.choices).insert(batch, choices);
+        }
+        Ok(plan)
+    }
+
+    fn chosen(&self, batch: usize, timed: bool) -> Vec<Choice> {
+        let timing = timed.then_some((&*self.executor, BUDGET));
+        let mut costs = Costs::new(&self.graph, batch, self.target, timing);
+        costs.choose()
+    }
+
+    fn checked(&self, batch: usize, given: &Choices) -> Result<Vec<Choice>> {
+        let nodes = self.graph.nodes();
+        if given.len() != nodes.len() {
+            return Err(argument!("choices: {} for {} nodes at batch {batch}", given.len(), nodes.len()));
+        }
+        let mut choices = Vec::new();
+        for (node, (name, choice)) in nodes.iter().zip(given) {
+            if *name != node.name {
+                return Err(argument!("choices: {name:?} where the plan has {:?}", node.name));
+            }
+            if !candidates(&self.graph, node, batch).contains(choice) {
+                return Err(argument!("choices: {name} cannot run as {choice:?} at batch {batch}"));
+            }
+            choices.push(*choice);
+        }
+        Ok(choices)
+    }
+
+    /// Times every node again, on the machine as it is now, and takes the new choices.
+    pub fn tune(&self) {
+        let batches: Vec<usize> = lock(&self.choices).keys().copied().collect();
+        for batch in batches {
+            let choices = self.chosen(batch, true);
+            lock(&self.choices).insert(batch, choices);
+        }
+        lock(&self.programs).clear();
+    }
+
+    /// The choices, by batch size and node.
+    pub fn choices(&self) -> BTreeMap<usize, Choices> {
+        let names = || self.graph.nodes().iter().map(|node| node.name.clone());
+        lock(&self.choices)
+            .iter()
+            .map(|(&batch, choices)| (batch, names().zip(choices.iter().copied()).collect()))
+            .collect()
+    }
+
+    /// The network, folded and fused.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The CPU target.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// Threads.
+    pub fn threads(&self) -> usize {
+        self.executor.threads()
+    }
+
+    /// The choices for a batch that may not be one compiled for: those of the nearest one, where its layouts exist.
+    fn nearest(&self, images: usize) -> Vec<Choice> {
+        let all = lock(&self.choices);
+        let nearest = all.iter().min_by_key(|(batch, _)| (batch.abs_diff(images), **batch));
+        let Some((_, choices)) = nearest else { return Vec::new() };
+        if self
+            .graph
+            .nodes()
+            .iter()
+            .zip(choices)
+            .all(|(node, choice)| candidates(&self.graph, node, images).contains(choice))
+        {
+            return choices.clone();
+        }
+        drop(all);
+        self.chosen(images, false)
+    }
+
+    fn program(&self, images: usize) -> Arc<Program> {
+        if let Some(program) = lock(&self.programs).get(&images) {
+            return program.clone();
+        }
+        let program = Arc::new(Program::new(&self.graph, &self.nearest(images), images, self.target));
+        let compiled: Vec<usize> = lock(&self.choices).keys().copied().collect();
+        let mut programs = lock(&self.programs);
+        if programs.len() >= KEPT + compiled.len() {
+            programs.retain(|batch, _| compiled.contains(batch));
+        }
+        programs.insert(images, program.clone());
+        program
+    }
+
+    /// Runs `images` row-major images: `x` to `y`.
+    ///
+    /// # Errors
+    /// Where a slice is not `images` times the graph's input or output.
+    pub fn run(&self, images: usize, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let (input, output) = (self.graph.input().len(), self.graph.output().len());
+        if x.len() != images * input || y.len() != images * output {
+            return Err(argument!("x: {} values for {images} images of {input}", x.len()));
+        }
+        if images > 0 {
+            self.program(images).run(&*self.executor, x, y);
+        }
+        Ok(())
+    }
+
+    /// Bytes of activations that a run of `images` holds at once, inputs and outputs aside.
+    pub fn activation_bytes(&self, images: usize) -> usize {
+        let program = self.program(images);
+        (program.slots.iter().sum::<usize>() + program.scratch) * 4
+    }
+
+    /// The steps for a batch size, timed now; with `dense`, also against dense kernels in the place of each node.
+    pub fn report(&self, images: usize, dense: bool, budget: Duration) -> Vec<StepReport> {
+        let program = self.program(images);
+        let x = Buffer::from_slice(
+            &(0..images * self.graph.input().len()).map(|i| (i % 17) as f32 * 0.125).collect::<Vec<_>>(),
+        );
+        let mut y = Buffer::zeroed(images * self.graph.output().len());
+        let mut workspace = Workspace {
+            slots: program.slots.map(|len| Some(Buffer::zeroed(len))),
+            scratch: Some(Buffer::zeroed(program.scratch)),
+        };
+        let mut best = vec![f64::INFINITY; program.steps.len()];
+        let deadline = std::time::Instant::now() + budget * program.steps.len() as u32 / 4;
+        for round in 0..1000 {
+            for (step, best) in program.steps.iter().zip(&mut best) {
+                let start = std::time::Instant::now();
+                program.step(step, &*self.executor, &x, &mut y, &mut workspace);
+                *best = best.min(start.elapsed().as_secs_f64() * 1e6);
+            }
+            if round >= 5 && std::time::Instant::now() > deadline {
+                break;
+            }
+        }
+        let choices = self.nearest(images);
+        let mut costs = Costs::new(&self.graph, images, self.target, Some((&*self.executor, budget)));
+        let peak = peak_flops(self.target) * self.threads() as f64;
+        let mut reports = Vec::new();
+        for (step, us) in program.steps.iter().zip(best) {
+            let node = step.node.map(|at| &self.graph.nodes()[at]);
+            let linear = node.and_then(|node| if let Op::Linear(linear) = &node.op { Some(linear) } else { None });
+            reports.push(StepReport {
+                name: node.map_or("relayout".into(), |node| node.name.clone()),
+                op: node.map_or("Relayout", |node| op_name(&node.op)),
+                kernel: step.operator.kernel(),
+                format: step.node.and_then(|at| choices[at].kernel).map_or("", |kernel| kernel.format()),
+                density: linear.map_or(1.0, |linear| linear.weights.density()),
+                layouts: (step.layouts.0.name(), step.layouts.1.name()),
+                us,
+                against_dense: step.node.filter(|_| dense).and_then(|at| costs.against_dense(&choices, at)),
+                roofline: linear.map_or(0.0, |linear| (2 * linear.nonzero_macs() * images) as f64 / (us * 1e-6 * peak)),
+                macs: linear.map_or((0, 0), |linear| (linear.nonzero_macs() * images, linear.macs() * images)),
+                nbytes: step.operator.nbytes(),
+            });
+        }
+        reports
+    }
+}
+
+fn op_name(op: &Op) -> &'static str {
+    match op {
+        Op::Linear(linear) if linear.is_vector() => "Dense",
+        Op::Linear(_) => "Conv2D",
+        Op::Pool { .. } => "Pool2D",
+        Op::Activation(_) => "Activation",
+        Op::Scale { .. } => "Scale",
+        Op::Softmax => "Softmax",
+        Op::Flatten => "Flatten",
+        Op::Pad(_) => "Pad",
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
