@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+BENCH_VENV := .venv-bench
 SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long bench lint build wheel clean
+.PHONY: help run test test-long bench bench-env lint build wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +28,12 @@ rust-test: # nextest where it is installed, cargo's own runner elsewhere
 	else cargo test -p secateur-core --features reference --lib; fi
 	cargo test -p secateur-core --features reference --doc
 
+bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libraries; writes benches/record
+	cargo bench -p secateur-core --bench spmm
+	for threads in 1 2; do $(BIN)/python -m benches.peers.spmm --threads $$threads || exit 1; done
+
+bench-env: $(BENCH_VENV)/.built ## An environment with torch beside everything else, in .venv-bench (large)
+
 lint: build ## Formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
@@ -44,4 +51,16 @@ $(VENV)/bin/maturin:
 # maturin installs the package's own dependencies and the test extra beside it.
 $(VENV)/.built: $(VENV)/bin/maturin $(SOURCES)
 	$(BIN)/maturin develop --release --quiet --extras test
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.built
+	$(BIN)/maturin develop --release --quiet --extras test,bench
+	touch $@
+
+$(BENCH_VENV)/.built: $(VENV)/.built benches/requirements-torch.txt
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	rm -rf target/bench-wheel
+	$(BIN)/maturin build --release --quiet --out target/bench-wheel
+	$(BENCH_VENV)/bin/pip install --quiet --upgrade pip
+	$(BENCH_VENV)/bin/pip install --quiet -r benches/requirements-torch.txt "$$(echo target/bench-wheel/*.whl)[bench,demo]"
 	touch $@

@@ -1,0 +1,39 @@
+"""Intel MKL's sgemm through ctypes, as a C program calls it: no wrapper's checks or copies are timed."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROW_MAJOR, _NO_TRANS = 101, 111
+Array = NDArray[np.float32]
+
+
+def library() -> ctypes.CDLL | None:
+    """The runtime library of the `mkl` package, or None where it is not installed."""
+    try:
+        files = importlib.metadata.files("mkl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [file for file in files if file.name.startswith("libmkl_rt.")]
+    return ctypes.CDLL(str(found[0].locate())) if found else None
+
+
+def sgemm(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], object]:
+    """A call that computes ``out = w @ x``; all three C-contiguous."""
+    if not all(a.flags.c_contiguous and a.dtype == np.float32 for a in (w, x, out)):
+        raise ValueError("sgemm: expected C-contiguous float32 arrays")
+    (m, k), n = w.shape, x.shape[1]
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    pw, px, po = (ctypes.c_void_p(a.ctypes.data) for a in (w, x, out))
+    call = lib.cblas_sgemm
+    call.restype = None
+
+    def run() -> None:
+        call(_ROW_MAJOR, _NO_TRANS, _NO_TRANS, m, n, k, one, pw, k, px, n, zero, po, n)
+
+    return run

@@ -1,0 +1,84 @@
+//! Packed weights times a dense matrix: every format at every density, on every CPU target, one thread.
+//!
+//! `cargo bench -p secateur-core --bench spmm -- 90%` runs the part whose name holds `90%`. Criterion keeps the last run and
+//! reports the change against it: this is for developing a kernel. Comparisons with other libraries are benches/peers.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use secateur_core::executor::Sequential;
+use secateur_core::formats::{Epilogue, Kind, PackedMatrix, Rows};
+use secateur_core::simd::Target;
+use std::hint::black_box;
+use std::time::Duration;
+
+const FORMATS: [(&str, (usize, usize)); 3] = [("csr", (8, 1)), ("block", (8, 1)), ("bitmap", (8, 1))];
+
+/// A xorshift: weights need no better randomness, and the bench no further crate.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Uniform in [-1, 1).
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// m × k weights of which `percent` are zero, removed in groups of `height` rows.
+fn weights(m: usize, k: usize, percent: u64, height: usize) -> Vec<f32> {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut dense = vec![0.0; m * k];
+    for group in 0..m.div_ceil(height) {
+        for column in 0..k {
+            if random.next() % 100 >= percent {
+                for row in group * height..m.min((group + 1) * height) {
+                    dense[row * k + column] = random.float();
+                }
+            }
+        }
+    }
+    dense
+}
+
+fn bench(criterion: &mut Criterion) {
+    for (m, k, n) in [(1024, 1024, 768), (1024, 1024, 1)] {
+        let mut random = Random(1);
+        let x: Vec<f32> = (0..k * n).map(|_| random.float()).collect();
+        let mut y = vec![0.0; m * n];
+        for percent in [50, 80, 90, 95] {
+            let mut group = criterion.benchmark_group(format!("spmm/{m}x{k}x{n}/{percent}%"));
+            group.sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+            for (format, block) in FORMATS {
+                if format == "bitmap" && n > 1 {
+                    continue; // a format for vectors: wider products of it run csr
+                }
+                let kind = Kind::parse(format, block).expect("a format's name");
+                let height = if format == "block" { block.0 } else { 1 };
+                let dense = weights(m, k, percent, height);
+                for target in Target::available() {
+                    let rows = Rows::from_dense(m, k, &dense).expect("weights of that shape");
+                    // Throughput is of the arithmetic done, in multiply-adds.
+                    group.throughput(Throughput::Elements((rows.nnz() * n) as u64));
+                    let packed = PackedMatrix::new(rows, kind, Some(n), target);
+                    let id = BenchmarkId::new(format, target.name());
+                    group.bench_function(id, |bencher| {
+                        bencher.iter(|| {
+                            packed
+                                .matmul(&Sequential, n, black_box(&x), &mut y, Epilogue::default())
+                                .expect("shapes that fit");
+                        });
+                    });
+                }
+            }
+            group.finish();
+        }
+    }
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);
