@@ -1,3 +1,4 @@
+import os
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -121,8 +122,6 @@ def sgd_step(
 ) -> None: ...
 
 # plans
-_Pair: TypeAlias = tuple[int, int]
-_Pads: TypeAlias = tuple[int, int, int, int]
 
 @final
 class Graph:
@@ -164,3 +163,13 @@ class CompiledPlan:
     def threads(self) -> int: ...
     def activation_bytes(self, images: int) -> int: ...
     def report(self, images: int, dense: bool, seconds: float) -> list[dict[str, Any]]: ...
+
+# files: arrays are float32, float64, int64, uint8 or bool; masks are bool.
+def encode(
+    tensors: dict[str, NDArray[Any]],
+    masks: dict[str, NDArray[Any]],
+    metadata: dict[str, str],
+) -> bytes: ...
+def decode(
+    source: bytes | str | os.PathLike[str],
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], dict[str, str]]: ...

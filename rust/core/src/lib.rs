@@ -10,6 +10,7 @@ pub mod formats;
 pub mod ops;
 pub mod plan;
 pub mod simd;
+pub mod store;
 pub mod train;
 
 pub use error::{Error, Result};

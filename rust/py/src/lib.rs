@@ -7,6 +7,7 @@ mod errors;
 mod formats;
 mod plan;
 mod runtime;
+mod store;
 mod train;
 
 use pyo3::prelude::*;
@@ -18,5 +19,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     plan::register(m)?;
     runtime::register(m)?;
     train::register(m)?;
+    store::register(m)?;
     Ok(())
 }
