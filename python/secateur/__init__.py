@@ -5,6 +5,7 @@ from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .compiler import Plan, compile
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
 from .packing import pack
+from .storage import load, save
 
 __all__ = [
     "FormatError",
@@ -18,5 +19,7 @@ __all__ = [
     "get_num_threads",
     "nn",
     "pack",
+    "load",
+    "save",
     "set_num_threads",
 ]

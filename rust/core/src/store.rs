@@ -43,6 +43,14 @@ pub struct Tensor<'a> {
 /// Named tensors and the file's metadata.
 pub type Contents = (BTreeMap<String, Tensor<'static>>, BTreeMap<String, String>);
 
+/// An entry to be written.
+struct Part {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
 /// The bytes of a file. `metadata` must say the `"kind"`; `"format"`, `"version"` and the shapes are added.
 pub fn encode(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     if !metadata.contains_key("kind") {
@@ -56,7 +64,7 @@ pub fn encode(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &BTreeMap<String
     header.metadata.insert("version".into(), VERSION.to_string());
 
     // Widest elements first, so that every tensor begins at a multiple of its element size; then by name.
-    let mut parts: Vec<(usize, String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    let mut parts = Vec::new();
     for (name, tensor) in tensors {
         let elements = count(&tensor.shape).ok_or_else(|| argument!("tensors[{name:?}]: its shape is too large"))?;
         if elements != tensor.values.len() {
@@ -64,7 +72,7 @@ pub fn encode(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &BTreeMap<String
         }
         let Some(mask) = &tensor.mask else {
             let (dtype, bytes) = each!(&tensor.values, v => written(v.iter().copied()));
-            parts.push((dtype.bitsize() / 8, name.clone(), dtype, tensor.shape.clone(), bytes));
+            parts.push(Part { name: name.clone(), dtype, shape: tensor.shape.clone(), bytes });
             continue;
         };
         if mask.len() != elements {
@@ -77,15 +85,15 @@ pub fn encode(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &BTreeMap<String
         let kept = mask.iter().filter(|kept| **kept).count();
         let (dtype, bytes) =
             each!(&tensor.values, v => written(v.iter().zip(&**mask).filter(|(_, kept)| **kept).map(|(v, _)| *v)));
-        parts.push((dtype.bitsize() / 8, name.clone(), dtype, vec![kept], bytes));
+        parts.push(Part { name: name.clone(), dtype, shape: vec![kept], bytes });
         let bits = pack(mask);
-        parts.push((1, mask_name(name), Dtype::U8, vec![bits.len()], bits));
+        parts.push(Part { name: mask_name(name), dtype: Dtype::U8, shape: vec![bits.len()], bytes: bits });
         header.metadata.insert(format!("{SHAPE}{name}"), format!("{:?}", tensor.shape).replace(' ', ""));
     }
-    parts.sort_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
+    parts.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
 
     let mut offset = 0;
-    for (_, name, dtype, shape, bytes) in &parts {
+    for Part { name, dtype, shape, bytes } in &parts {
         let data_offsets = (offset, offset + bytes.len());
         offset = data_offsets.1;
         let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets };
@@ -95,7 +103,7 @@ pub fn encode(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &BTreeMap<String
     }
     let mut out = header.to_bytes()?;
     out.reserve_exact(offset);
-    parts.iter().for_each(|part| out.extend_from_slice(&part.4));
+    parts.iter().for_each(|part| out.extend_from_slice(&part.bytes));
     Ok(out)
 }
 
@@ -220,7 +228,7 @@ fn pack(mask: &[bool]) -> Vec<u8> {
 
 /// The inverse of [`pack`]; `None` where bits past the end are set. `bits` holds `elements` bits.
 fn unpack(bits: &[u8], elements: usize) -> Option<Vec<bool>> {
-    let clean = elements % 8 == 0 || bits.last().is_none_or(|last| last >> (elements % 8) == 0);
+    let clean = elements.is_multiple_of(8) || bits.last().is_none_or(|last| last >> (elements % 8) == 0);
     let mut mask = Vec::new();
     mask.try_reserve_exact(elements).ok()?;
     mask.extend((0..elements).map(|i| bits[i / 8] >> (i % 8) & 1 == 1));

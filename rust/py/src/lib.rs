@@ -20,5 +20,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     runtime::register(m)?;
     train::register(m)?;
     store::register(m)?;
-    Ok(())
+    // pyo3 makes this list; the names are those of the stub file.
+    m.delattr("__all__")
 }
