@@ -17,9 +17,9 @@ __all__ = [
     "compile",
     "cpu_target",
     "get_num_threads",
+    "load",
     "nn",
     "pack",
-    "load",
     "save",
     "set_num_threads",
 ]

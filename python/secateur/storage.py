@@ -6,10 +6,11 @@ bytes are made by the core (``rust/core/src/store.rs`` describes them).
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from . import _core
 from .errors import FormatError
+from .nn import Sequential, TrainingCheckpoint
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 T = TypeVar("T")
@@ -78,6 +80,17 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
         If there is no kind of file for `obj`.
     OSError
         If the file cannot be written; nothing is left behind.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import secateur as sc
+    >>> model = sc.nn.Sequential([sc.nn.Dense(3)]).build((4,), random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sc.save(model, f"{folder}/model.safetensors")
+    ...     again = sc.load(f"{folder}/model.safetensors")
+    >>> bool((again.parameters()["dense.weight"] == model.parameters()["dense.weight"]).all())
+    True
     """
     for name, kind in _KINDS.items():
         if isinstance(obj, kind.type):
@@ -143,3 +156,117 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+# Kind "model": the architecture as JSON; parameters and buffers under their own names; masks.
+
+
+class _Shapes(np.random.Generator):
+    """Stands in for the random first weights of a model: zeros, of the shapes that a file holds, each once.
+
+    A damaged architecture could ask for any amount of memory; this one asks for no more than its file's size.
+    """
+
+    def __init__(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        super().__init__(np.random.PCG64(0))
+        self._left = list(shapes)
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        if size not in self._left:
+            raise ValueError(f"there are no weights of shape {size}")
+        self._left.remove(size)
+        return np.zeros(size, np.float32)
+
+
+def _dump_model(model: Sequential) -> Contents:
+    tensors = {**model.parameters(), **model.buffers()} if model.built else {}
+    return Contents(tensors, model.masks, {"config": json.dumps(model.config(), sort_keys=True)})
+
+
+def _restore_model(contents: Contents) -> Sequential:
+    tensors = contents.tensors
+    config = json.loads(contents.metadata["config"])
+    input_shape = config["input_shape"]
+    model = Sequential.from_config({**config, "input_shape": None})
+    if input_shape is None:
+        return model
+    if tensors and input_shape[0] > max(max(array.shape, default=0) for array in tensors.values()):
+        raise ValueError(f"there are no weights for samples of shape {input_shape}")
+    model.build(input_shape, _Shapes(array.shape for array in tensors.values()))
+    parameters = model.parameters()
+    unknown = [name for name in tensors if name not in parameters and name not in model.buffers()]
+    if unknown:
+        raise ValueError(f"the model has no array {unknown[0][:80]!r}")
+    model.restore(
+        {
+            "parameters": {name: array for name, array in tensors.items() if name in parameters},
+            "buffers": {name: array for name, array in tensors.items() if name not in parameters},
+            "masks": contents.masks,
+        }
+    )
+    return model
+
+
+# Kind "checkpoint": the model's arrays as "model/NAME"; the states are trees of dicts and lists whose arrays
+# become "state/PATH" and whose rest is JSON.
+
+_ARRAY = "$array"
+
+
+def _take_arrays(tree: Any, path: str, arrays: Arrays) -> Any:
+    """The tree as JSON, with arrays moved to `arrays` and named by their path."""
+    if isinstance(tree, Mapping):
+        return {str(key): _take_arrays(value, f"{path}/{key}", arrays) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_take_arrays(value, f"{path}/{i}", arrays) for i, value in enumerate(tree)]
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if not isinstance(tree, np.ndarray):
+        return tree
+    array = tree
+    if array.dtype.kind in "iu" and array.dtype not in (np.int64, np.uint8):
+        # The core keeps one signed type; the bits of the others fit.
+        array = array.view(np.int64) if array.dtype.itemsize == 8 else array.astype(np.int64)
+    arrays[path] = array
+    return {_ARRAY: path, "dtype": tree.dtype.str}
+
+
+def _put_arrays(tree: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
+    """The inverse of `_take_arrays`."""
+    if isinstance(tree, dict) and _ARRAY in tree:
+        array, dtype = arrays[tree[_ARRAY]], np.dtype(tree["dtype"])
+        return array.view(dtype) if array.dtype.itemsize == dtype.itemsize else array.astype(dtype)
+    if isinstance(tree, dict):
+        return {key: _put_arrays(value, arrays) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_put_arrays(value, arrays) for value in tree]
+    return tree
+
+
+def _dump_checkpoint(checkpoint: TrainingCheckpoint) -> Contents:
+    model = _dump_model(checkpoint.model)
+    tensors: Arrays = {f"model/{name}": array for name, array in model.tensors.items()}
+    fields = {
+        "optimizer_state": checkpoint.optimizer_state,
+        "rng_state": checkpoint.rng_state,
+        "epoch": checkpoint.epoch,
+        "batch": checkpoint.batch,
+        "history": checkpoint.history,
+        "callbacks_state": checkpoint.callbacks_state,
+    }
+    state = json.dumps(_take_arrays(fields, "state", tensors), sort_keys=True)
+    masks = {f"model/{name}": mask for name, mask in model.masks.items()}
+    return Contents(tensors, masks, {**model.metadata, "state": state})
+
+
+def _restore_checkpoint(contents: Contents) -> TrainingCheckpoint:
+    def own(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        return {name[6:]: array for name, array in arrays.items() if name.startswith("model/")}
+
+    model = _restore_model(Contents(own(contents.tensors), own(contents.masks), contents.metadata))
+    state = json.loads(contents.metadata["state"])
+    return TrainingCheckpoint(model, **_put_arrays(state, contents.tensors))
+
+
+register("model", Sequential, _dump_model, _restore_model)
+register("checkpoint", TrainingCheckpoint, _dump_checkpoint, _restore_checkpoint)
