@@ -225,8 +225,10 @@ def _take_arrays(tree: Any, path: str, arrays: Arrays) -> Any:
         return tree
     array = tree
     if array.dtype.kind in "iu" and array.dtype not in (np.int64, np.uint8):
-        # The core keeps one signed type; the bits of the others fit.
+        # The core keeps few types; the others fit into them.
         array = array.view(np.int64) if array.dtype.itemsize == 8 else array.astype(np.int64)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
     arrays[path] = array
     return {_ARRAY: path, "dtype": tree.dtype.str}
 
