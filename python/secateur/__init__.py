@@ -1,6 +1,6 @@
 """secateur prunes neural networks and makes them really faster and smaller on CPUs."""
 
-from . import nn
+from . import datasets, nn
 from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .compiler import Plan, compile
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
@@ -16,6 +16,7 @@ __all__ = [
     "UnsupportedOpError",
     "compile",
     "cpu_target",
+    "datasets",
     "get_num_threads",
     "load",
     "nn",

@@ -1,0 +1,228 @@
+"""Image data sets: scikit-learn's digits, Fashion-MNIST, and any ``.npz`` file."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from pathlib import Path
+from typing import Any, TypeAlias
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FormatError, MissingExtraError
+
+Images: TypeAlias = NDArray[np.float32]
+Labels: TypeAlias = NDArray[np.int64]
+Split: TypeAlias = tuple[Images, Labels]
+
+TEST_EVERY = 5
+"""Of data without a test set, every fifth sample of each class becomes one."""
+
+
+def load(data: str | os.PathLike[str]) -> tuple[Split, Split]:
+    """Load images and labels, split into training and test set.
+
+    Parameters
+    ----------
+    data : {"digits", "fashion-mnist"} or path-like
+        - ``"digits"``: the 1,797 8×8 digits that scikit-learn brings along, every pixel tripled and 2
+          pixels of padding around: 28×28, as large as Fashion-MNIST. Every fifth of a class is for testing.
+        - ``"fashion-mnist"``: 60,000 and 10,000 28×28 images of clothes (Xiao, Rasul & Vollgraf, arXiv
+          1708.07747; MIT licence), looked for in ``$SECATEUR_DATA/fashion-mnist``, then in the cache
+          (``$XDG_CACHE_HOME/secateur`` or ``~/.cache/secateur``), then downloaded into it.
+        - the path of an ``.npz`` file with ``x`` of shape (n, height, width) or (n, channels, height, width)
+          and integers ``y`` of shape (n,); ``x_test`` and ``y_test`` for a test set, else every fifth
+          sample of a class is for testing. uint8 images are divided by 255, others are taken as they are.
+
+    Returns
+    -------
+    (x_train, y_train), (x_test, y_test)
+        Images of shape (n, channels, height, width), float32, in [0, 1] (``.npz`` files without uint8:
+        as there); labels of shape (n,), int64, from 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set, or the arrays of an ``.npz`` file do not fit together.
+    FormatError
+        If a file is missing, damaged, or not of its format.
+    MissingExtraError
+        If scikit-learn or pooch is needed and not installed.
+
+    Examples
+    --------
+    >>> from secateur import datasets
+    >>> (x_train, y_train), (x_test, y_test) = datasets.load("digits")
+    >>> x_train.shape, x_test.shape, x_train.dtype.name
+    ((1442, 1, 28, 28), (355, 1, 28, 28), 'float32')
+    """
+    if data == "digits":
+        return _digits()
+    if data == "fashion-mnist":
+        return _fashion_mnist()
+    if str(data).endswith(".npz"):
+        return _npz(Path(data))
+    choices = "digits, fashion-mnist or the path of an .npz file"
+    raise ValueError(f"data: unknown data set {str(data)!r}; choose from {choices}")
+
+
+def _split(x: Images, y: Labels) -> tuple[Split, Split]:
+    """Every `TEST_EVERY`-th sample of each class apart: needs no random numbers, whose streams change."""
+    test = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        test[np.flatnonzero(y == label)[TEST_EVERY - 1 :: TEST_EVERY]] = True
+    return (x[~test], y[~test]), (x[test], y[test])
+
+
+def _digits() -> tuple[Split, Split]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError(
+            "data: the digits come with scikit-learn; pip install 'secateur[demo]'"
+        ) from error
+    bunch = load_digits()
+    images = (bunch.images / 16).astype(np.float32).repeat(3, axis=1).repeat(3, axis=2)
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return _split(padded[:, None], bunch.target.astype(np.int64))
+
+
+# Fashion-MNIST
+
+_SOURCE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+# File: MD5 of the publisher's compressed file (their README), SHA-256 and shape of what is inside.
+_FILES = {
+    "train-images-idx3-ubyte.gz": (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        (60_000, 28, 28),
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        (60_000,),
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "bef4ecab320f06d8554ea6380940ec79",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        (10_000, 28, 28),
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "bb300cfdad3c16e7a12a480ee83cd310",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        (10_000,),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "secateur"
+
+
+def find(name: str, files: tuple[str, ...]) -> Path | None:
+    """The folder with all files of a data set, in ``$SECATEUR_DATA`` or the cache; None if none has."""
+    given = os.environ.get("SECATEUR_DATA")
+    folders = [Path(given) / name] if given else []
+    folders.append(cache_folder() / name)
+    return next((folder for folder in folders if all((folder / file).is_file() for file in files)), None)
+
+
+def _fashion_mnist() -> tuple[Split, Split]:
+    folder = find("fashion-mnist", tuple(_FILES)) or _download()
+    x_train, y_train, x_test, y_test = (_idx(folder / name) for name in _FILES)
+    return _as_split(x_train, y_train), _as_split(x_test, y_test)
+
+
+def _download() -> Path:
+    try:
+        import pooch
+    except ImportError as error:
+        raise MissingExtraError(
+            "data: fashion-mnist is neither in $SECATEUR_DATA nor in the cache; to download it, "
+            "pip install 'secateur[data]'"
+        ) from error
+    folder = cache_folder() / "fashion-mnist"
+    for name, (md5, _, _) in _FILES.items():
+        pooch.retrieve(_SOURCE + name, known_hash=f"md5:{md5}", fname=name, path=folder)
+    return folder
+
+
+def _idx(path: Path) -> NDArray[np.uint8]:
+    """The array in one of Fashion-MNIST's files."""
+    _, sha256, shape = _FILES[path.name]
+    header = 4 + 4 * len(shape)
+    size = header + int(np.prod(shape))
+    try:
+        with gzip.open(path) as file:
+            # One byte more than there should be: a file that goes on is not read on.
+            content = file.read(size + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise FormatError(f"{path}: {error}") from error
+    if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+        raise FormatError(f"{path}: damaged; remove it to download it again")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _as_split(x: NDArray[Any], y: NDArray[Any]) -> Split:
+    images = x.astype(np.float32)
+    if x.dtype == np.uint8:
+        images /= 255
+    if images.ndim == 3:
+        images = images[:, None]
+    return images, y.astype(np.int64)
+
+
+# .npz
+
+
+def _npz(path: Path) -> tuple[Split, Split]:
+    try:
+        # Without pickle: object arrays could run code.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("x", "y", "x_test", "y_test") if name in file.files}
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: no such file") from error
+    except (
+        AttributeError,
+        BadZipFile,
+        EOFError,
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+        zlib.error,
+    ) as error:
+        raise FormatError(f"{path}: no .npz file of arrays ({' '.join(str(error).split())})") from error
+    if not {"x", "y"} <= arrays.keys():
+        raise ValueError(f"{path}: expected arrays x and y, got {', '.join(arrays) or 'neither'}")
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise ValueError(f"{path}: expected both x_test and y_test, or neither")
+    train = _checked(path, "x", arrays["x"], "y", arrays["y"])
+    if "x_test" not in arrays:
+        train, test = _split(*train)
+        if not len(test[0]):
+            raise ValueError(f"{path}: y: expected at least {TEST_EVERY} samples of a class")
+        return train, test
+    test = _checked(path, "x_test", arrays["x_test"], "y_test", arrays["y_test"])
+    if test[0].shape[1:] != train[0].shape[1:]:
+        raise ValueError(f"{path}: x_test: expected images of {train[0].shape[1:]}, got {test[0].shape[1:]}")
+    return train, test
+
+
+def _checked(path: Path, x_name: str, x: NDArray[Any], y_name: str, y: NDArray[Any]) -> Split:
+    if x.ndim not in (3, 4) or x.dtype.kind not in "uif" or not x.size:
+        expected = "numbers of shape (n, height, width) or (n, channels, height, width)"
+        raise ValueError(f"{path}: {x_name}: expected {expected}, got {x.dtype} of shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"{path}: {x_name}: expected finite numbers")
+    if y.dtype.kind not in "ui" or y.shape != x.shape[:1]:
+        raise ValueError(f"{path}: {y_name}: expected {len(x)} integers, got {y.dtype} of shape {y.shape}")
+    if y.min() < 0:
+        raise ValueError(f"{path}: {y_name}: expected labels from 0, got {y.min()}")
+    return _as_split(x, y)
