@@ -28,6 +28,24 @@ impl Executor for Sequential {
     }
 }
 
+/// Calls `work` on every item, one task each, and returns the results in the order of the items. Items may hold `&mut`
+/// slices: that is how tasks write to disjoint parts of one array without unsafe code.
+pub fn map<T: Send, R: Send>(executor: &dyn Executor, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    if items.len() <= 1 {
+        return items.into_iter().map(work).collect();
+    }
+    let slots: Vec<Mutex<(Option<T>, Option<R>)>> =
+        items.into_iter().map(|item| Mutex::new((Some(item), None))).collect();
+    executor.run(slots.len(), &|i| {
+        // Every slot belongs to one task, so the lock is never waited for.
+        let mut slot = slots[i].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        slot.1 = slot.0.take().map(&work);
+    });
+    let result =
+        |slot: Mutex<(Option<T>, Option<R>)>| slot.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).1;
+    slots.into_iter().filter_map(result).collect()
+}
+
 /// A private rayon pool, made at its first use and again after a fork (threads do not survive one).
 struct Pool {
     threads: usize,
@@ -140,6 +158,20 @@ mod tests {
                 seen[i].fetch_add(1, Ordering::Relaxed);
             });
             assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn map_writes_disjoint_slices_and_keeps_the_order() {
+        for threads in [1, 2, 3, 8] {
+            let mut numbers = [0; 100];
+            let chunks: Vec<_> = numbers.chunks_mut(7).enumerate().collect();
+            let sums = map(&*with_threads(threads), chunks, |(at, chunk)| {
+                chunk.fill(at);
+                at * chunk.len()
+            });
+            assert_eq!(sums, (0..15).map(|i| i * if i == 14 { 2 } else { 7 }).collect::<Vec<_>>());
+            assert_eq!(numbers, std::array::from_fn(|i| i / 7));
         }
     }
 }

@@ -7,8 +7,10 @@
 pub mod error;
 pub mod executor;
 pub mod formats;
+pub mod mask;
 pub mod ops;
 pub mod plan;
+pub mod select;
 pub mod simd;
 pub mod store;
 pub mod train;

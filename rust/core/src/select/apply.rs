@@ -1,0 +1,41 @@
+//! Weights and a mask to weights with zeros.
+
+use crate::argument;
+use crate::error::Result;
+use crate::executor::{self, Executor};
+
+/// Elements of one task.
+const TASK: usize = 1 << 18;
+
+/// `out[i] = w[i]` where kept, the type's zero elsewhere (so −0 and NaN that go become +0 too).
+pub fn apply<T>(executor: &dyn Executor, weights: &[T], kept: &[bool], out: &mut [T]) -> Result<()>
+where
+    T: Copy + Default + Send + Sync,
+{
+    if weights.len() != kept.len() || weights.len() != out.len() {
+        return Err(argument!("mask: has {} elements, the weights {}", kept.len(), weights.len()));
+    }
+    let work = out.chunks_mut(TASK).zip(weights.chunks(TASK).zip(kept.chunks(TASK)));
+    executor::map(executor, work.collect(), |(out, (weights, kept))| {
+        for ((out, &weight), &kept) in out.iter_mut().zip(weights).zip(kept) {
+            *out = if kept { weight } else { T::default() };
+        }
+    });
+    Ok(())
+}
+
+/// As [`apply`], over the weights themselves.
+pub fn apply_in_place<T>(executor: &dyn Executor, weights: &mut [T], kept: &[bool]) -> Result<()>
+where
+    T: Copy + Default + Send + Sync,
+{
+    if weights.len() != kept.len() {
+        return Err(argument!("mask: has {} elements, the weights {}", kept.len(), weights.len()));
+    }
+    executor::map(executor, weights.chunks_mut(TASK).zip(kept.chunks(TASK)).collect(), |(weights, kept)| {
+        for (weight, &kept) in weights.iter_mut().zip(kept) {
+            *weight = if kept { *weight } else { T::default() };
+        }
+    });
+    Ok(())
+}
