@@ -3,9 +3,12 @@
 from . import datasets, nn
 from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .compiler import Plan, compile
+from .criteria import importance
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
 from .packing import pack
+from .selection import apply_mask, block_mask, kth_largest, nm_mask, prune_mask, topk_mask
 from .storage import load, save
+from .thresholds import grad_prune, l1_prune, l2_prune
 
 __all__ = [
     "FormatError",
@@ -14,13 +17,23 @@ __all__ = [
     "Plan",
     "SecateurError",
     "UnsupportedOpError",
+    "apply_mask",
+    "block_mask",
     "compile",
     "cpu_target",
     "datasets",
     "get_num_threads",
+    "grad_prune",
+    "importance",
+    "kth_largest",
+    "l1_prune",
+    "l2_prune",
     "load",
+    "nm_mask",
     "nn",
     "pack",
+    "prune_mask",
     "save",
     "set_num_threads",
+    "topk_mask",
 ]

@@ -7,6 +7,7 @@ mod errors;
 mod formats;
 mod plan;
 mod runtime;
+mod select;
 mod store;
 mod train;
 
@@ -18,6 +19,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
     plan::register(m)?;
     runtime::register(m)?;
+    select::register(m)?;
     train::register(m)?;
     store::register(m)?;
     // pyo3 makes this list; the names are those of the stub file.

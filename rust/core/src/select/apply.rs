@@ -7,8 +7,9 @@ use crate::executor::{self, Executor};
 /// Elements of one task.
 const TASK: usize = 1 << 18;
 
-/// `out[i] = w[i]` where kept, the type's zero elsewhere (so −0 and NaN that go become +0 too).
-pub fn apply<T>(executor: &dyn Executor, weights: &[T], kept: &[bool], out: &mut [T]) -> Result<()>
+/// `out[i] = w[i]` where `kept[i]` is not 0, the type's zero elsewhere (so a −0 or NaN that goes becomes +0 too). The mask is
+/// bytes because a caller's bool array may hold any.
+pub fn apply<T>(executor: &dyn Executor, weights: &[T], kept: &[u8], out: &mut [T]) -> Result<()>
 where
     T: Copy + Default + Send + Sync,
 {
@@ -18,14 +19,14 @@ where
     let work = out.chunks_mut(TASK).zip(weights.chunks(TASK).zip(kept.chunks(TASK)));
     executor::map(executor, work.collect(), |(out, (weights, kept))| {
         for ((out, &weight), &kept) in out.iter_mut().zip(weights).zip(kept) {
-            *out = if kept { weight } else { T::default() };
+            *out = if kept != 0 { weight } else { T::default() };
         }
     });
     Ok(())
 }
 
 /// As [`apply`], over the weights themselves.
-pub fn apply_in_place<T>(executor: &dyn Executor, weights: &mut [T], kept: &[bool]) -> Result<()>
+pub fn apply_in_place<T>(executor: &dyn Executor, weights: &mut [T], kept: &[u8]) -> Result<()>
 where
     T: Copy + Default + Send + Sync,
 {
@@ -34,7 +35,7 @@ where
     }
     executor::map(executor, weights.chunks_mut(TASK).zip(kept.chunks(TASK)).collect(), |(weights, kept)| {
         for (weight, &kept) in weights.iter_mut().zip(kept) {
-            *weight = if kept { *weight } else { T::default() };
+            *weight = if kept != 0 { *weight } else { T::default() };
         }
     });
     Ok(())

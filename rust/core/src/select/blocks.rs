@@ -140,7 +140,7 @@ pub fn block_mask(
 /// How many blocks stay so that the number of removed weights is nearest to `target`.
 fn blocks_kept(tensors: &[Tensor<'_>], grids: &[Grid], sums: &[Vec<f64>], target: f64) -> usize {
     let total: usize = sums.iter().map(Vec::len).sum();
-    let whole = |grid: &Grid| grid.rows % grid.block.0 == 0 && grid.columns % grid.block.1 == 0;
+    let whole = |grid: &Grid| grid.rows.is_multiple_of(grid.block.0) && grid.columns.is_multiple_of(grid.block.1);
     if grids.iter().all(whole) {
         let size = grids.first().map_or(1.0, |grid| grid.block.0 as f64 * grid.block.1 as f64);
         return total - ((target / size).round_ties_even() as usize).min(total);

@@ -63,9 +63,9 @@ impl Rule {
             let step = TASK / slab * slab;
             work.extend(mask.chunks_mut(step).enumerate().map(|(i, part)| (i * step, part)));
         } else {
-            let rows = (TASK / (self.m * self.inner)).max(1) * self.m;
+            let rows = (TASK / self.m.saturating_mul(self.inner)).max(1).saturating_mul(self.m);
             for (i, part) in mask.chunks_mut(slab).enumerate() {
-                let step = rows * self.inner;
+                let step = rows.saturating_mul(self.inner);
                 work.extend(part.chunks_mut(step).enumerate().map(|(j, part)| (i * slab + j * step, part)));
             }
         }

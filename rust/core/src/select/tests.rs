@@ -93,7 +93,8 @@ proptest! {
 fn large_arrays_agree_for_any_number_of_threads() {
     let n = 300_001;
     let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 8;
-    let shapes: [(&str, fn(u32) -> f32); 5] = [
+    type Value = fn(u32) -> f32;
+    let shapes: [(&str, Value); 5] = [
         ("spread", |r| r as f32 - 8e6),
         ("equal", |_| 0.25),
         ("two", |r| (r % 2) as f32),

@@ -1,0 +1,221 @@
+//! Selection. `secateur/selection.py` brings every argument to C-contiguous native arrays first; what is not is refused here.
+
+use crate::errors::to_py;
+use numpy::{
+    Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use secateur_core::select::{self, Float, Score, Scores, Tensor};
+use secateur_core::{Result, executor};
+
+/// A name or none, the weights or scores, and the gradients where the score takes them.
+type Argument<'py> = (Option<String>, Bound<'py, PyUntypedArray>, Option<Bound<'py, PyUntypedArray>>);
+type Mask<'py> = Bound<'py, PyArrayDyn<bool>>;
+
+/// The arrays of one tensor, borrowed for as long as the core reads them.
+enum Operands<'py> {
+    F32(PyReadonlyArrayDyn<'py, f32>, Option<PyReadonlyArrayDyn<'py, f32>>),
+    F64(PyReadonlyArrayDyn<'py, f64>, Option<PyReadonlyArrayDyn<'py, f64>>),
+}
+
+struct Operand<'py> {
+    name: Option<String>,
+    shape: Vec<usize>,
+    operands: Operands<'py>,
+}
+
+fn borrow<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
+    let array = array
+        .cast::<PyArrayDyn<T>>()
+        .map_err(|_| PyTypeError::new_err(format!("array: unsupported dtype {}", array.dtype())))?;
+    let array = array.try_readonly().map_err(|_| PyValueError::new_err("array: is being written to elsewhere"))?;
+    if array.is_c_contiguous() && array.as_slice().is_ok() {
+        Ok(array)
+    } else {
+        Err(PyValueError::new_err("array: expected a C-contiguous, aligned one"))
+    }
+}
+
+impl<'py> Operand<'py> {
+    fn new((name, array, grads): Argument<'py>) -> PyResult<Self> {
+        let shape = array.shape().to_vec();
+        if grads.as_ref().is_some_and(|grads| grads.shape() != shape) {
+            return Err(PyValueError::new_err("grads: expected the shape of the weights"));
+        }
+        let operands = if array.cast::<PyArrayDyn<f32>>().is_ok() {
+            Operands::F32(borrow(&array)?, grads.as_ref().map(borrow).transpose()?)
+        } else {
+            Operands::F64(borrow(&array)?, grads.as_ref().map(borrow).transpose()?)
+        };
+        Ok(Operand { name, shape, operands })
+    }
+
+    fn tensor(&self, rule: Rule) -> PyResult<Tensor<'_>> {
+        let scores = match &self.operands {
+            Operands::F32(array, grads) => Scores::F32(rule.score(array, grads.as_ref(), rule.lam as f32)?),
+            Operands::F64(array, grads) => Scores::F64(rule.score(array, grads.as_ref(), rule.lam)?),
+        };
+        Ok(Tensor { name: self.name.as_deref(), shape: &self.shape, scores })
+    }
+}
+
+/// How scores are made of the operands.
+#[derive(Clone, Copy)]
+struct Rule<'a> {
+    kind: &'a str,
+    lam: f64,
+}
+
+const GIVEN: Rule = Rule { kind: "given", lam: 0.0 };
+
+impl Rule<'_> {
+    fn score<'a, T: Element + Float>(
+        &self,
+        array: &'a PyReadonlyArrayDyn<'_, T>,
+        grads: Option<&'a PyReadonlyArrayDyn<'_, T>>,
+        lam: T,
+    ) -> PyResult<Score<'a, T>> {
+        // `borrow` has seen that both are contiguous.
+        let (array, grads) = (array.as_slice()?, grads.map(|grads| grads.as_slice()).transpose()?);
+        Ok(match (self.kind, grads) {
+            ("given", None) => Score::Given(array),
+            ("magnitude", None) => Score::Magnitude(array),
+            ("gradient", Some(grads)) => Score::Gradient(grads),
+            ("taylor", Some(grads)) => Score::Taylor(array, grads),
+            ("combined", Some(grads)) => Score::Combined(array, grads, lam),
+            (kind, _) => return Err(PyValueError::new_err(format!("kind: {kind:?} does not fit the arrays"))),
+        })
+    }
+}
+
+fn operands(arguments: Vec<Argument<'_>>) -> PyResult<Vec<Operand<'_>>> {
+    arguments.into_iter().map(Operand::new).collect()
+}
+
+/// Makes a mask an operand and has `fill` set them, without the GIL.
+fn masks<'py>(
+    py: Python<'py>,
+    operands: &[Operand<'py>],
+    rule: Rule<'_>,
+    fill: impl FnOnce(&[Tensor<'_>], &mut [&mut [bool]]) -> Result<()> + Send,
+) -> PyResult<Vec<Mask<'py>>> {
+    let masks: Vec<Mask<'py>> =
+        operands.iter().map(|operand| PyArrayDyn::zeros(py, &operand.shape[..], false)).collect();
+    let tensors = operands.iter().map(|operand| operand.tensor(rule)).collect::<PyResult<Vec<_>>>()?;
+    let mut borrowed: Vec<PyReadwriteArrayDyn<'_, bool>> = masks.iter().map(|mask| mask.readwrite()).collect();
+    let mut slices = borrowed.iter_mut().map(|mask| mask.as_slice_mut()).collect::<std::result::Result<Vec<_>, _>>()?;
+    py.detach(|| fill(&tensors, &mut slices)).map_err(to_py)?;
+    drop(borrowed);
+    Ok(masks)
+}
+
+/// The masks of the `k` first scores of all tensors together. `kind`: "given", "magnitude", "gradient", "taylor" or "combined".
+#[pyfunction]
+fn topk_masks<'py>(
+    py: Python<'py>,
+    tensors: Vec<Argument<'py>>,
+    k: usize,
+    kind: &str,
+    lam: f64,
+) -> PyResult<Vec<Mask<'py>>> {
+    masks(py, &operands(tensors)?, Rule { kind, lam }, |tensors, masks| {
+        select::top_k_mask(&*executor::current(), tensors, k, masks)
+    })
+}
+
+/// The k-th largest score of all tensors together.
+#[pyfunction]
+fn kth_largest(py: Python<'_>, tensors: Vec<Argument<'_>>, k: usize) -> PyResult<f64> {
+    let operands = operands(tensors)?;
+    let tensors = operands.iter().map(|operand| operand.tensor(GIVEN)).collect::<PyResult<Vec<_>>>()?;
+    py.detach(|| select::kth_largest(&*executor::current(), &tensors, k)).map_err(to_py)
+}
+
+/// The masks of the `n` largest of every `m` along `axis`, each tensor by itself.
+#[pyfunction]
+fn nm_masks<'py>(
+    py: Python<'py>,
+    tensors: Vec<Argument<'py>>,
+    n: usize,
+    m: usize,
+    axes: Vec<usize>,
+) -> PyResult<Vec<Mask<'py>>> {
+    masks(py, &operands(tensors)?, GIVEN, |tensors, masks| {
+        for ((tensor, mask), axis) in tensors.iter().zip(masks).zip(axes) {
+            select::nm_mask(&*executor::current(), tensor, (n, m), axis, mask)?;
+        }
+        Ok(())
+    })
+}
+
+/// The masks of whole blocks, all tensors ranked together.
+#[pyfunction]
+fn block_masks<'py>(
+    py: Python<'py>,
+    tensors: Vec<Argument<'py>>,
+    block: (usize, usize),
+    sparsity: f64,
+) -> PyResult<Vec<Mask<'py>>> {
+    masks(py, &operands(tensors)?, GIVEN, |tensors, masks| {
+        select::block_mask(&*executor::current(), tensors, block, sparsity, masks)
+    })
+}
+
+/// How many of `n` weights a sparsity keeps.
+#[pyfunction]
+fn kept(sparsity: f64, n: usize) -> PyResult<usize> {
+    select::kept(sparsity, n).map_err(to_py)
+}
+
+/// Writes the weights, or `out` itself where there are none, to `out`, with zeros where the mask's byte is 0. Weights are seen
+/// as unsigned integers of their size: zero bits are the zero of every type.
+#[pyfunction]
+#[pyo3(signature = (out, mask, weights=None))]
+fn mask_into<'py>(
+    py: Python<'py>,
+    out: &Bound<'py, PyUntypedArray>,
+    mask: PyReadonlyArrayDyn<'py, u8>,
+    weights: Option<&Bound<'py, PyUntypedArray>>,
+) -> PyResult<()> {
+    fn typed<'py, T: Element + Copy + Default + Send + Sync>(
+        py: Python<'py>,
+        out: &Bound<'py, PyArrayDyn<T>>,
+        mask: &PyReadonlyArrayDyn<'py, u8>,
+        weights: Option<&Bound<'py, PyUntypedArray>>,
+    ) -> PyResult<()> {
+        let mut out =
+            out.try_readwrite().map_err(|_| PyValueError::new_err("out: read-only, or in use by another call"))?;
+        let weights = weights.map(borrow::<T>).transpose()?;
+        let weights = weights.as_ref().map(|weights| weights.as_slice()).transpose()?;
+        let (out, kept) = (out.as_slice_mut()?, mask.as_slice()?);
+        let executor = executor::current();
+        py.detach(|| match weights {
+            Some(weights) => select::apply(&*executor, weights, kept, out),
+            None => select::apply_in_place(&*executor, out, kept),
+        })
+        .map_err(to_py)
+    }
+    if !out.is_c_contiguous() || !mask.is_c_contiguous() {
+        return Err(PyValueError::new_err("out, mask: expected C-contiguous arrays"));
+    }
+    macro_rules! by_type {
+        ($($uint:ty),*) => { $(
+            if let Ok(out) = out.cast::<PyArrayDyn<$uint>>() {
+                return typed(py, out, &mask, weights);
+            }
+        )* };
+    }
+    by_type!(u8, u16, u32, u64);
+    Err(PyTypeError::new_err(format!("out: unsupported dtype {}", out.dtype())))
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(topk_masks, m)?)?;
+    m.add_function(wrap_pyfunction!(kth_largest, m)?)?;
+    m.add_function(wrap_pyfunction!(nm_masks, m)?)?;
+    m.add_function(wrap_pyfunction!(block_masks, m)?)?;
+    m.add_function(wrap_pyfunction!(kept, m)?)?;
+    m.add_function(wrap_pyfunction!(mask_into, m)?)?;
+    Ok(())
+}
