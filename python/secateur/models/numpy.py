@@ -1,0 +1,209 @@
+"""`secateur.nn.Sequential` as a `ModelView`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import nn
+from ..errors import UnsupportedOpError
+from ..nn.data import same_length, samples
+from .view import BoolArray, Consumer, Data, FloatArray, Snapshot
+
+GRADIENT_BATCH = 256
+"""Samples at a time for gradients over data."""
+
+WIDTH: dict[type[nn.Layer], str] = {nn.Dense: "units", nn.Conv2D: "filters"}
+"""The attribute that holds a layer's number of neurons."""
+
+# What handles every channel or feature by itself.
+SEPARATE = (nn.MaxPool2D, nn.AveragePool2D, nn.ReLU, nn.Tanh, nn.Sigmoid)
+KNOWN = (*WIDTH, *SEPARATE, nn.Softmax, nn.BatchNorm, nn.Flatten)
+
+
+class SequentialView:
+    """A `secateur.nn.Sequential` seen by the pruning loops; see `ModelView`.
+
+    Raises
+    ------
+    ValueError
+        If the model is not built, or has no prunable weights.
+    UnsupportedOpError
+        If it has a layer of a foreign kind; the message names it.
+    """
+
+    def __init__(self, model: nn.Sequential) -> None:
+        for layer in model.layers:
+            if not isinstance(layer, KNOWN):
+                raise UnsupportedOpError(
+                    f"{layer.name}: a layer of type {type(layer).__name__} cannot be pruned"
+                )
+        if model.input_shape is None:
+            raise ValueError("model: it is not built yet; call build(input_shape) or fit")
+        if not model.prunable():
+            raise ValueError("model: it has no weights to prune")
+        self.model = model
+        self._input_shape = model.input_shape
+
+    def _owners(self) -> dict[str, str]:
+        """For every prunable tensor the name of the first one that shares its memory: itself unless tied."""
+        params = self.model.parameters()
+        first: dict[int, str] = {}
+        return {name: first.setdefault(id(params[name]), name) for name in self.model.prunable()}
+
+    def parameters(self) -> dict[str, FloatArray]:
+        params = self.model.parameters()
+        return {name: params[name] for name, owner in self._owners().items() if name == owner}
+
+    def gradients(self, data: Data | None = None) -> dict[str, FloatArray]:
+        names = self._owners()
+        if data is None:
+            return self._merge(names, self.model.gradients())
+        x, y = samples(data[0], self._input_shape, "data"), np.asarray(data[1])
+        same_length(x, y, ("data", "data"))
+        sums = {name: np.zeros(tensor.shape) for name, tensor in self.parameters().items()}
+        for start in range(0, len(x), GRADIENT_BATCH):
+            batch = slice(start, start + GRADIENT_BATCH)
+            self.model.compute_gradients(x[batch], y[batch])
+            share = len(x[batch]) / len(x)
+            for name, gradient in self._merge(names, self.model.gradients()).items():
+                sums[name] += share * gradient
+        for layer in self.model.layers:
+            layer.release()
+        return {name: total.astype(np.float32) for name, total in sums.items()}
+
+    @staticmethod
+    def _merge(owners: Mapping[str, str], gradients: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """One gradient per tensor: tied weights get the sum of what their layers found."""
+        merged: dict[str, FloatArray] = {}
+        for name, owner in owners.items():
+            merged[owner] = merged[owner] + gradients[name] if owner in merged else gradients[name]
+        return merged
+
+    def _layer(self, name: str) -> tuple[int, nn.Layer, str]:
+        """Position and layer of an array, and its key there."""
+        layer_name, _, key = name.rpartition(".")
+        for i, layer in enumerate(self.model.layers):
+            if layer.name == layer_name and (key in layer.params or key in layer.buffers):
+                return i, layer, key
+        raise ValueError(f"name: the model has no array {name!r}")
+
+    def array(self, name: str) -> FloatArray:
+        _, layer, key = self._layer(name)
+        return layer.params[key] if key in layer.params else layer.buffers[key]
+
+    def replace(self, arrays: Mapping[str, FloatArray]) -> None:
+        new = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
+        widths: dict[int, int] = {}
+        for name, array in new.items():
+            i, layer, key = self._layer(name)
+            if key == "weight":
+                widths[i] = len(array)
+        # A trial build finds out whether the widths fit together before anything is changed.
+        trial = nn.Sequential([nn.Layer.from_config(layer.config()) for layer in self.model.layers])
+        self._set_widths(trial, widths)
+        trial.build(self._input_shape, random_state=0)
+        old = {**self.model.parameters(), **self.model.buffers()}
+        final = {**old, **new}
+        for name, array in (trial.parameters() | trial.buffers()).items():
+            if final[name].shape != array.shape:
+                raise ValueError(f"arrays: expected shape {array.shape} for {name}, got {final[name].shape}")
+
+        ties = self._ties()
+        masks = {name: mask for name, mask in self.model.masks.items() if mask.shape == final[name].shape}
+        if any(final[name].shape != array.shape for name, array in old.items()):
+            self._set_widths(self.model, widths)
+            self.model.build(self._input_shape, random_state=0)
+        for layer in self.model.layers:
+            for group in (layer.params, layer.buffers):
+                for key in group:
+                    group[key] = final[f"{layer.name}.{key}"]
+        self._tie(self.model, ties)
+        self.model.set_masks(masks)
+
+    @staticmethod
+    def _set_widths(model: nn.Sequential, widths: Mapping[int, int]) -> None:
+        for i, width in widths.items():
+            layer = model.layers[i]
+            setattr(layer, next(name for kind, name in WIDTH.items() if isinstance(layer, kind)), width)
+
+    def _ties(self) -> dict[str, str]:
+        return {name: owner for name, owner in self._owners().items() if name != owner}
+
+    @staticmethod
+    def _tie(model: nn.Sequential, ties: Mapping[str, str]) -> None:
+        """Let layers share their weights' memory."""
+        params = model.parameters()
+        for layer in model.layers:
+            for key in layer.prunable:
+                owner = ties.get(f"{layer.name}.{key}")
+                if owner is not None:
+                    layer.params[key] = params[owner]
+
+    def consumers(self, name: str) -> list[Consumer]:
+        i, layer, _ = self._layer(name)
+        tied = {**self._ties(), **{owner: tied for tied, owner in self._ties().items()}}
+        found = [Consumer(f"{layer.name}.bias", 0)] if "bias" in layer.params else []
+        if i + 1 < len(self.model.layers):
+            self._check_separate(layer)
+        repeat = 1
+        for after in self.model.layers[i + 1 :]:
+            if isinstance(after, tuple(WIDTH)):
+                for tensor in (name, f"{after.name}.weight"):
+                    if tensor in tied:
+                        raise UnsupportedOpError(
+                            f"{tensor}: neurons of weights tied to {tied[tensor]} cannot be removed"
+                        )
+                return [*found, Consumer(f"{after.name}.weight", 1, repeat)]
+            self._check_separate(after)
+            if isinstance(after, nn.BatchNorm):
+                found += [
+                    Consumer(f"{after.name}.{key}", 0, repeat) for key in (*after.params, *after.buffers)
+                ]
+            elif isinstance(after, nn.Flatten):
+                repeat *= int(np.prod(after.input_shape[1:]))
+        return found
+
+    def _check_separate(self, layer: nn.Layer) -> None:
+        if layer is not self.model.layers[-1] and (
+            isinstance(layer, nn.Softmax) or getattr(layer, "activation", None) == "softmax"
+        ):
+            raise UnsupportedOpError(
+                f"{layer.name}: neurons before a softmax within the model cannot be removed"
+            )
+
+    def positions(self, name: str) -> int:
+        _, layer, _ = self._layer(name)
+        return int(np.prod(layer.output_shape[1:]))
+
+    def masks(self) -> dict[str, BoolArray]:
+        masks = self.model.masks
+        return {name: masks[name] for name in self.parameters() if name in masks}
+
+    def set_masks(self, masks: Mapping[str, BoolArray]) -> None:
+        tied = {name: masks[owner] for name, owner in self._owners().items() if owner in masks}
+        self.model.set_masks({**self.model.masks, **masks, **tied})
+
+    def clone(self) -> SequentialView:
+        copy = self.model.copy()
+        self._tie(copy, self._ties())
+        return SequentialView(copy)
+
+    def snapshot(self) -> Snapshot:
+        return self.model.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self.model.restore(snapshot)
+
+    def fit(self, **arguments: Any) -> None:
+        self.model.fit(**arguments)
+
+    def score(self, data: Data) -> float:
+        metrics = self.model.evaluate(*data)
+        return metrics.get("accuracy", -metrics["loss"])
+
+    def inputs(self, batch: int) -> FloatArray:
+        rng = np.random.default_rng(0)
+        return rng.standard_normal((batch, *self._input_shape), dtype=np.float32)

@@ -1,0 +1,142 @@
+"""The protocol through which the pruning loops see a model, and the registry of its adapters."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+BoolArray: TypeAlias = NDArray[np.bool_]
+Data: TypeAlias = tuple[ArrayLike, ArrayLike]
+Snapshot: TypeAlias = dict[str, dict[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """An array with a part for every output neuron (or channel) of a tensor.
+
+    Neuron j owns the entries ``j * repeat`` to ``(j + 1) * repeat`` along `axis`: a bias and a
+    normalization's vectors along axis 0, the next layer's weights along axis 1. `repeat` is above 1 where an
+    image's channels were flattened to features.
+    """
+
+    name: str
+    axis: int
+    repeat: int = 1
+
+
+class ModelView(Protocol):
+    """A model as named prunable tensors, whatever framework it comes from.
+
+    Tensors have their output neurons along axis 0 and what feeds them along axis 1: Dense (out, in), Conv2D
+    (out, in, kernel height, kernel width). Weights that several layers share are listed once.
+    """
+
+    @property
+    def model(self) -> Any:
+        """The model itself."""
+
+    def parameters(self) -> dict[str, FloatArray]:
+        """The live prunable tensors by name, in the model's order."""
+
+    def gradients(self, data: Data | None = None) -> dict[str, FloatArray]:
+        """The prunable tensors' gradients: of the mean loss over `data`, or of the latest training batch.
+
+        Nothing else of the model changes.
+        """
+
+    def array(self, name: str) -> FloatArray:
+        """Any live array of the model that `parameters` or `consumers` names."""
+
+    def replace(self, arrays: Mapping[str, FloatArray]) -> None:
+        """Put new arrays, perhaps of other widths, in the place of those named, all at once.
+
+        Masks whose tensors change their shapes are dropped. ValueError if the new shapes do not fit together;
+        the model is unchanged then.
+        """
+
+    def consumers(self, name: str) -> list[Consumer]:
+        """What holds a part for each output neuron of the tensor: its bias, normalizations, next weights.
+
+        Without a prunable tensor among them the neurons are the model's outputs, which always stay.
+        UnsupportedOpError, naming the layer, if one on the way mixes or hides the neurons.
+        """
+
+    def positions(self, name: str) -> int:
+        """How often each weight of the tensor is used for one sample: 1, or a convolution's output pixels."""
+
+    def masks(self) -> dict[str, BoolArray]:
+        """The masks of the prunable tensors that have one; where False, weights are and stay 0."""
+
+    def set_masks(self, masks: Mapping[str, BoolArray]) -> None:
+        """Put `masks` in the place of the former ones of the tensors named, and set the weights."""
+
+    def clone(self) -> ModelView:
+        """A view of a deep copy."""
+
+    def snapshot(self) -> Snapshot:
+        """Copies of all arrays and masks, for `restore`."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put a snapshot of the same shapes back."""
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; masked weights stay 0."""
+
+    def score(self, data: Data) -> float:
+        """How good the model is on `data`, more is better: its accuracy, or minus the loss."""
+
+    def inputs(self, batch: int) -> FloatArray:
+        """`batch` samples of noise, to measure with."""
+
+
+ADAPTERS: dict[str, str] = {"secateur.nn.sequential.Sequential": "secateur.models.numpy:SequentialView"}
+"""Adapters, as "module:class", by the full name of the model's type: nothing is imported before use."""
+
+
+def register(model_type: str, adapter: str) -> None:
+    """Let `view` accept models of one more type.
+
+    Parameters
+    ----------
+    model_type : str
+        The full name of the model's class, ``"package.module.Class"``; subclasses are included.
+    adapter : str
+        Where its `ModelView` is, ``"package.module:Class"``; it is called with the model.
+    """
+    ADAPTERS[model_type] = adapter
+
+
+def view(model: Any) -> ModelView:
+    """The `ModelView` of a model.
+
+    Raises
+    ------
+    TypeError
+        If no adapter is registered for the model's type.
+    ValueError, UnsupportedOpError
+        If the model is empty or not built, or has a layer that cannot be pruned; from the adapter.
+
+    Examples
+    --------
+    >>> import secateur as sc
+    >>> from secateur.models.view import view
+    >>> model = sc.nn.Sequential([sc.nn.Dense(4, activation="relu"), sc.nn.Dense(2)]).build((3,))
+    >>> {name: tensor.shape for name, tensor in view(model).parameters().items()}
+    {'dense.weight': (4, 3), 'dense_1.weight': (2, 4)}
+    >>> view(model).consumers("dense.weight")
+    [Consumer(name='dense.bias', axis=0, repeat=1), Consumer(name='dense_1.weight', axis=1, repeat=1)]
+    """
+    for cls in type(model).__mro__:
+        adapter = ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if adapter is not None:
+            module, _, name = adapter.partition(":")
+            found: ModelView = getattr(importlib.import_module(module), name)(model)
+            return found
+    known = ", ".join(sorted(name.rpartition(".")[2] for name in ADAPTERS))
+    raise TypeError(f"model: expected one of {known}, got {type(model).__name__}")
