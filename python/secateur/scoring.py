@@ -1,0 +1,98 @@
+"""Importance of a model's weights and neurons, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .criteria import Criterion, check_criterion, importance, needs_grads
+from .models.view import FloatArray, ModelView
+
+Gradients = Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A criterion with its parameters.
+
+    Parameters
+    ----------
+    criterion : str or callable
+        As for `secateur.importance`.
+    lam : float or None
+        λ of S = |w| + λ·|∂L/∂w|. None: 0, but for "combined" the value that makes both terms of equal size on
+        average over all tensors.
+    """
+
+    criterion: Criterion = "l1"
+    lam: float | None = None
+
+    def __post_init__(self) -> None:
+        check_criterion(self.criterion, self.lam or 0.0)
+
+    @property
+    def needs_grads(self) -> bool:
+        """Whether scores cannot be had without gradients."""
+        return needs_grads(self.criterion, self.lam or 0.0)
+
+    @property
+    def rms(self) -> bool:
+        """Whether a group's score is the root mean square of its weights', not their mean."""
+        return self.criterion == "l2"
+
+    def scores(
+        self,
+        view: ModelView,
+        names: Iterable[str],
+        gradients: Gradients | None,
+        rng: np.random.Generator,
+        neuron_axis: int | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The scores of the weights of the tensors `names`, or of their neurons where there is an axis.
+
+        Raises
+        ------
+        ValueError
+            For NaN among the weights or gradients, naming the tensor.
+        """
+        tensors = view.parameters()
+        names = list(names)
+        lam = self.lam or 0.0
+        if self.criterion == "combined" and self.lam is None and gradients is not None:
+            lam = self._balance({name: tensors[name] for name in names}, gradients)
+        scores = {}
+        for name in names:
+            gradient = None if gradients is None else gradients[name]
+            scores[name] = self._of_tensor(name, tensors[name], gradient, lam, neuron_axis, rng)
+        return scores
+
+    def _of_tensor(
+        self,
+        name: str,
+        tensor: FloatArray,
+        gradient: FloatArray | None,
+        lam: float,
+        neuron_axis: int | None,
+        rng: np.random.Generator,
+    ) -> NDArray[Any]:
+        try:
+            return importance(
+                tensor,
+                gradient,
+                criterion=self.criterion,
+                lam=lam,
+                neuron_axis=neuron_axis,
+                random_state=rng,
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    @staticmethod
+    def _balance(tensors: Mapping[str, FloatArray], gradients: Gradients) -> float:
+        weights = sum(float(np.abs(tensor).sum(dtype=np.float64)) for tensor in tensors.values())
+        slopes = sum(float(np.abs(gradients[name]).sum(dtype=np.float64)) for name in tensors)
+        return weights / slopes if slopes > 0 and np.isfinite(weights / slopes) else 0.0
