@@ -1,0 +1,204 @@
+"""Which neurons go: widths from a budget, with everything that a neuron takes along.
+
+Removing neuron j of a layer removes row j of its weights and what reads it in the next layers: after that,
+the neurons left on both sides are smaller and cost less. So the plan removes one after another and counts on
+the way, until the number of weights left is as near to the target as whole neurons can bring it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import budgets
+from .models.view import Consumer, ModelView
+
+Widths = dict[str, int]
+
+
+@dataclass
+class Layout:
+    """The prunable tensors of a model and how their sizes follow from the layers' widths.
+
+    A tensor holds ``unit * width * width of the layer it reads`` weights, each used `positions` times for a
+    sample.
+
+    Attributes
+    ----------
+    widths : dict of str to int
+        The output neurons of every prunable tensor.
+    removable : dict of str to list of Consumer
+        The tensors whose neurons may go, and what goes with them.
+    """
+
+    widths: Widths
+    unit: dict[str, int]
+    positions: dict[str, int]
+    removable: dict[str, list[Consumer]]
+    feeds: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.feeds = {
+            consumer.name: name
+            for name, consumers in self.removable.items()
+            for consumer in consumers
+            if consumer.name in self.widths
+        }
+        for name, feed in self.feeds.items():
+            self.unit[name] //= self.widths[feed]
+
+    @classmethod
+    def of(cls, view: ModelView) -> Layout:
+        """The layout of a model as it is now.
+
+        Raises
+        ------
+        UnsupportedOpError
+            Naming the layer whose neurons cannot be removed one by one.
+        """
+        tensors = view.parameters()
+        readers = {name: view.consumers(name) for name in tensors}
+        return cls(
+            widths={name: len(tensor) for name, tensor in tensors.items()},
+            unit={name: int(np.prod(tensor.shape[1:])) for name, tensor in tensors.items()},
+            positions={name: view.positions(name) for name in tensors},
+            removable={
+                name: consumers
+                for name, consumers in readers.items()
+                if any(consumer.name in tensors for consumer in consumers)
+            },
+        )
+
+    def weights(self, name: str, widths: Mapping[str, int]) -> int:
+        """The weights of one tensor."""
+        feed = self.feeds.get(name)
+        return self.unit[name] * widths[name] * (1 if feed is None else widths[feed])
+
+    def totals(self, widths: Mapping[str, int]) -> tuple[int, int]:
+        """Weights and multiply-adds of all tensors."""
+        sizes = {name: self.weights(name, widths) for name in widths}
+        return sum(sizes.values()), sum(self.positions[name] * size for name, size in sizes.items())
+
+    def saving(self, name: str, widths: Mapping[str, int]) -> tuple[int, int]:
+        """Weights and multiply-adds that one neuron of the tensor takes along."""
+        touched = [name, *(tensor for tensor, feed in self.feeds.items() if feed == name)]
+        sizes = {tensor: self.weights(tensor, widths) // widths[name] for tensor in touched}
+        return sum(sizes.values()), sum(self.positions[tensor] * size for tensor, size in sizes.items())
+
+    def least(self, names: Collection[str]) -> int:
+        """The weights left with one neuron in each of the layers `names`."""
+        return self.totals({name: 1 if name in names else width for name, width in self.widths.items()})[0]
+
+
+class Planner:
+    """Widths for a target, given how important the neurons are.
+
+    Layers compete by what their least important neuron is worth for what it costs. Worth is its share of the
+    importance that its layer still has, so a layer resists the more the narrower it gets. Cost is the mean of
+    its share of the model's weights and of its share of the multiply-adds: without the latter, convolutions,
+    few weights but nearly all of the time, would stay whole, and the pruned model would be no faster.
+
+    Parameters
+    ----------
+    layout : Layout
+    scores : mapping of name to array (neurons,)
+        The importance of every neuron, not negative, of the layers that may lose some.
+    scope : {"erk", "global", "lamp", "layer"}
+        "global": as above. "layer": the same share of every layer's neurons. "erk": shares by the
+        Erdős–Rényi-kernel rule. "lamp": the smallest LAMP score first, whatever it costs.
+    step : int
+        Widths become multiples of it where they change.
+    """
+
+    def __init__(
+        self, layout: Layout, scores: Mapping[str, NDArray[Any]], scope: str = "global", step: int = 1
+    ) -> None:
+        self.layout, self.scope, self.step = layout, scope, step
+        for name, values in scores.items():
+            if np.isnan(values).any():
+                raise ValueError(f"scores['{name}']: NaN at neuron {int(np.argmax(np.isnan(values)))}")
+        self.order = {name: np.argsort(-values, kind="stable") for name, values in scores.items()}
+        self._scores = {name: np.maximum(scores[name][order], 0.0) for name, order in self.order.items()}
+        powered = {name: s**2 if scope == "lamp" else s for name, s in self._scores.items()}
+        # importance[name][w]: what the w best neurons of a layer are worth together.
+        self._importance = {name: np.concatenate([[0.0], np.cumsum(s)]) for name, s in powered.items()}
+        self._all = layout.totals(layout.widths)
+        self._density: dict[str, float] = {}
+
+    def _chunk(self, width: int) -> int:
+        """How many neurons go at once: down to the next multiple of the step, but one stays."""
+        return min(width % self.step or self.step, width - 1)
+
+    def _priority(self, name: str, widths: Mapping[str, int]) -> float:
+        """The layer with the smallest gives the next neurons."""
+        width = widths[name]
+        if self.scope in ("layer", "erk"):
+            return -width / self.layout.widths[name] / max(1e-12, self._density.get(name, 1.0))
+        left = self._importance[name][width]
+        worth = (left - self._importance[name][width - self._chunk(width)]) / left if left > 0 else 0.0
+        if self.scope == "lamp":
+            return float(worth)
+        weights, macs = self.layout.saving(name, widths)
+        cost = weights / max(1, self._all[0]) + macs / max(1, self._all[1])
+        return float(worth / (cost * self._chunk(width)))
+
+    def widths(self, target: int, fixed: Mapping[str, int] | None = None) -> Widths:
+        """The widths that leave about `target` weights: the nearest number on the way there.
+
+        Parameters
+        ----------
+        target : int
+        fixed : mapping of name to int, optional
+            Widths decided beforehand.
+        """
+        fixed = fixed or {}
+        widths = {**self.layout.widths, **fixed}
+        left = self.layout.totals(widths)[0]
+        if self.scope == "erk":
+            tensors = {name: (self.layout.widths[name], self.layout.unit[name]) for name in self.order}
+            self._density = budgets.erk_densities(tensors, min(1.0, target / max(1, self._all[0])))
+        while left > target:
+            open_layers = [name for name in self.order if name not in fixed and widths[name] > 1]
+            if not open_layers:
+                break
+            name = min(open_layers, key=lambda name: self._priority(name, widths))
+            chunk = self._chunk(widths[name])
+            after = left - chunk * self.layout.saving(name, widths)[0]
+            if target - after > left - target:
+                break
+            widths[name] -= chunk
+            left = after
+        return widths
+
+    def above(self, threshold: float) -> Widths:
+        """The widths without the neurons that score less than `threshold`; one of every layer stays."""
+        kept = {name: max(1, int(np.count_nonzero(s >= threshold))) for name, s in self._scores.items()}
+        return {**self.layout.widths, **kept}
+
+    def kept(self, widths: Mapping[str, int]) -> dict[str, NDArray[np.intp]]:
+        """The neurons that stay, ascending, of every layer that loses some."""
+        return {
+            name: np.sort(order[: widths[name]])
+            for name, order in self.order.items()
+            if widths[name] < self.layout.widths[name]
+        }
+
+
+def masks_of(
+    view: ModelView, kept: Mapping[str, NDArray[np.intp]], removable: Mapping[str, list[Consumer]]
+) -> dict[str, NDArray[np.bool_]]:
+    """Masks of the prunable tensors that take away all neurons but `kept`, with all that reads them."""
+    tensors = view.parameters()
+    masks = {name: mask.copy() for name, mask in view.masks().items()}
+    for name, neurons in kept.items():
+        gone = np.ones(len(tensors[name]), bool)
+        gone[neurons] = False
+        for consumer in [Consumer(name, 0), *removable[name]]:
+            if consumer.name in tensors:
+                mask = masks.setdefault(consumer.name, np.ones(tensors[consumer.name].shape, bool))
+                np.moveaxis(mask, consumer.axis, 0)[np.repeat(gone, consumer.repeat)] = False
+    return masks

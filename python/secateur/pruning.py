@@ -1,0 +1,285 @@
+"""Static pruning: remove, fine-tune, test, and so on to the target."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from .budgets import check_scope, check_sparsity
+from .criteria import Criterion
+from .granularity import Granularity, Neurons, parse_granularity
+from .measure import latencies
+from .models.view import Data, ModelView, view
+from .names import select_names
+from .removal import NeuronRemoval, Removal, WeightRemoval
+from .result import PruneResult, sizes
+from .schedules import Schedule, check_schedule
+from .scoring import Scorer
+from .stop import StopRule, check_stop
+
+Validate = Data | Callable[[Any], float]
+Finetune = Mapping[str, Any] | Callable[[Any], Any]
+
+
+def prune(
+    model: Any,
+    sparsity: float | None = None,
+    *,
+    threshold: float | None = None,
+    criterion: Criterion = "l1",
+    granularity: str = "weight",
+    scope: str = "global",
+    schedule: str | Schedule | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    data: Data | None = None,
+    finetune: Finetune | None = None,
+    validate: Validate | None = None,
+    stop: StopRule | None = None,
+    inplace: bool = False,
+    random_state: int | np.random.Generator | None = None,
+    progress: bool = True,
+    lam: float | None = None,
+    round_to: int | str | None = "auto",
+) -> PruneResult:
+    """Remove the least important part of a trained model's weights.
+
+    Weights are scored and the lowest removed, in one step or, with a `schedule`, in several; after each step
+    the model is fine-tuned, with what was removed held at zero, and tested.
+
+    Parameters
+    ----------
+    model : model with a `ModelView`, e.g. secateur.nn.Sequential
+        Built, usually trained.
+    sparsity : float, optional
+        The fraction of the prunable weights to remove, in [0, 1]. Prunable are weight matrices and filters;
+        biases and normalizations are not counted. Exact for single weights: n - round_half_even(sparsity * n)
+        of n stay. Blocks and neurons meet it to within one of them. Give either this or `threshold`; N:M
+        patterns need neither.
+    threshold : float, optional
+        Instead: what scores less goes.
+    criterion : {"l1", "l2", "gradient", "taylor", "combined", "random"} or callable
+        How to score; see `importance`. A callable takes a tensor's weights and gradients (None without
+        `data`).
+    granularity : str
+        "weight"; "neuron" (really smaller layers: a removed neuron or channel takes its bias, its
+        normalization and the weights that read it along; the output layer stays); blocks such as "8x1" of the
+        matrix (outputs, inputs); N:M such as "2:4", N of every M consecutive inputs kept.
+    scope : {"global", "layer", "erk", "lamp"}
+        "global": all tensors compete. "layer": the same sparsity in each. "erk", "lamp": see
+        `secateur.budgets`.
+        Neurons: see `secateur.neurons.Planner`.
+    schedule : {"one-shot", "linear", "cubic", "cyclic"}, Schedule or None
+        None: in one step.
+    include, exclude : str or iterable of str, optional
+        Layers or tensors by name or pattern ("conv*"). Neurons: the layers that may lose some; the sparsity
+        always counts the whole model.
+    data : (x, y), optional
+        For criteria with gradients: those of the mean loss over these samples, taken anew at every step.
+    finetune : mapping or callable, optional
+        After every step: arguments of the model's `fit`, e.g. ``dict(x=x, y=y, epochs=3)``; or what is called
+        with the model. An optimizer object is used as a fresh copy each time.
+    validate : (x, y) or callable, optional
+        Scores the model before, and after every step; inference is timed then too. A pair: accuracy, or minus
+        the loss. A callable: takes the model and returns a number, more is better.
+    stop : AtSparsity, MaxDrop, NoImprovement or None
+        When to end before the schedule does, and what to go back to.
+    inplace : bool
+        Whether `model` itself becomes the result; if something fails it is as it was.
+    random_state : int, numpy.random.Generator or None
+        For the "random" criterion and for fine-tuning, where that has none of its own.
+    progress : bool
+        Whether to show progress, if stderr is a terminal.
+    lam : float, optional
+        λ of S = |w| + λ·|∂L/∂w|, for "l1", "l2" and "combined". For "combined" the default makes both terms
+        equally large on average.
+    round_to : {"auto"}, int or None
+        Neurons: "auto" moves widths to multiples of 16 where that is measured to be faster here; an int makes
+        all changed widths multiples of it (the sparsity is then met to within that many neurons).
+
+    Returns
+    -------
+    PruneResult
+        ``model``, ``masks``, ``history``, ``summary()``.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument that is wrong or does not fit the others.
+    TypeError
+        If the model is of an unknown kind.
+    UnsupportedOpError
+        If a layer cannot be pruned; the message names it.
+
+    Examples
+    --------
+    >>> import secateur as sc
+    >>> model = sc.nn.Sequential([sc.nn.Dense(8, activation="relu"), sc.nn.Dense(2)]).build((4,), 0)
+    >>> res = sc.prune(model, 0.75)
+    >>> sum(int(mask.sum()) for mask in res.masks.values())
+    12
+    >>> smaller = sc.prune(model, 0.5, granularity="neuron", round_to=None).model
+    >>> smaller.layers[0].units, model.layers[0].units
+    (4, 8)
+    """
+    original = view(model)
+    unit = parse_granularity(granularity)
+    check_scope(scope)
+    steps = check_schedule(schedule)
+    rule = check_stop(stop)
+    scorer = Scorer(criterion, lam)
+    _check_target(sparsity, threshold, unit)
+    data = None if data is None else _pair("data", data)
+    if scorer.needs_grads and data is None:
+        raise ValueError(f"data: criterion {criterion!r} needs (x, y) to take gradients from")
+    _check_finetune(finetune)
+    if validate is not None and not callable(validate):
+        validate = _pair("validate", validate)
+    if rule is not None and rule.needs_score and validate is None:
+        raise ValueError(f"validate: the stop rule {rule!r} needs it")
+    _check_round_to(round_to)
+    names = select_names(original.parameters(), include, exclude)
+
+    work = original.clone()
+    removal: Removal
+    if isinstance(unit, Neurons):
+        if steps.cycles > 1:
+            raise ValueError("schedule: removed neurons cannot come back, so cycles need another granularity")
+        removal = NeuronRemoval(work, names, scope, scorer, sparsity, threshold, round_to)
+    else:
+        removal = WeightRemoval(work, names, unit, scope, scorer, sparsity, threshold)
+    loop = _Loop(
+        removal, steps, data, finetune, validate, rule, np.random.default_rng(random_state), bool(progress)
+    )
+    final = loop.run()
+    before = original.clone() if inplace else original
+    masks = final.masks(before)
+    if inplace:
+        final.commit(original)
+    return PruneResult(
+        original.model if inplace else final.view.model, masks, loop.history, before, final.view
+    )
+
+
+class _Loop:
+    """The steps of one call of `prune`."""
+
+    def __init__(
+        self,
+        removal: Removal,
+        schedule: Schedule,
+        data: Data | None,
+        finetune: Finetune | None,
+        validate: Validate | None,
+        rule: StopRule | None,
+        rng: np.random.Generator,
+        progress: bool,
+    ) -> None:
+        self.removal, self.schedule, self.data = removal, schedule, data
+        self.finetune, self.validate, self.rule = finetune, validate, copy.deepcopy(rule)
+        self.rng, self.progress = rng, progress
+        self.history: list[dict[str, Any]] = []
+        self._console = Console(stderr=True)
+
+    def run(self) -> Removal:
+        """All steps, or as many as the stop rule allows; the removal whose model is the result."""
+        baseline = self._record(0, time.perf_counter())
+        if self.rule is not None:
+            self.rule.start(baseline)
+        kept = self.removal.copy()
+        for step, share in enumerate(self.schedule.shares(), 1):
+            start = time.perf_counter()
+            gradients = None if self.data is None else self.removal.view.gradients(self.data)
+            self.removal.step(share, gradients, self.rng)
+            self._finetune(self.removal.view)
+            score = self._record(step, start)
+            if self.rule is None or share == 0:
+                continue
+            end = self.rule.step(self.removal.sparsity, score)
+            if self.rule.accepted and self.rule.restores:
+                kept = self.removal.copy()
+            if end:
+                break
+        return kept if self.rule is not None and self.rule.restores else self.removal
+
+    def _finetune(self, view: ModelView) -> None:
+        if self.finetune is None:
+            return
+        masks = dict(view.masks())
+        if callable(self.finetune):
+            self.finetune(view.model)
+        else:
+            arguments = {"random_state": self.rng, "progress": self.progress, **self.finetune}
+            if "optimizer" in arguments:
+                arguments["optimizer"] = copy.deepcopy(arguments["optimizer"])
+            view.fit(**arguments)
+        view.set_masks(masks)
+
+    def _record(self, step: int, start: float) -> float | None:
+        """Test the model as it is now."""
+        view = self.removal.view
+        record: dict[str, Any] = {"step": step, "sparsity": self.removal.sparsity, **sizes(view)}
+        score = None
+        if self.validate is not None:
+            score = float(self.validate(view.model) if callable(self.validate) else view.score(self.validate))
+            record["score"] = score
+            record.update({f"latency_{batch}": t for batch, t in latencies(view).items()})
+        record["seconds"] = time.perf_counter() - start
+        self.history.append(record)
+        if self.progress and self._console.is_terminal:
+            tested = "" if score is None else f", score {score:.4f}"
+            self._console.print(f"step {step}: sparsity {self.removal.sparsity:.4f}{tested}", highlight=False)
+        return score
+
+
+def _check_target(sparsity: Any, threshold: Any, unit: Granularity) -> None:
+    pattern = not isinstance(unit, Neurons) and hasattr(unit, "m")
+    if threshold is not None:
+        if sparsity is not None:
+            raise ValueError("threshold: give either sparsity or threshold, got both")
+        if pattern:
+            raise ValueError("threshold: an N:M pattern has a sparsity of its own")
+        number = isinstance(threshold, (int, float, np.integer, np.floating)) and not isinstance(
+            threshold, bool
+        )
+        if not number or not threshold >= 0:
+            raise ValueError(f"threshold: expected a number of at least 0, got {threshold!r}")
+    elif sparsity is not None:
+        check_sparsity(sparsity)
+    elif not pattern:
+        raise ValueError("sparsity: give either sparsity or threshold, got neither")
+
+
+def _pair(name: str, value: Any) -> Data:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{name}: expected a pair (x, y)")
+    x, y = np.asarray(value[0]), np.asarray(value[1])
+    _check_lengths(name, x, y)
+    return x, y
+
+
+def _check_lengths(name: str, x: Any, y: Any) -> None:
+    if np.ndim(x) == 0 or np.ndim(y) == 0 or len(x) != len(y):
+        sizes = " and ".join(str(len(a)) if np.ndim(a) else "a scalar" for a in (x, y))
+        raise ValueError(f"{name}: expected as many labels as samples, got {sizes}")
+    if len(x) == 0:
+        raise ValueError(f"{name}: expected at least one sample")
+
+
+def _check_finetune(finetune: Any) -> None:
+    if finetune is None or callable(finetune):
+        return
+    if not isinstance(finetune, Mapping) or not {"x", "y"} <= set(finetune):
+        raise ValueError("finetune: expected a mapping of fit's arguments with x and y, or a callable")
+    _check_lengths("finetune", np.asarray(finetune["x"]), np.asarray(finetune["y"]))
+
+
+def _check_round_to(round_to: Any) -> None:
+    number = isinstance(round_to, (int, np.integer)) and not isinstance(round_to, bool) and round_to > 0
+    if round_to is not None and not number and not (isinstance(round_to, str) and round_to == "auto"):
+        raise ValueError(f'round_to: expected "auto", a positive integer or None, got {round_to!r}')
