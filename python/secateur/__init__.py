@@ -5,16 +5,30 @@ from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .compiler import Plan, compile
 from .criteria import importance
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
+from .methods import DynamicPruner, GradientDynamic, Gradual, dynamic_pruning
 from .packing import pack
+from .pruning import prune
+from .result import PruneResult
+from .schedules import Schedule
 from .selection import apply_mask, block_mask, kth_largest, nm_mask, prune_mask, topk_mask
+from .shrink import remove_dead_neurons
+from .stop import AtSparsity, MaxDrop, NoImprovement
 from .storage import load, save
 from .thresholds import grad_prune, l1_prune, l2_prune
 
 __all__ = [
+    "AtSparsity",
+    "DynamicPruner",
     "FormatError",
+    "GradientDynamic",
+    "Gradual",
+    "MaxDrop",
     "MissingExtraError",
+    "NoImprovement",
     "PackedMatrix",
     "Plan",
+    "PruneResult",
+    "Schedule",
     "SecateurError",
     "UnsupportedOpError",
     "apply_mask",
@@ -22,6 +36,7 @@ __all__ = [
     "compile",
     "cpu_target",
     "datasets",
+    "dynamic_pruning",
     "get_num_threads",
     "grad_prune",
     "importance",
@@ -32,7 +47,9 @@ __all__ = [
     "nm_mask",
     "nn",
     "pack",
+    "prune",
     "prune_mask",
+    "remove_dead_neurons",
     "save",
     "set_num_threads",
     "topk_mask",

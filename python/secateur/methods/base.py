@@ -1,0 +1,258 @@
+"""The callback that prunes during training, and what a method has to provide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import masking
+from ..budgets import check_scope, check_sparsity
+from ..criteria import Criterion
+from ..granularity import Granularity, Neurons, Pattern, parse_granularity
+from ..models.view import FloatArray, ModelView, Snapshot, view
+from ..names import select_names
+from ..neurons import Layout, Planner, masks_of
+from ..nn.callbacks import Callback, FitState
+from ..scoring import Scorer
+from ..stop import StopRule, check_stop
+
+
+class Method:
+    """Base of the methods: when to prune, and to what sparsity.
+
+    A method sees every batch's gradients in `observe`; `due` says after which batches `update` runs, which
+    returns new masks. What has to survive a checkpoint is in `state_dict`.
+
+    Parameters
+    ----------
+    sparsity : float
+        The target: the fraction of the prunable weights to remove.
+    criterion, lam
+        As for `importance`.
+    every : int
+        Batches between two updates.
+    scope, granularity, include, exclude
+        As for `prune`. Neurons are masked during training, with what reads them; `remove_dead_neurons` makes
+        the trained model's arrays smaller.
+    """
+
+    def __init__(
+        self,
+        sparsity: float,
+        criterion: Criterion,
+        lam: float | None,
+        every: int,
+        scope: str,
+        granularity: str,
+        include: str | Iterable[str] | None,
+        exclude: str | Iterable[str] | None,
+    ) -> None:
+        self.sparsity = check_sparsity(sparsity)
+        self.scorer = Scorer(criterion, lam)
+        if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
+            raise ValueError(f"every: expected a positive integer, got {every!r}")
+        self.every = int(every)
+        self.scope = check_scope(scope)
+        self.granularity: Granularity = parse_granularity(granularity)
+        self.include, self.exclude = include, exclude
+        self.names: Sequence[str] = ()
+        self.target = self.sparsity
+        self._sizes: dict[str, int] = {}
+
+    def start(self, model: ModelView, steps: int) -> None:
+        """Check that the method fits the model, before a training of `steps` batches begins or goes on."""
+        tensors = model.parameters()
+        self.names = select_names(tensors, self.include, self.exclude)
+        self._sizes = {name: tensors[name].size for name in self.names}
+        if isinstance(self.granularity, Neurons):
+            layout = Layout.of(model)
+            self.names = [name for name in self.names if name in layout.removable]
+            self._sizes = {name: tensor.size for name, tensor in tensors.items()}
+            if not self.names:
+                raise ValueError(
+                    "model: it has no layer that can lose neurons; the output layer keeps all of them"
+                )
+        self.target = self.sparsity
+        if isinstance(self.granularity, Pattern):
+            shapes = {name: tensors[name].shape for name in self.names}
+            self.target = masking.target_of_pattern(self.granularity, shapes, self.sparsity)
+
+    def reset(self) -> None:
+        """Begin a new training: forget what earlier ones left."""
+
+    def observe(self, model: ModelView) -> None:
+        """Look at the latest batch's gradients."""
+
+    def due(self, step: int) -> bool:
+        """Whether to update after batch number `step` (from 1)."""
+        return step % self.every == 0
+
+    def update(self, model: ModelView, step: int, rng: np.random.Generator) -> masking.Masks:
+        """The masks from now on."""
+        raise NotImplementedError
+
+    def finished(self, step: int, sparsity: float) -> bool:
+        """Whether nothing more will be removed."""
+        raise NotImplementedError
+
+    def reached(self, model: ModelView) -> float:
+        """The sparsity of the tensors that the method prunes."""
+        return masking.sparsity(model.masks(), self._sizes)
+
+    def select(
+        self,
+        model: ModelView,
+        sparsity: float,
+        gradients: Mapping[str, FloatArray] | None,
+        rng: np.random.Generator,
+    ) -> masking.Masks:
+        """The masks that bring the model to `sparsity`, by the method's criterion."""
+        if isinstance(self.granularity, Neurons):
+            return self._select_neurons(model, sparsity, gradients, rng)
+        scores = self.scorer.scores(model, self.names, gradients, rng)
+        return masking.choose(scores, model.masks(), self.granularity, self.scope, sparsity, self.scorer.rms)
+
+    def _select_neurons(
+        self,
+        model: ModelView,
+        sparsity: float,
+        gradients: Mapping[str, FloatArray] | None,
+        rng: np.random.Generator,
+    ) -> masking.Masks:
+        layout = Layout.of(model)
+        scores = self.scorer.scores(model, self.names, gradients, rng, neuron_axis=0)
+        masks = model.masks()
+        for name in self.names:
+            if name in masks:
+                gone = ~masks[name].reshape(len(masks[name]), -1).any(axis=1)
+                # Below every score: neurons that are gone stay gone.
+                scores[name] = np.where(gone, -1.0, scores[name])
+        planner = Planner(layout, scores, self.scope)
+        total = layout.totals(layout.widths)[0]
+        kept = planner.kept(planner.widths(round((1 - sparsity) * total)))
+        return masks_of(model, kept, layout.removable)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later process needs to go on."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, as `state_dict` made it."""
+
+
+class DynamicPruner(Callback):
+    """Prunes a model while it trains.
+
+    Parameters
+    ----------
+    method : Method
+        `Gradual`, `GradientDynamic`, …
+    stop : AtSparsity, MaxDrop, NoImprovement or None
+        Looked at after every epoch from the first removal on. `AtSparsity` ends the pruning, and training
+        goes on; the others end the training and bring the last accepted epoch's model back, by the
+        validation's accuracy or else its loss.
+
+    Attributes
+    ----------
+    history : list of dict
+        One per update: ``"batch"``, ``"epoch"``, ``"sparsity"``.
+
+    Raises
+    ------
+    ValueError
+        If an argument is of another kind; at the start of training, if method and model do not fit, or the
+        stop rule lacks validation data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import secateur as sc
+    >>> model = sc.nn.Sequential([sc.nn.Dense(16, activation="relu"), sc.nn.Dense(2)])
+    >>> x = np.random.default_rng(0).normal(size=(256, 4))
+    >>> pruner = sc.DynamicPruner(sc.Gradual(sparsity=0.75, every=4))
+    >>> _ = model.fit(x, (x[:, 0] > 0).astype(int), epochs=10, callbacks=[pruner], random_state=0)
+    >>> pruner.sparsity
+    0.75
+    """
+
+    def __init__(self, method: Method, stop: StopRule | None = None) -> None:
+        if not isinstance(method, Method):
+            raise ValueError(f"method: expected Gradual or GradientDynamic, got {method!r}")
+        self.method = method
+        self.stop = check_stop(stop)
+        self.history: list[dict[str, float]] = []
+        self._view: ModelView | None = None
+        self._ended = False
+        self._snapshot: Snapshot | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """The sparsity after the latest update."""
+        return self.history[-1]["sparsity"] if self.history else 0.0
+
+    def on_train_begin(self, state: FitState) -> None:
+        if self.stop is not None and self.stop.needs_score and "val_loss" not in state.metrics:
+            raise ValueError(f"stop: {self.stop!r} needs validation_data")
+        self._view = view(state.model)
+        self.method.start(self._view, state.epochs * state.batches_per_epoch)
+        if not state.resumed:
+            self.history, self._ended, self._snapshot = [], False, None
+            self.method.reset()
+            if self.stop is not None:
+                self.stop.start(None)
+
+    def on_batch_end(self, state: FitState) -> None:
+        if self._ended:
+            return
+        assert self._view is not None
+        step = state.batch + 1
+        self.method.observe(self._view)
+        if not self.method.due(step):
+            return
+        self._view.set_masks(self.method.update(self._view, step, state.rng))
+        sparsity = self.method.reached(self._view)
+        self.history.append({"batch": state.batch, "epoch": state.epoch, "sparsity": sparsity})
+        self._ended = self.method.finished(step, sparsity)
+
+    def on_epoch_end(self, state: FitState) -> None:
+        state.logs["sparsity"] = self.sparsity
+        if state.history:
+            state.history[-1]["sparsity"] = self.sparsity
+        if self.stop is None or self.sparsity == 0:
+            return
+        logs = state.logs
+        end = self.stop.step(self.sparsity, logs.get("val_accuracy", -logs.get("val_loss", np.inf)))
+        if self.stop.restores:
+            if self.stop.accepted:
+                assert self._view is not None
+                self._snapshot = self._view.snapshot()
+            state.stop = state.stop or end
+        else:
+            self._ended = self._ended or end
+
+    def on_train_end(self, state: FitState) -> None:
+        if self._snapshot is not None and self._view is not None:
+            self._view.restore(self._snapshot)
+        self._view = None
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "history": [dict(record) for record in self.history],
+            "ended": self._ended,
+            "method": self.method.state_dict(),
+        }
+        if self.stop is not None:
+            state["stop"] = self.stop.state_dict()
+        if self._snapshot is not None:
+            state["snapshot"] = self._snapshot
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.history = [dict(record) for record in state["history"]]
+        self._ended = bool(state["ended"])
+        self.method.load_state_dict(state["method"])
+        if self.stop is not None and "stop" in state:
+            self.stop.load_state_dict(state["stop"])
+        self._snapshot = state.get("snapshot")

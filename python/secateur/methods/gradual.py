@@ -1,0 +1,117 @@
+"""Gradual pruning: sparsity grows with training along a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..criteria import Criterion
+from ..masking import Masks
+from ..models.view import ModelView
+from ..schedules import Curve, check_curve
+from .averages import GradientMean
+from .base import Method
+
+
+def _moment(name: str, value: Any) -> float | int:
+    """A batch number, or a share of the training."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or value < 0 or (isinstance(value, (float, np.floating)) and value > 1):
+        raise ValueError(f"{name}: expected a number of batches or a share in [0.0, 1.0], got {value!r}")
+    return int(value) if isinstance(value, (int, np.integer)) else float(value)
+
+
+class Gradual(Method):
+    """Sparsity grows from 0 to the target between two moments of the training.
+
+    Every `every` batches all weights that are left are scored, and as many of the lowest removed as the
+    schedule wants; after `end` the model recovers.
+
+    Parameters
+    ----------
+    sparsity : float
+        The target: the fraction of the prunable weights to remove.
+    criterion : {"l1", "l2", "gradient", "taylor", "combined", "random"} or callable
+        As for `importance`; gradients are means of their absolute values over the batches since the last
+        update.
+    every : int
+        Batches between two updates.
+    begin, end : int or float
+        The moment before the first removal and that of the last one: a number of batches, or a share of the
+        whole training as a float.
+    schedule : {"cubic", "linear"} or callable
+        The share of the target reached by the progress between both, see `secateur.schedules`.
+    scope, granularity, include, exclude, lam
+        As for `prune`. Neurons are masked during training, with what reads them; `remove_dead_neurons` makes
+        the trained model's arrays smaller.
+
+    References
+    ----------
+    Zhu & Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression.
+    arXiv 1710.01878.
+
+    Examples
+    --------
+    >>> import secateur as sc
+    >>> sc.Gradual(0.9, criterion="l1", every=100).sparsity
+    0.9
+    """
+
+    def __init__(
+        self,
+        sparsity: float,
+        criterion: Criterion = "l1",
+        every: int = 100,
+        begin: int | float = 0.1,
+        end: int | float = 0.7,
+        schedule: str | Curve = "cubic",
+        scope: str = "global",
+        granularity: str = "weight",
+        include: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] | None = None,
+        lam: float | None = None,
+    ) -> None:
+        super().__init__(sparsity, criterion, lam, every, scope, granularity, include, exclude)
+        self.begin, self.end = _moment("begin", begin), _moment("end", end)
+        self.curve = check_curve(schedule)
+        self._gradients = GradientMean()
+        self._first = self._last = 0
+
+    def start(self, model: ModelView, steps: int) -> None:
+        super().start(model, steps)
+        self._first, self._last = (
+            round(moment * steps) if isinstance(moment, float) else moment
+            for moment in (self.begin, self.end)
+        )
+        if not self._first <= self._last <= steps:
+            raise ValueError(
+                f"end: expected begin <= end <= {steps} batches, got {self._first} and {self._last}"
+            )
+        self._last = max(1, self._last)
+
+    def reset(self) -> None:
+        self._gradients.reset()
+
+    def observe(self, model: ModelView) -> None:
+        if self.scorer.needs_grads or callable(self.scorer.criterion):
+            self._gradients.add(model.gradients())
+
+    def due(self, step: int) -> bool:
+        between = self._first < step <= self._last
+        return step == self._last or (between and (step - self._first) % self.every == 0)
+
+    def update(self, model: ModelView, step: int, rng: np.random.Generator) -> Masks:
+        progress = (step - self._first) / max(1, self._last - self._first)
+        share = float(self.curve(min(1.0, progress))) if step < self._last else 1.0
+        return self.select(model, share * self.target, self._gradients.take() or None, rng)
+
+    def finished(self, step: int, sparsity: float) -> bool:
+        return step >= self._last
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gradients": self._gradients.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._gradients.load_state_dict(state["gradients"])
