@@ -6,7 +6,7 @@ BENCH_VENV := .venv-bench
 SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long bench bench-env lint build wheel clean
+.PHONY: help run test test-long bench bench-env lint build wheel
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,11 +16,11 @@ run: build ## Train the reference CNN, prune it three ways, compile it, and prin
 
 test: lint ## Everything CI runs: lint, Rust tests, Python tests
 	$(MAKE) --no-print-directory rust-test
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long" --require-targets
 
 test-long: build ## The long randomised runs as well
 	SECATEUR_CASES=10000 $(MAKE) --no-print-directory rust-test
-	SECATEUR_CASES=10000 $(BIN)/pytest
+	SECATEUR_CASES=10000 $(BIN)/pytest --require-targets
 
 .PHONY: rust-test
 rust-test: # nextest where it is installed, cargo's own runner elsewhere
@@ -37,10 +37,18 @@ bench-env: $(BENCH_VENV)/.built ## An environment with torch beside everything e
 lint: build ## Formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
-	$(BIN)/ruff format --check python tests benches examples
-	$(BIN)/ruff check python tests benches examples
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest secateur._core --mypy-config-file pyproject.toml
+
+wheel: $(VENV)/.zig ## One wheel for every Python from 3.10 on and glibc from 2.17 on, in dist/, tried out beside NumPy alone
+	rm -rf dist target/wheel-venv
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --release --quiet --zig --compatibility manylinux2014 --out dist
+	$(PYTHON) -m venv target/wheel-venv
+	target/wheel-venv/bin/pip install --quiet numpy
+	target/wheel-venv/bin/pip install --quiet --no-deps dist/*.whl
+	cd target && wheel-venv/bin/python ../tests/wheel_smoke.py
 
 build: $(VENV)/.built ## Build the extension and leave the package importable in .venv
 
@@ -51,6 +59,11 @@ $(VENV)/bin/maturin:
 # maturin installs the package's own dependencies and the test extra beside it.
 $(VENV)/.built: $(VENV)/bin/maturin $(SOURCES)
 	$(BIN)/maturin develop --release --quiet --extras test
+	touch $@
+
+# zig links against the oldest glibc that the wheel is for.
+$(VENV)/.zig: $(VENV)/bin/maturin
+	$(BIN)/python -m pip install --quiet ziglang
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.built

@@ -64,7 +64,7 @@ def compile(
     --------
     >>> import numpy as np, secateur as sc
     >>> model = sc.nn.Sequential([sc.nn.Dense(8, activation="relu"), sc.nn.Dense(3)])
-    >>> model.build((4,), random_state=0)
+    >>> model = model.build((4,), random_state=0)
     >>> plan = sc.compile(model, batch=1)
     >>> x = np.ones((1, 4), dtype=np.float32)
     >>> bool(np.allclose(plan(x), model.predict(x), atol=1e-6))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING
 
 from .callbacks import Callback, FitState
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 REFRESH = 0.1
 """Seconds between two updates of the bar."""
@@ -24,6 +25,12 @@ class ProgressBar(Callback):
         self._updated = 0.0
 
     def on_train_begin(self, state: FitState) -> None:
+        try:
+            # Late: importing it takes longer than importing the rest of the package.
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        except ImportError:
+            return
         console = Console(stderr=True)
         if not console.is_terminal:
             return

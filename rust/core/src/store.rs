@@ -14,10 +14,10 @@ mod header;
 mod values;
 
 use crate::error::{Error, Result};
+use crate::mask::Mask;
 use crate::{argument, malformed};
 use header::Header;
 use safetensors::tensor::{Dtype, TensorInfo};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub struct Tensor<'a> {
     /// All elements, pruned ones too.
     pub values: Values<'a>,
     /// Which elements are kept; `None` for a dense tensor.
-    pub mask: Option<Cow<'a, [bool]>>,
+    pub mask: Option<Mask>,
 }
 
 /// Named tensors and the file's metadata.
@@ -78,15 +78,14 @@ pub fn encode(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &BTreeMap<String
         if mask.len() != elements {
             return Err(argument!("masks[{name:?}]: {} elements for {elements} values", mask.len()));
         }
-        let lost = each!(&tensor.values, v => v.iter().zip(&**mask).position(|(v, kept)| !kept && *v != zero(v)));
+        let lost = each!(&tensor.values, v => mask.not().kept().find(|&i| v[i] != zero(v)));
         if let Some(index) = lost {
             return Err(argument!("tensors[{name:?}]: the value at flat index {index} is masked out, but not zero"));
         }
-        let kept = mask.iter().filter(|kept| **kept).count();
-        let (dtype, bytes) =
-            each!(&tensor.values, v => written(v.iter().zip(&**mask).filter(|(_, kept)| **kept).map(|(v, _)| *v)));
+        let kept = mask.count();
+        let (dtype, bytes) = each!(&tensor.values, v => written(mask.kept().map(|i| v[i])));
         parts.push(Part { name: name.clone(), dtype, shape: vec![kept], bytes });
-        let bits = pack(mask);
+        let bits = mask.to_bytes();
         parts.push(Part { name: mask_name(name), dtype: Dtype::U8, shape: vec![bits.len()], bytes: bits });
         header.metadata.insert(format!("{SHAPE}{name}"), format!("{:?}", tensor.shape).replace(' ', ""));
     }
@@ -155,13 +154,14 @@ pub fn decode(source: &mut dyn Read, length: u64) -> Result<Contents> {
         let (Some(values), Some(Values::U8(bits))) = (parts.remove(&name), parts.remove(&mask_name(&name))) else {
             return Err(malformed!("damaged file: {name} has no values or no mask"));
         };
-        let mask = unpack(&bits, count(&shape).unwrap_or(0)).ok_or_else(|| malformed!("damaged mask of {name}"))?;
-        let kept = mask.iter().filter(|kept| **kept).count();
+        let mask = Mask::from_bytes(count(&shape).unwrap_or(0), &bits)
+            .map_err(|error| malformed!("damaged mask of {name}: {error}"))?;
+        let kept = mask.count();
         if kept != values.len() {
             return Err(malformed!("damaged mask of {name}: {kept} bits are set for {} values", values.len()));
         }
         let values = each!(&values, v => spread(v, &mask))?;
-        found.insert(name, Tensor { shape, values, mask: Some(Cow::Owned(mask)) });
+        found.insert(name, Tensor { shape, values, mask: Some(mask) });
     }
     for (name, values) in parts {
         let shape = tensors[&name].shape.clone();
@@ -221,20 +221,6 @@ fn mask_name(name: &str) -> String {
     format!("{name}.mask")
 }
 
-/// One bit an element, least significant first.
-fn pack(mask: &[bool]) -> Vec<u8> {
-    mask.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit))).collect()
-}
-
-/// The inverse of [`pack`]; `None` where bits past the end are set. `bits` holds `elements` bits.
-fn unpack(bits: &[u8], elements: usize) -> Option<Vec<bool>> {
-    let clean = elements.is_multiple_of(8) || bits.last().is_none_or(|last| last >> (elements % 8) == 0);
-    let mut mask = Vec::new();
-    mask.try_reserve_exact(elements).ok()?;
-    mask.extend((0..elements).map(|i| bits[i / 8] >> (i % 8) & 1 == 1));
-    clean.then_some(mask)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,7 +239,7 @@ mod tests {
     }
 
     fn masked(values: Vec<f32>, mask: Vec<bool>) -> Tensor<'static> {
-        Tensor { shape: vec![values.len()], values: Values::F32(values.into()), mask: Some(mask.into()) }
+        Tensor { shape: vec![values.len()], values: Values::F32(values.into()), mask: Some(Mask::from_bools(&mask)) }
     }
 
     fn sample() -> Vec<u8> {
@@ -351,7 +337,7 @@ mod tests {
             let (tensors, _) = load(&bytes).expect("just written");
             let Values::F32(found) = &tensors["w"].values else { panic!("float32 expected") };
             prop_assert_eq!(bits(found), bits(&values));
-            prop_assert_eq!(tensors["w"].mask.as_deref(), Some(&mask[..]));
+            prop_assert_eq!(tensors["w"].mask.as_ref(), Some(&Mask::from_bools(&mask)));
         }
 
         #[test]

@@ -5,6 +5,7 @@ use numpy::{Element, IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use secateur_core::mask::Mask;
 use secateur_core::store::{self, Tensor, Values};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -93,7 +94,7 @@ fn encode<'py>(
             return Err(PyTypeError::new_err(format!("masks[{name:?}]: expected a bool array")));
         };
         match held.get(name) {
-            Some((_, wanted)) if wanted == shape => bits.insert(name.clone(), mask),
+            Some((_, wanted)) if wanted == shape => bits.insert(name.clone(), Mask::from_bools(&mask)),
             Some((_, wanted)) => {
                 let message = format!("masks[{name:?}]: expected shape {wanted:?}, got {shape:?}");
                 return Err(PyValueError::new_err(message));
@@ -137,7 +138,7 @@ fn decode<'py>(
         };
         tensors.set_item(&name, array)?;
         if let Some(mask) = tensor.mask {
-            masks.set_item(&name, shaped(py, mask, &tensor.shape)?)?;
+            masks.set_item(&name, shaped(py, mask.to_bools().into(), &tensor.shape)?)?;
         }
     }
     Ok((tensors, masks, metadata))

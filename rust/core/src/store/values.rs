@@ -1,5 +1,6 @@
 //! The element types of a file: how they are written and read.
 
+use crate::mask::Mask;
 use crate::{Result, malformed};
 use safetensors::tensor::{Dtype, TensorInfo};
 use std::borrow::Cow;
@@ -91,8 +92,8 @@ impl Values<'_> {
     }
 }
 
-/// The zero of a value's type.
-pub(super) fn zero<E: Element>(_like: &E) -> E {
+/// The zero of the values' type.
+pub(super) fn zero<E: Element>(_like: &[E]) -> E {
     E::default()
 }
 
@@ -103,13 +104,11 @@ pub(super) fn written<E: Element>(elements: impl Iterator<Item = E>) -> (Dtype, 
     (E::DTYPE, bytes)
 }
 
-/// The dense elements of which `kept` are those inside the mask.
-pub(super) fn spread<E: Element>(kept: &[E], mask: &[bool]) -> Result<Values<'static>> {
-    let mut kept = kept.iter();
+/// The dense elements of which `kept` are those inside the mask, as many as it counts.
+pub(super) fn spread<E: Element>(kept: &[E], mask: &Mask) -> Result<Values<'static>> {
     let mut dense = reserved(mask.len())?;
-    dense.extend(
-        mask.iter().map(|&inside| if inside { kept.next().copied().unwrap_or_default() } else { E::default() }),
-    );
+    dense.resize(mask.len(), E::default());
+    mask.kept().zip(kept).for_each(|(i, value)| dense[i] = *value);
     Ok(E::wrap(dense))
 }
 
