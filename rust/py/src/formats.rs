@@ -123,6 +123,18 @@ impl PackedMatrix {
         self.matmul(py, x, None, None, None)
     }
 
+    /// `x @ W`, as (W.T @ x.T).T.
+    fn __rmatmul__<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let transposed = py.import("numpy")?.getattr("asarray")?.call1((x,))?.getattr("T")?;
+        self.transpose().matmul(py, &transposed, None, None, None)?.getattr("T")
+    }
+
+    /// NumPy leaves `array @ W` to `__rmatmul__`.
+    #[classattr]
+    fn __array_ufunc__() -> Option<()> {
+        None
+    }
+
     /// The transposed matrix, as a view that shares the weights; its own packing is made at first use.
     #[getter(T)]
     fn transpose(&self) -> PackedMatrix {

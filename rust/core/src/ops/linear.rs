@@ -237,7 +237,7 @@ impl Taps {
     }
 
     fn fill(&self, layer: &Linear, executor: &dyn Executor, input: &[f32], copies: &mut [f32]) {
-        let Window { size: (_, columns), stride: (down, right) } = layer.window;
+        let Window { stride: (down, right), .. } = layer.window;
         let steps = self.from.strides(layer.input);
         let width = layer.output.w;
         for_each_chunk(executor, copies, self.channel_len(layer.window), &|index, copies| {
@@ -249,14 +249,17 @@ impl Taps {
                     row.fill(0.0);
                     continue;
                 }
-                debug_assert!(x < columns);
                 let source = &channel[y * steps.h + x..];
-                if right == 1 {
-                    row[..width].copy_from_slice(&source[..width]);
-                } else {
+                if right > 1 {
                     row.iter_mut().zip(source.iter().step_by(right)).take(width).for_each(|(x, &y)| *x = y);
+                } else if source.len() >= row.len() {
+                    // Whole registers, for speed: what lies beyond the row's pixels is computed with and never read.
+                    for (to, from) in row.chunks_exact_mut(LANES).zip(source.chunks_exact(LANES)) {
+                        to.copy_from_slice(from);
+                    }
+                } else {
+                    row[..width].copy_from_slice(&source[..width]);
                 }
-                row[width..].fill(0.0);
             }
         });
     }

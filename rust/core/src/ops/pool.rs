@@ -27,6 +27,9 @@ impl Window {
     /// One pixel.
     pub const ONE: Window = Window { size: (1, 1), stride: (1, 1) };
 
+    /// Two by two, side by side: each side of the image is halved.
+    pub const HALVING: Window = Window { size: (2, 2), stride: (2, 2) };
+
     /// Rows and columns of the result over an image that holds at least one window.
     pub fn over(&self, h: usize, w: usize) -> (usize, usize) {
         ((h - self.size.0) / self.stride.0 + 1, (w - self.size.1) / self.stride.1 + 1)
@@ -93,6 +96,9 @@ impl Kernel for Run<'_> {
     fn run<V: Vector>(self, v: V) {
         let Pool { reduction, window, offset, input, output, layout, .. } = *self.pool;
         let (from, to) = (layout.strides(input), layout.strides(output));
+        if layout == Layout::PixelPanel && window == Window::HALVING && offset == (0, 0) {
+            return self.halve(v);
+        }
         // Channels that lie side by side are lanes of one run; else each channel is a run of its images or of one pixel.
         let (runs, lanes) = if to.c == 1 { (1, output.c) } else { (output.c, to.group) };
         for run in 0..runs {
@@ -134,6 +140,34 @@ impl Kernel for Run<'_> {
                         }
                         *out = if reduction == Reduction::Max { acc } else { acc * scale };
                     }
+                }
+            }
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Pixels in the lanes, windows of two by two: pairs of columns are the even and odd lanes of two registers.
+    #[inline(always)]
+    fn halve<V: Vector>(self, v: V) {
+        let Pool { reduction, input, output, layout, .. } = *self.pool;
+        let (from, to) = (layout.strides(input), layout.strides(output));
+        let join = |a, b| if reduction == Reduction::Max { v.max(a, b) } else { v.add(a, b) };
+        let scale = v.splat(0.25);
+        for c in 0..output.c {
+            for y in 0..output.h {
+                let top = &self.input[c * from.c + 2 * y * from.h..][..2 * from.h];
+                let out = &mut self.output[c * to.c + y * to.h..][..to.h];
+                let (top, bottom) = top.split_at(from.h);
+                for (out, at) in out.chunks_exact_mut(LANES).zip((0..from.h).step_by(2 * LANES)) {
+                    let first = join(v.load(&top[at..]), v.load(&bottom[at..]));
+                    // A row of an odd number of registers ends with a pair of which only the first exists.
+                    let second = at + LANES;
+                    let second =
+                        if second < from.h { join(v.load(&top[second..]), v.load(&bottom[second..])) } else { first };
+                    let (even, odd) = v.unzip(first, second);
+                    let joined = join(even, odd);
+                    v.store(out, if reduction == Reduction::Max { joined } else { v.mul(joined, scale) });
                 }
             }
         }

@@ -49,6 +49,19 @@ impl Vector for Avx2 {
         unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
     }
     #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32) {
+        // SAFETY: see above the impl.
+        unsafe {
+            let half = |a: __m256, b: __m256| {
+                // Shuffles stay within 128 bits: pairs of pairs come out in the order 0 2 1 3.
+                let order = |x| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(x)));
+                (order(_mm256_shuffle_ps::<0b10_00_10_00>(a, b)), order(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)))
+            };
+            let (low, high) = (half(a.0, a.1), half(b.0, b.1));
+            ((low.0, high.0), (low.1, high.1))
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: Self::F32) -> f32 {
         // SAFETY: see above the impl.
         unsafe {

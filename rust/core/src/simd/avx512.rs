@@ -49,6 +49,15 @@ impl Vector for Avx512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32) {
+        // SAFETY: see above the impl.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: Self::F32) -> f32 {
         // SAFETY: see above the impl.
         unsafe {

@@ -57,6 +57,8 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane `a · b + c`, rounded once.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// Lanes 0, 2, 4 … and 1, 3, 5 … of the 32 lanes of `a` and `b`.
+    fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
     /// The sum of the lanes, always in the same order: halves, quarters, eighths, pairs.
     fn sum(self, a: Self::F32) -> f32;
 
@@ -234,6 +236,10 @@ mod tests {
             assert_eq!(v.to_array(v.max(x, y)), each(f32::max));
             assert_eq!(v.to_array(v.mul_add(x, y, v.splat(1.5))), each(|a, b| a.mul_add(b, 1.5)));
             assert_eq!(v.sum(x), 0.0);
+            let both: Vec<f32> = a.iter().chain(&b).copied().collect();
+            let (even, odd) = v.unzip(x, y);
+            assert_eq!(v.to_array(even), std::array::from_fn(|i| both[2 * i]));
+            assert_eq!(v.to_array(odd), std::array::from_fn(|i| both[2 * i + 1]));
             let index: [u16; LANES] = std::array::from_fn(|i| ((i * 7) % LANES) as u16);
             // SAFETY: arrays of 16, indices below 16.
             let gathered = unsafe { v.gather_ptr(a.as_ptr(), index.as_ptr()) };

@@ -39,6 +39,11 @@ impl Vector for Scalar {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32) {
+        let lane = |i: usize| if i < LANES { a[i] } else { b[i - LANES] };
+        (std::array::from_fn(|i| lane(2 * i)), std::array::from_fn(|i| lane(2 * i + 1)))
+    }
+    #[inline(always)]
     fn sum(self, a: Self::F32) -> f32 {
         let h: [f32; 8] = std::array::from_fn(|i| a[i] + a[i + 8]);
         let q: [f32; 4] = std::array::from_fn(|i| h[i] + h[i + 4]);
