@@ -9,9 +9,9 @@
 //!
 //! It reads 4 bytes a nonzero and an eighth of a byte an element, and `x` in order: no gather.
 
+use super::Format;
 use super::rows::Rows;
 use super::vector::{Dot, RowDots};
-use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
 
 /// Rows computed together: their pointer chains hide each other's latency.
@@ -30,8 +30,9 @@ pub struct Bitmap {
     values: Vec<f32>,
 }
 
-impl Pack for Bitmap {
-    fn pack(rows: &Rows, _positions: Vec<u32>) -> Bitmap {
+impl Bitmap {
+    /// Packs `rows`.
+    pub fn pack(rows: &Rows) -> Bitmap {
         let chunks = rows.columns().div_ceil(LANES);
         let mut masks = vec![0u16; rows.rows() * chunks];
         let (mut starts, mut values) = (vec![0u32], Vec::with_capacity(rows.nnz() + LANES));

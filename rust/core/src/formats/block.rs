@@ -19,9 +19,6 @@ use super::sweep::{Sweep, Tile};
 use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
 
-/// Columns in a K-block: with 3-register tiles, their operand rows take 24 KiB.
-const BLOCK: usize = 128;
-
 /// A matrix in column blocks of `R` rows.
 #[derive(Debug, Clone)]
 pub struct Block<const R: usize> {
@@ -37,8 +34,7 @@ pub struct Block<const R: usize> {
 
 impl<const R: usize> Block<R> {
     /// Packs the columns of each group of R rows that hold a nonzero, or all of them.
-    pub fn pack_columns(rows: &Rows, positions: Vec<u32>, all: bool) -> Block<R> {
-        let blocks = KBlocks::new(positions, BLOCK);
+    pub fn pack_columns(rows: &Rows, blocks: KBlocks, all: bool) -> Block<R> {
         let groups = rows.rows().div_ceil(R);
         // The dense R × columns strip of each group, a group at a time, then runs in (block, group) order.
         let mut runs: Vec<(Vec<u16>, Vec<f32>)> = vec![Default::default(); blocks.len() * groups];
@@ -73,8 +69,8 @@ impl<const R: usize> Block<R> {
 }
 
 impl<const R: usize> Pack for Block<R> {
-    fn pack(rows: &Rows, positions: Vec<u32>) -> Block<R> {
-        Block::pack_columns(rows, positions, false)
+    fn pack(rows: &Rows, blocks: KBlocks) -> Block<R> {
+        Block::pack_columns(rows, blocks, false)
     }
 }
 

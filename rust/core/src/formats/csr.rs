@@ -19,9 +19,6 @@ use super::vector::{Dot, RowDots};
 use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
 
-/// Columns in a K-block: with 4-register tiles, their operand rows take 32 KiB.
-const BLOCK: usize = 128;
-
 /// A matrix in compressed, K-blocked rows.
 #[derive(Debug, Clone)]
 pub struct Csr {
@@ -37,10 +34,12 @@ pub struct Csr {
 impl Csr {
     /// Packed for one column: K-blocks as long as an index reaches, so that runs are long.
     pub fn pack_vector(rows: &Rows) -> Csr {
-        Csr::pack_blocks(rows, KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX))
+        Csr::pack(rows, KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX))
     }
+}
 
-    fn pack_blocks(rows: &Rows, blocks: KBlocks) -> Csr {
+impl Pack for Csr {
+    fn pack(rows: &Rows, blocks: KBlocks) -> Csr {
         let mut starts = Vec::with_capacity(blocks.len() * rows.rows() + 1);
         let (mut values, mut index) = (Vec::with_capacity(rows.nnz()), Vec::with_capacity(rows.nnz()));
         // Blocks are visited in column order: each row keeps its place.
@@ -57,12 +56,6 @@ impl Csr {
         }
         starts.push(values.len() as u32);
         Csr { rows: rows.rows(), columns: rows.columns(), blocks, starts, values, index }
-    }
-}
-
-impl Pack for Csr {
-    fn pack(rows: &Rows, positions: Vec<u32>) -> Csr {
-        Csr::pack_blocks(rows, KBlocks::new(positions, BLOCK))
     }
 }
 

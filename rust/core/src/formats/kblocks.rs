@@ -10,6 +10,11 @@ pub struct KBlocks {
 }
 
 impl KBlocks {
+    /// Columns of a block for panels: with 4-register tiles, their operand rows take 32 KiB.
+    pub const PANELS: usize = 128;
+    /// Columns of a block for convolutions with pixels in the lanes, whose taps share most of their registers.
+    pub const PIXELS: usize = 512;
+
     /// Cuts columns with these positions into runs of at most `most` columns that span less than 2¹⁶ positions. A matrix
     /// without columns is one empty block, so that bias and activation still happen.
     pub fn new(positions: Vec<u32>, most: usize) -> KBlocks {

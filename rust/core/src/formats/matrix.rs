@@ -2,7 +2,7 @@
 
 use super::sweep::{self, Geometry, Sweep, panel_width, sweep};
 use super::vector;
-use super::{Bitmap, Block, Csr, Epilogue, Format, Pack, Rows, dense};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Rows, dense};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential, for_each_chunk};
@@ -74,14 +74,14 @@ enum Packed {
 
 impl Packed {
     fn pack(rows: &Rows, kind: Kind, one_column: bool) -> Packed {
-        let positions = || (0..rows.columns() as u32).collect();
+        let blocks = || KBlocks::new((0..rows.columns() as u32).collect(), KBlocks::PANELS);
         match kind {
             Kind::Dense => Packed::Dense(rows.to_dense()),
-            Kind::Bitmap if one_column => Packed::Bitmap(Bitmap::pack(rows, positions())),
+            Kind::Bitmap if one_column => Packed::Bitmap(Bitmap::pack(rows)),
             Kind::Csr | Kind::Block { .. } if one_column => Packed::Csr(Csr::pack_vector(rows)),
-            Kind::Csr | Kind::Bitmap => Packed::Csr(Csr::pack(rows, positions())),
-            Kind::Block { height: 4 } => Packed::Block4(Block::pack(rows, positions())),
-            Kind::Block { .. } => Packed::Block8(Block::pack(rows, positions())),
+            Kind::Csr | Kind::Bitmap => Packed::Csr(Csr::pack(rows, blocks())),
+            Kind::Block { height: 4 } => Packed::Block4(Block::pack(rows, blocks())),
+            Kind::Block { .. } => Packed::Block8(Block::pack(rows, blocks())),
         }
     }
 

@@ -23,6 +23,7 @@ pub use block::Block;
 pub use csr::Csr;
 pub use direct::Direct;
 pub use epilogue::{Activation, Epilogue};
+pub use kblocks::KBlocks;
 pub use matrix::{Kind, PackedMatrix};
 pub use rows::Rows;
 
@@ -40,8 +41,8 @@ pub trait Format {
     fn to_dense(&self) -> Vec<f32>;
 }
 
-/// Packing: the nonzeros, and for each column its position in the operand (see [`sweep`]).
+/// Packing for [`sweep`].
 pub trait Pack: Format {
-    /// Packs `rows`; `positions` has one entry a column.
-    fn pack(rows: &Rows, positions: Vec<u32>) -> Self;
+    /// Packs `rows`, whose columns meet the operand and are cut as `blocks` says.
+    fn pack(rows: &Rows, blocks: KBlocks) -> Self;
 }

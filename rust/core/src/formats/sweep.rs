@@ -4,9 +4,9 @@
 //! `position(j) · unit`, so one loop serves matmul and convolution alike:
 //!
 //! ```text
-//! matmul, panels of `unit` columns          convolution, batch innermost          convolution, one image
-//! position(j) = j                           position(c,y,x) = (c·H + y)·W + x     one shifted copy a horizontal tap
-//! a span = one panel                        a span = one output row               a span = one output plane
+//! matmul, panels of `unit` columns     convolution, batch innermost        convolution, pixels in the lanes
+//! position(j) = j                      position(c,y,x) = (c·H + y)·W + x   the same, in rows of whole registers
+//! a span = one panel                   a span = one output row             a span = a few output rows
 //!
 //! for tile in span:                 T lines of the operand and of the result
 //!   for block in K-blocks:          the tile's operand rows of one block stay in L1
@@ -36,7 +36,7 @@ pub struct Span {
 /// How a matrix meets its operand.
 #[derive(Debug, Clone)]
 pub struct Geometry {
-    /// Floats in one step of a position; a multiple of 16.
+    /// Floats in one step of a position.
     pub unit: usize,
     /// Floats between two rows of the result.
     pub row_stride: usize,
@@ -198,7 +198,6 @@ pub fn sweep<M: Sweep>(
     if matrix.rows() == 0 || geometry.spans.is_empty() {
         return;
     }
-    assert!(geometry.unit.is_multiple_of(LANES), "sweep: positions are not whole lines");
     assert!(input.len() >= geometry.input_len(matrix.reach()), "sweep: the operand is too small");
     assert!(output.len() >= geometry.output_len(matrix.rows()), "sweep: the result is too small");
     let bias = epilogue.padded_bias(matrix.rows());

@@ -130,13 +130,13 @@ proptest! {
     fn packing_loses_nothing((m, k) in (0usize..70, 0usize..300), density in 0.0f64..1.0, seed in any::<u64>()) {
         let dense = values(m * k, density, seed);
         let rows = Rows::from_dense(m, k, &dense).unwrap();
-        let positions = || (0..k as u32).collect::<Vec<_>>();
-        prop_assert_eq!(&Csr::pack(&rows, positions()).to_dense(), &dense);
+        let blocks = || KBlocks::new((0..k as u32).collect(), KBlocks::PANELS);
+        prop_assert_eq!(&Csr::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Csr::pack_vector(&rows).to_dense(), &dense);
-        prop_assert_eq!(&Bitmap::pack(&rows, positions()).to_dense(), &dense);
-        prop_assert_eq!(&Block::<4>::pack(&rows, positions()).to_dense(), &dense);
-        prop_assert_eq!(&Block::<8>::pack(&rows, positions()).to_dense(), &dense);
-        prop_assert_eq!(&Block::<8>::pack_columns(&rows, positions(), true).to_dense(), &dense);
+        prop_assert_eq!(&Bitmap::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Block::<4>::pack(&rows, blocks()).to_dense(), &dense);
+        prop_assert_eq!(&Block::<8>::pack(&rows, blocks()).to_dense(), &dense);
+        prop_assert_eq!(&Block::<8>::pack_columns(&rows, blocks(), true).to_dense(), &dense);
     }
 }
 

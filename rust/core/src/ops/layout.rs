@@ -104,6 +104,11 @@ impl Layout {
         images.div_ceil(strides.group) * strides.group_step
     }
 
+    /// Floats of a buffer for `images` images: a register of pixels may be loaded from the last pixel on.
+    pub fn buffer_len(self, shape: Shape, images: usize) -> usize {
+        self.len(shape, images) + if self == Layout::PixelPanel { LANES } else { 0 }
+    }
+
     /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`.
     pub fn name(self) -> String {
         match self {

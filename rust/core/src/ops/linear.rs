@@ -9,7 +9,7 @@ use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::formats::direct::Pixels;
 use crate::formats::sweep::{Geometry, Span, Sweep, sweep};
 use crate::formats::vector::{RowDots, multiply};
-use crate::formats::{Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, Pack, Rows, dense};
+use crate::formats::{Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Rows, dense};
 use crate::simd::{LANES, Target};
 
 /// A layer with weights.
@@ -120,11 +120,9 @@ impl Linear {
             }
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
             Kernel::CsrDots => Box::new(DotsLinear { layer, dots: Csr::pack_vector(&self.weights), images, target }),
-            Kernel::BitmapDots => {
-                Box::new(DotsLinear { layer, dots: Bitmap::pack(&self.weights, Vec::new()), images, target })
-            }
+            Kernel::BitmapDots => Box::new(DotsLinear { layer, dots: Bitmap::pack(&self.weights), images, target }),
             Kernel::Panel => {
-                let sweep = |positions| Block::<8>::pack_columns(&self.weights, positions, true);
+                let sweep = |blocks| Block::<8>::pack_columns(&self.weights, blocks, true);
                 self.swept(layer, sweep, "dense", input, output, images, target)
             }
             Kernel::Csr => self.swept(layer, |p| Csr::pack(&self.weights, p), "csr", input, output, images, target),
@@ -141,20 +139,25 @@ impl Linear {
     fn swept<M: Sweep + Format + Send + 'static>(
         &self,
         layer: Linear,
-        pack: impl Fn(Vec<u32>) -> M,
+        pack: impl Fn(KBlocks) -> M,
         format: &'static str,
         input: Layout,
         output: Layout,
         images: usize,
         target: Target,
     ) -> Box<dyn Operator> {
-        let taps = if output == Layout::PixelPanel { Some(Taps::new(self, input)) } else { None };
-        let (geometry, positions) = match (&taps, output) {
-            (Some(taps), _) => (taps.geometry(self, images), taps.positions(self)),
-            (None, Layout::BatchInner { lines }) => self.batch_inner(lines, images),
-            (None, _) => unreachable!("choose lists swept kernels with lanes of images or pixels only"),
+        let (geometry, blocks, taps) = match output {
+            Layout::BatchInner { lines } => {
+                let (geometry, positions) = self.batch_inner(lines, images);
+                (geometry, KBlocks::new(positions, KBlocks::PANELS), None)
+            }
+            _ => {
+                let taps = Taps::new(self, input);
+                let blocks = KBlocks::new(taps.positions(self), KBlocks::PIXELS);
+                (taps.geometry(self, images), blocks, Some(taps))
+            }
         };
-        Box::new(SweptLinear { layer, matrix: pack(positions), format, geometry, taps, images, target })
+        Box::new(SweptLinear { layer, matrix: pack(blocks), format, geometry, taps, images, target })
     }
 
     /// Images in the lanes: every tap is an offset of whole pixels.
@@ -184,27 +187,42 @@ impl Linear {
     }
 }
 
-/// Copies of an image for each horizontal tap of a filter, so that every tap reads whole aligned registers.
+/// Pixels in the lanes: where the taps of a filter find their registers of pixels.
+///
+/// Where rows of input and output take the same registers, at stride 1, a tap is an offset into the image itself; loads
+/// are unaligned, but all taps share one image that fits the first-level cache. Else the image is copied once a horizontal
+/// tap, into rows of the output's pitch, with every s-th pixel of every s-th row for stride s:
 ///
 /// ```text
 /// [image][channel][tap column][row mod vertical stride][row / vertical stride][column of the output, padded to 16]
 /// ```
 struct Taps {
     from: Layout,
+    /// Whether the image itself serves.
+    shared: bool,
     /// Rows of a copy.
     rows: usize,
-    /// Floats in a row of a copy.
+    /// Floats in a row of a copy, and of the output.
     pitch: usize,
 }
 
+/// Registers of pixels in a span, about: rows of the output that a task computes together.
+const SPAN_LINES: usize = 12;
+
 impl Taps {
     fn new(layer: &Linear, from: Layout) -> Taps {
+        let pitch = layer.output.w.next_multiple_of(LANES);
+        let shared = from == Layout::PixelPanel
+            && layer.window.stride == (1, 1)
+            && layer.input.w.next_multiple_of(LANES) == pitch;
         let rows = layer.input.h.div_ceil(layer.window.stride.0);
-        Taps { from, rows, pitch: layer.output.w.next_multiple_of(LANES) }
+        Taps { from, shared, rows, pitch }
     }
 
+    /// Floats of the copies of a channel.
     fn channel_len(&self, window: Window) -> usize {
-        window.size.1 * window.stride.0 * self.rows * self.pitch
+        let copies = if self.shared { 1 } else { window.size.1 * window.stride.0 };
+        copies * self.rows * self.pitch
     }
 
     fn positions(&self, layer: &Linear) -> Vec<u32> {
@@ -212,7 +230,12 @@ impl Taps {
         (0..layer.weights.columns())
             .map(|k| {
                 let (channel, y, x) = (k / (rows * columns), k / columns % rows, k % columns);
-                (((((channel * columns + x) * down) + y % down) * self.rows + y / down) * (self.pitch / LANES)) as u32
+                let position = if self.shared {
+                    (channel * self.rows + y) * self.pitch + x
+                } else {
+                    (((channel * columns + x) * down + y % down) * self.rows + y / down) * (self.pitch / LANES)
+                };
+                position as u32
             })
             .collect()
     }
@@ -220,8 +243,7 @@ impl Taps {
     fn geometry(&self, layer: &Linear, images: usize) -> Geometry {
         let plane = layer.output.h * self.pitch;
         let image = layer.input.c * self.channel_len(layer.window);
-        // A span of a few output rows is a task; the whole plane is contiguous.
-        let rows_a_span = (8 * LANES / self.pitch).max(1);
+        let rows_a_span = (SPAN_LINES * LANES / self.pitch).max(1);
         let mut spans = Vec::new();
         for n in 0..images {
             for y in (0..layer.output.h).step_by(rows_a_span) {
@@ -233,7 +255,7 @@ impl Taps {
                 });
             }
         }
-        Geometry { unit: LANES, row_stride: plane, spans }
+        Geometry { unit: if self.shared { 1 } else { LANES }, row_stride: plane, spans }
     }
 
     fn fill(&self, layer: &Linear, executor: &dyn Executor, input: &[f32], copies: &mut [f32]) {
@@ -287,19 +309,20 @@ impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
         let macs = self.matrix.stored() * self.layer.output.h * self.layer.output.w * self.images;
         let executor = sequential_if_small(executor, macs);
         let input = match &self.taps {
-            Some(taps) => {
+            Some(taps) if !taps.shared => {
                 let copies = &mut scratch[..self.scratch()];
                 taps.fill(&self.layer, executor, input, copies);
                 &*copies
             }
-            None => input,
+            _ => input,
         };
         sweep(&self.matrix, executor, self.target, &self.geometry, input, output, self.layer.epilogue());
     }
 
     fn scratch(&self) -> usize {
         let channels = self.images * self.layer.input.c;
-        self.taps.as_ref().map_or(0, |taps| channels * taps.channel_len(self.layer.window))
+        let copied = self.taps.as_ref().filter(|taps| !taps.shared);
+        copied.map_or(0, |taps| channels * taps.channel_len(self.layer.window))
     }
 
     fn kernel(&self) -> String {

@@ -100,7 +100,7 @@ impl Kernel for Run<'_> {
             return self.halve(v);
         }
         // Channels that lie side by side are lanes of one run; else each channel is a run of its images or of one pixel.
-        let (runs, lanes) = if to.c == 1 { (1, output.c) } else { (output.c, to.group) };
+        let (runs, lanes) = if from.c == 1 && to.c == 1 { (1, output.c) } else { (output.c, to.group) };
         for run in 0..runs {
             for y in 0..output.h {
                 let rows = clip(y, window.stride.0, window.size.0, offset.0, input.h);

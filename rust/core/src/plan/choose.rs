@@ -116,7 +116,8 @@ impl<'a> Costs<'a> {
             .zip(&tried)
             .filter(|&(_, &tried)| tried)
             .map(|(choice, _)| {
-                let floats = (choice.input.len(input, self.images), choice.output.len(output, self.images));
+                let floats =
+                    (choice.input.buffer_len(input, self.images), choice.output.buffer_len(output, self.images));
                 (build(self.graph, node, choice, self.images, self.target), floats)
             })
             .collect();

@@ -4,6 +4,8 @@ pub mod build;
 pub mod choose;
 pub mod graph;
 pub mod run;
+#[cfg(test)]
+mod tests;
 
 pub use choose::{Choice, Choices};
 pub use graph::{Dtype, Graph, Op};

@@ -59,7 +59,7 @@ impl Program {
                     None,
                     Box::new(relayout),
                     place,
-                    choice.input.len(shape, images),
+                    choice.input.buffer_len(shape, images),
                     (layout, choice.input),
                 );
             }
@@ -68,7 +68,7 @@ impl Program {
                 continue; // the same memory under another shape
             }
             let operator = build(graph, node, choice, images, target);
-            let len = choice.output.len(graph.edge(node.output).shape, images);
+            let len = choice.output.buffer_len(graph.edge(node.output).shape, images);
             place = program.push(Some(at), operator, place, len, (choice.input, choice.output));
         }
         let shape = graph.output();
