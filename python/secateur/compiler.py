@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -246,6 +247,16 @@ class Plan:
 
 
 _ROW = "{:<14} {:<10} {:>7}  {:<30} {:<15} {:>9} {:>9} {:>6} {:>5}"
+
+
+def cpu_signature(target: str) -> str:
+    """What choices were measured on: the processor's name and the CPU target."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.processor() or platform.machine()} / {target}"
 
 
 def describe(model: Any) -> tuple[tuple[int, ...], Description]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from . import _core
+from .compiler import Plan, cpu_signature
 from .errors import FormatError
 from .nn import Sequential, TrainingCheckpoint
 
@@ -270,5 +271,58 @@ def _restore_checkpoint(contents: Contents) -> TrainingCheckpoint:
     return TrainingCheckpoint(model, **_put_arrays(state, contents.tensors))
 
 
+# Kind "plan": the network as JSON, its arrays as "NODE.ARRAY" (zero weights as a mask), and the choices with
+# the CPU that they were measured on: on another one they are no hint, and the cost model chooses.
+
+_MATRICES = ("weight",)
+_VECTORS = ("bias", "scale", "shift")
+
+
+def _dump_plan(plan: Plan) -> Contents:
+    tensors: Arrays = {}
+    masks: Arrays = {}
+    nodes = []
+    for node in plan.description:
+        nodes.append({key: value for key, value in node.items() if not isinstance(value, np.ndarray)})
+        for key in (*_MATRICES, *_VECTORS):
+            if isinstance(node.get(key), np.ndarray):
+                tensors[f"{node['name']}.{key}"] = node[key]
+            if key in _MATRICES and key in node and not node[key].all():
+                masks[f"{node['name']}.{key}"] = node[key] != 0
+    description = {
+        "input_shape": plan.input_shape,
+        "nodes": nodes,
+        "batch": plan.batch,
+        "threads": plan.threads,
+        "choices": plan.choices,
+        "cpu": cpu_signature(plan.target),
+    }
+    # Weights that are -0.0 are as absent as those that are 0.0.
+    tensors.update({name: np.where(mask, tensors[name], np.float32(0)) for name, mask in masks.items()})
+    return Contents(tensors, masks, {"plan": json.dumps(description, sort_keys=True)})
+
+
+def _restore_plan(contents: Contents) -> Plan:
+    description = json.loads(contents.metadata["plan"])
+    nodes = []
+    for node in description["nodes"]:
+        arrays = {
+            key: contents.tensors[f"{node['name']}.{key}"]
+            for key in (*_MATRICES, *_VECTORS)
+            if f"{node['name']}.{key}" in contents.tensors
+        }
+        nodes.append({**node, **arrays})
+    known = description["cpu"] == cpu_signature(_core.cpu_target())
+    return Plan(
+        description["input_shape"],
+        nodes,
+        description["batch"],
+        threads=description["threads"],
+        choices=description["choices"] if known else None,
+        timed=False,
+    )
+
+
 register("model", Sequential, _dump_model, _restore_model)
+register("plan", Plan, _dump_plan, _restore_plan)
 register("checkpoint", TrainingCheckpoint, _dump_checkpoint, _restore_checkpoint)

@@ -1,0 +1,211 @@
+"""Packed matrices against float64, over formats, layouts of the input, and bad input."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import secateur as sc
+
+CASES = int(os.environ.get("SECATEUR_CASES", "500"))
+FORMATS = [
+    ("csr", (8, 1)),
+    ("bitmap", (8, 1)),
+    ("dense", (8, 1)),
+    ("auto", (8, 1)),
+    ("block", (4, 1)),
+    ("block", (8, 1)),
+    ("block", (16, 1)),
+    ("block", (4, 4)),
+]
+UNIT = 2.0**-24
+
+
+def sparse(rng, m, k, density):
+    weights = rng.standard_normal((m, k), dtype=np.float32)
+    return np.where(rng.random((m, k)) < density, weights, np.float32(0))
+
+
+def check(weights, x, y, extra=0.0):
+    """|error| <= gamma_k (|W| |x|), k = nonzeros of the row + 2."""
+    weights, x = weights.astype(np.float64), np.asarray(x, np.float64)
+    count = ((weights != 0).sum(axis=1) + 2).astype(np.float64)
+    gamma = count * UNIT / (1 - count * UNIT)
+    size = np.abs(weights) @ np.abs(x) + extra
+    bound = gamma[:, None] * size if x.ndim == 2 else gamma * size
+    assert (np.abs(y - (weights @ x)) <= bound).all()
+
+
+@settings(max_examples=CASES, deadline=None)
+@given(
+    m=st.integers(0, 70),
+    k=st.integers(0, 200),
+    n=st.integers(0, 70),
+    density=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+    kind=st.sampled_from(FORMATS),
+    target=st.sampled_from(sc._core.cpu_targets()),
+)
+def test_products(m, k, n, density, seed, kind, target):
+    rng = np.random.default_rng(seed)
+    weights = sparse(rng, m, k, density)
+    packed = sc.pack(weights, kind[0], block=kind[1], target=target)
+    x, dy = rng.standard_normal((k, n), dtype=np.float32), rng.standard_normal((m, n), dtype=np.float32)
+    check(weights, x, packed @ x)
+    check(weights.T, dy, packed.T @ dy)
+    if n:
+        check(weights, x[:, 0], packed @ x[:, 0])
+    assert np.array_equal(packed.to_dense(), weights)
+    assert packed.shape == (m, k) and packed.nnz == np.count_nonzero(weights)
+    assert packed.nbytes > 0 and packed.kernel
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_epilogue(kind):
+    rng = np.random.default_rng(0)
+    weights, bias = sparse(rng, 37, 90, 0.3), rng.standard_normal(37, dtype=np.float32)
+    packed = sc.pack(weights, kind[0], block=kind[1])
+    x = rng.standard_normal((90, 21), dtype=np.float32)
+    z = weights.astype(np.float64) @ x + bias[:, None]
+    wanted = {None: z, "relu": np.maximum(z, 0), "tanh": np.tanh(z), "sigmoid": 1 / (1 + np.exp(-z))}
+    for activation, y in wanted.items():
+        out = np.full((37, 21), np.nan, np.float32)
+        assert packed.matmul(x, bias, activation, out) is out
+        np.testing.assert_allclose(out, y, rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_of_any_layout():
+    rng = np.random.default_rng(1)
+    # Whole numbers: exact in any order of summation.
+    weights = np.round(sparse(rng, 20, 30, 0.4) * 4)
+    packed = sc.pack(weights, "csr")
+    x = rng.integers(-4, 5, (30, 12)).astype(np.float32)
+    wanted = packed @ x
+    wide = np.zeros((60, 24), np.float32)
+    wide[::2, ::2] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for same in (
+        np.asfortranarray(x),
+        x[::-1][::-1],
+        wide[::2, ::2],
+        frozen,
+        x.astype(">f4"),
+        x.astype(np.float64),
+        x.astype(np.int8),
+        x.tolist(),
+    ):
+        assert np.array_equal(packed @ same, wanted)
+    assert np.array_equal(
+        packed @ np.broadcast_to(x[:, :1], (30, 12)), np.repeat(packed @ x[:, :1], 12, axis=1)
+    )
+    assert np.array_equal(x.T @ packed.T, wanted.T)
+
+
+def test_scipy_in_and_out():
+    rng = np.random.default_rng(2)
+    weights = sparse(rng, 33, 65, 0.2)
+    for make in (sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array):
+        packed = sc.pack(make(weights))
+        assert np.array_equal(packed.to_dense(), weights)
+    back = packed.to_scipy()
+    assert (back != sp.csr_matrix(weights)).nnz == 0
+    assert np.array_equal(packed.T.to_scipy().toarray(), weights.T)
+
+
+def test_bits_do_not_depend_on_threads():
+    rng = np.random.default_rng(3)
+    weights, x = sparse(rng, 300, 400, 0.3), rng.standard_normal((400, 150), dtype=np.float32)
+    before = sc.get_num_threads()
+    try:
+        for kind in FORMATS:
+            packed = sc.pack(weights, kind[0], block=kind[1])
+            sc.set_num_threads(1)
+            wanted = packed @ x
+            for threads in (2, 3, 8):
+                sc.set_num_threads(threads)
+                for _ in range(20):
+                    assert np.array_equal(packed @ x, wanted)
+    finally:
+        sc.set_num_threads(before)
+
+
+MALFORMED = [
+    ((2, 3), [0, 1], [0], [1]),
+    ((2, 3), [0, 2, 1], [0], [1]),
+    ((2, 3), [1, 1, 1], [0], [1]),
+    ((2, 3), [0, 1, 2], [0, 3], [1, 1]),
+    ((2, 3), [0, 1, 2], [0, -1], [1, 1]),
+    ((2, 3), [0, 2, 2], [1, 1], [1, 1]),
+    ((2, 3), [0, 2, 2], [2, 1], [1, 1]),
+    ((2, 3), [0, 1, 2], [0], [1, 1]),
+    ((2, 3), [0, -1, 2], [0, 1], [1, 1]),
+    ((2, 3), [0, 1, 3], [0, 1], [1, 1]),
+    ((2, 3), [], [], []),
+    ((2**40, 2**40), [0], [], []),
+]
+
+
+def test_malformed_csr_is_refused_before_any_read():
+    rng = np.random.default_rng(4)
+    cases = list(MALFORMED)
+    indptr, indices = np.array([0, 2, 3, 5]), np.array([0, 2, 1, 0, 3])
+    while len(cases) < 300:
+        a, b, shape = indptr.copy(), indices.copy(), (3, 4)
+        if rng.random() < 0.5:
+            a[rng.integers(4)] = rng.choice([-(2**62), -1, 6, 2**31, 2**62])
+        else:
+            b[rng.integers(5)] = rng.choice([-(2**62), -1, 4, 2**31, 2**62])
+        cases.append((shape, a, b, np.ones(5)))
+    for shape, starts, columns, values in cases:
+        with pytest.raises(ValueError, match=r"indptr|indices|weights"):
+            sc._core.PackedMatrix.from_csr(
+                shape,
+                np.array(starts, np.int64),
+                np.array(columns, np.int64),
+                np.array(values, np.float32),
+                "csr",
+                None,
+                (8, 1),
+                None,
+            )
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda w: sc.pack(w, "coo"), ValueError, "format: unknown name .*auto, bitmap, block, csr, dense"),
+        (lambda w: sc.pack(w, "block", block=(3, 1)), ValueError, "block"),
+        (lambda w: sc.pack(w, target="neon"), ValueError, "target: unknown name .*scalar, avx2, avx512"),
+        (lambda w: sc.pack(w[0]), ValueError, "weights: expected 2 dimensions, got 1"),
+        (
+            lambda w: sc.pack(w.astype(complex)),
+            TypeError,
+            "weights: expected real numbers, got dtype complex128",
+        ),
+        (lambda w: sc.pack([["a"]]), TypeError, "weights: expected real numbers"),
+        (lambda w: sc.pack(w, columns=0), ValueError, "columns"),
+        (lambda w: sc.pack(w) @ np.ones(4), ValueError, r"x: expected shape \(3,\) or \(3, n\)"),
+        (lambda w: sc.pack(w) @ np.ones((3, 2, 2)), ValueError, "x: expected shape"),
+        (lambda w: sc.pack(w).matmul(np.ones(3), bias=np.ones(3)), ValueError, "bias"),
+        (lambda w: sc.pack(w).matmul(np.ones(3), activation="gelu"), ValueError, "activation: .*relu, tanh"),
+        (lambda w: sc.pack(w).matmul(np.ones(3), out=np.ones(2)), TypeError, "out"),
+        (lambda w: sc.pack(w).matmul(np.ones(3), out=np.ones(3, np.float32)), ValueError, "out"),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message) as caught:
+        call(np.ones((2, 3), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_out_must_not_overlap_the_input():
+    memory = np.ones(40, np.float32)
+    packed = sc.pack(np.eye(20, dtype=np.float32))
+    with pytest.raises(ValueError, match="out"):
+        packed.matmul(memory[:20], out=memory[10:30])
