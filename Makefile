@@ -29,8 +29,9 @@ rust-test: # nextest where it is installed, cargo's own runner elsewhere
 	cargo test -p secateur-core --features reference --doc
 
 bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libraries; writes benches/record
-	cargo bench -p secateur-core --bench spmm
-	for threads in 1 2; do $(BIN)/python -m benches.peers.spmm --threads $$threads || exit 1; done
+	cargo bench -p secateur-core --benches
+	for script in spmm select cnn nodes; do for threads in 1 2; do \
+	  $(BIN)/python -m benches.peers.$$script --threads $$threads || exit 1; done; done
 
 bench-env: $(BENCH_VENV)/.built ## An environment with torch beside everything else, in .venv-bench (large)
 

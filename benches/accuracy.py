@@ -1,0 +1,137 @@
+"""Accuracy after pruning on Fashion-MNIST, with paired seeds, and what the pruned networks gain in time.
+
+For every seed a network is trained, and from it (or, for the dynamic method, from the same first weights
+and order of samples) its pruned versions. Differences are taken seed by seed: their mean ± standard error
+is the claim. Static versions are fine-tuned after the cut; `+fine-tuning` is the dense network given the
+same further epochs, so that the pruned ones are not credited with longer training. Finished entries are
+kept in the work folder: a run that was stopped goes on where it was.
+
+    python -m benches.accuracy --seeds 5 --threads 2            # hours: trains everything, then times it
+    python -m benches.accuracy --seeds 5 --only train --net reference
+    python -m benches.accuracy --seeds 5 --only time            # on a quiet machine
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .accuracy_report import PLANS, path, summarise, table, time_net
+from .peers.machine import arguments, pin_threads, record
+
+EPOCHS = 10
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="how many paired seeds, from --seed on (default 5)"
+    )
+    parser.add_argument("--net", choices=list(PLANS), nargs="+", default=list(PLANS))
+    parser.add_argument("--fine-tune", type=int, default=5, help="epochs after a static cut (default 5)")
+    parser.add_argument("--only", choices=["train", "time"], help="one of the two halves")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/accuracy"), help="folder of models and results"
+    )
+    options = parser.parse_args()
+    if options.only != "train":  # training may go wherever there is a processor; timing may not
+        pin_threads(options.threads)
+
+    import secateur as sc
+
+    sc.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    seeds = range(options.seed, options.seed + options.seeds)
+    if options.only != "time":
+        data = load()
+        for seed in seeds:
+            for net in options.net:
+                train_seed(net, seed, data, options)
+    results = {net: summarise(net, seeds, options) for net in options.net}
+    if options.only != "train":
+        for net, result in results.items():
+            result["latency"] = time_net(net, seeds, options)
+    for net, result in results.items():
+        print(table(net, result))
+    if not options.no_record:
+        content = {"seeds": list(seeds), "epochs": EPOCHS, "fine_tune": options.fine_tune, "results": results}
+        print(f"recorded in {record('accuracy fashion-mnist', content)}")
+
+
+def load() -> Mapping[str, Any]:
+    """Training and test images as `fit` takes them."""
+    from secateur import datasets
+
+    (x, y), (x_test, y_test) = datasets.load("fashion-mnist")
+    return {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
+
+
+def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> None:
+    """Train what this seed still misses."""
+    import secateur as sc
+
+    from .nets import IMAGE, NETS
+
+    def fresh() -> Any:
+        model = NETS[net]()
+        model.build(IMAGE, random_state=seed)
+        return model
+
+    def fit(model: Any, epochs: int, **more: Any) -> Any:
+        adam = sc.nn.Adam()
+        model.fit(
+            data["x"], data["y"], epochs=epochs, optimizer=adam, random_state=seed, progress=False, **more
+        )
+        return model
+
+    def dense() -> Any:
+        return sc.load(path(net, "dense", seed, options))
+
+    def cut(sparsity: float, granularity: str) -> Any:
+        tune = {"x": data["x"], "y": data["y"], "epochs": options.fine_tune, "progress": False}
+        return sc.prune(
+            dense(), sparsity, granularity=granularity, finetune=tune, random_state=seed, progress=False
+        ).model
+
+    def gradual() -> Any:
+        return fit(fresh(), EPOCHS, callbacks=[sc.DynamicPruner(sc.Gradual(sparsity=0.9, every=100))])
+
+    makers: dict[str, Callable[[], Any]] = {
+        "dense": lambda: fit(fresh(), EPOCHS),
+        "dense+fine-tuning": lambda: fit(dense(), options.fine_tune),
+        "50% neurons": lambda: cut(0.5, "neuron"),
+        "90% weights": lambda: cut(0.9, "weight"),
+        "90% gradual": gradual,
+    }
+    for variant in PLANS[net]:
+        target = path(net, variant, seed, options)
+        if target.with_suffix(".json").exists():
+            continue
+        begin = time.perf_counter()
+        model = makers[variant]()
+        entry = {
+            "accuracy": model.evaluate(data["x_test"], data["y_test"])["accuracy"],
+            "parameters": model.num_parameters(),
+            "nonzero": model.num_parameters(nonzero=True),
+            "macs": model.macs(),
+            "shapes": {
+                name: list(array.shape) for name, array in model.parameters().items() if array.ndim > 1
+            },
+            "seconds": round(time.perf_counter() - begin, 1),
+        }
+        sc.save(model, target)
+        # The entry comes last: where it is, the model is whole.
+        target.with_suffix(".json").write_text(json.dumps(entry, indent=1) + "\n")
+        print(
+            f"{net}, seed {seed}, {variant}: {entry['accuracy']:.4f} in {entry['seconds']:.0f} s",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The reference CNN as an ONNX file and in an ONNX Runtime session, the way its users would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array = NDArray[np.float32]
+
+
+def reference_cnn(parameters: Mapping[str, Array]) -> onnx.ModelProto:
+    """Conv 3×3, ReLU, MaxPool 2 (twice), Flatten, Gemm, ReLU, Gemm; NCHW in, logits out, any batch, opset 17.
+
+    Widths come from the weights, so pruned and wider versions of the network are built by the same function.
+    """
+    pool: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("Conv", ["x", "conv2d.weight", "conv2d.bias"], ["c1"], "conv2d"),
+        helper.make_node("Relu", ["c1"], ["r1"], "relu"),
+        helper.make_node("MaxPool", ["r1"], ["p1"], "max_pooling2d", **pool),
+        helper.make_node("Conv", ["p1", "conv2d_1.weight", "conv2d_1.bias"], ["c2"], "conv2d_1"),
+        helper.make_node("Relu", ["c2"], ["r2"], "relu_1"),
+        helper.make_node("MaxPool", ["r2"], ["p2"], "max_pooling2d_1", **pool),
+        helper.make_node("Flatten", ["p2"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "dense.weight", "dense.bias"], ["d1"], "dense", transB=1),
+        helper.make_node("Relu", ["d1"], ["r3"], "relu_2"),
+        helper.make_node("Gemm", ["r3", "dense_1.weight", "dense_1.bias"], ["y"], "dense_1", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "reference_cnn",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 28, 28])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in parameters.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def session(model: onnx.ModelProto, threads: int, profile: str | None = None) -> ort.InferenceSession:
+    """A session with every optimization, `threads` threads inside an operator and one operator at a time."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def bound_call(runner: ort.InferenceSession, x: Array) -> Any:
+    """A call without copies or lookups: input and output bound once. The least that ONNX Runtime can take."""
+    binding = runner.io_binding()
+    binding.bind_cpu_input("x", x)
+    out = ort.OrtValue.ortvalue_from_shape_and_type([len(x), 10], np.float32, "cpu")
+    binding.bind_ortvalue_output("y", out)
+    return lambda: runner.run_with_iobinding(binding)
