@@ -135,8 +135,8 @@ pub struct PackedMatrix {
     spare: Mutex<Vec<Buffer>>,
 }
 
-/// Multiply-adds below which a call is not worth waking other threads for.
-const SMALL: usize = 200_000;
+/// Multiply-adds below which a call is not worth waking other threads for: about as long as they take to wake.
+const SMALL: usize = 2_000_000;
 
 impl PackedMatrix {
     /// Packs for `columns` columns now, or at first use where `None`; in the format `kind`, or the best guess.

@@ -287,8 +287,8 @@ impl Taps {
     }
 }
 
-/// Multiply-adds below which a step is not worth waking other threads for.
-const SMALL: usize = 400_000;
+/// Multiply-adds below which a step is not worth waking other threads for: about as long as they take to wake.
+const SMALL: usize = 4_000_000;
 
 fn sequential_if_small(executor: &dyn Executor, macs: usize) -> &dyn Executor {
     if macs < SMALL { &Sequential } else { executor }
