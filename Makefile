@@ -24,9 +24,9 @@ test-long: build ## The long randomised runs as well
 
 .PHONY: rust-test
 rust-test: # nextest where it is installed, cargo's own runner elsewhere
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run -p secateur-core --features reference; \
-	else cargo test -p secateur-core --features reference --lib; fi
-	cargo test -p secateur-core --features reference --doc
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run -p secateur-core; \
+	else cargo test -p secateur-core --lib; fi
+	cargo test -p secateur-core --doc
 
 bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libraries; writes benches/record
 	cargo bench -p secateur-core --benches
