@@ -9,7 +9,7 @@ use crate::executor::Executor;
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
 /// The most groups into which the images of a batch are cut for sums over images.
-const GROUPS: usize = 16;
+const GROUPS: usize = 8;
 
 /// A convolution of `images` channels-last images. Weights are `[filter][channel][row][column]`.
 #[derive(Debug, Clone, Copy)]
@@ -171,6 +171,7 @@ impl Conv {
                         input: x,
                         starts: &starts,
                         taps: &taps,
+                        run: self.window.kernel().1 * self.channels,
                         delta: &delta,
                         channels: self.filters,
                         gradient: dw,

@@ -201,12 +201,19 @@ impl Kernel for MaxBackward<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, _: V) {
-        self.dx.fill(0.0);
+        // Where the windows tile the image, every element is written once and the zeros need no pass of their own.
+        let tiles = self.pool.window.tiles();
+        if !tiles {
+            self.dx.fill(0.0);
+        }
         self.pool.windows(|at, _, elements| {
             let (dy, place) = (&self.dy[at.clone()], &self.place[at]);
             elements.each(|tap, range| {
-                for ((dx, dy), place) in self.dx[range].iter_mut().zip(dy).zip(place) {
-                    *dx += if *place == tap { *dy } else { 0.0 };
+                let arrays = self.dx[range].iter_mut().zip(dy).zip(place);
+                if tiles {
+                    arrays.for_each(|((dx, dy), place)| *dx = if *place == tap { *dy } else { 0.0 });
+                } else {
+                    arrays.for_each(|((dx, dy), place)| *dx += if *place == tap { *dy } else { 0.0 });
                 }
             });
         });
@@ -269,8 +276,8 @@ mod tests {
     #[test]
     fn matches_the_definition() {
         let threads = with_threads(2);
-        let sizes = [(1, 1), (2, 2), (3, 2), (2, 3), (5, 7)];
-        for (kernel, strides) in sizes.into_iter().flat_map(|k| [(1, 1), (2, 2), (3, 1)].map(|s| (k, s))) {
+        let sizes = [(1, 1), (2, 2), (3, 2), (2, 3), (3, 4), (5, 7)];
+        for (kernel, strides) in sizes.into_iter().flat_map(|k| [(1, 1), (2, 2), (3, 1), k].map(|s| (k, s))) {
             for (pads, channels) in [((0, 0, 0, 0), 1), ((1, 0, 1, 1), 3), ((0, 1, 0, 0), 33)] {
                 let Ok(window) = Window::new((9, 8), kernel, strides, pads) else { continue };
                 let Ok(pool) = Pool::new(window, 2, channels) else { continue };

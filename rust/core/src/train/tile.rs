@@ -165,8 +165,9 @@ pub(super) struct Outer<'a> {
     pub input: &'a [f32],
     /// Where each element of `delta` reads its first tap.
     pub starts: &'a [usize],
-    /// Distance of each (tap, channel) from the first.
+    /// Distance of each (tap, channel) from the first; neighbours in runs of `run`.
     pub taps: &'a [usize],
+    pub run: usize,
     /// The gradient of the output, `[element][channel]` with the channels filled up to whole registers.
     pub delta: &'a [f32],
     pub channels: usize,
@@ -175,17 +176,29 @@ pub(super) struct Outer<'a> {
     pub tile: (usize, usize),
 }
 
+/// Rows of a tile whose taps are no neighbours: each needs a register of its own besides the accumulators.
+const SCATTERED: usize = 9;
+
 impl Kernel for Outer<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
+        // Runs are cut evenly: 96 taps as 8 × 12, 13 as 7 + 6. Short ones are joined.
+        let neighbours = self.run > SCATTERED / 2;
+        let (run, most) =
+            if neighbours { (self.run, self.tile.1) } else { (self.taps.len(), SCATTERED.min(self.tile.1)) };
+        let rows = run.div_ceil(run.div_ceil(most));
         for (first, registers) in blocks(self.channels, self.tile.0) {
-            for tap in (0..self.taps.len()).step_by(self.tile.1) {
-                let rows = self.tile.1.min(self.taps.len() - tap);
-                match registers {
-                    1 => with_rows!(rows, outer_tile::<V, 1>(&mut self, v, first, tap)),
-                    _ => with_rows!(rows, outer_tile::<V, 2>(&mut self, v, first, tap)),
+            for (start, tap) in
+                (0..self.taps.len()).step_by(run).flat_map(|s| (s..s + run).step_by(rows).map(move |t| (s, t)))
+            {
+                let rows = rows.min(start + run - tap);
+                match (registers, neighbours) {
+                    (1, true) => with_rows!(rows, neighbour_tile::<V, 1>(&mut self, v, first, tap)),
+                    (_, true) => with_rows!(rows, neighbour_tile::<V, 2>(&mut self, v, first, tap)),
+                    (1, false) => with_rows!(rows, scattered_tile::<V, 1>(&mut self, v, first, tap)),
+                    (_, false) => with_rows!(rows, scattered_tile::<V, 2>(&mut self, v, first, tap)),
                 }
             }
         }
@@ -193,7 +206,24 @@ impl Kernel for Outer<'_> {
 }
 
 #[inline(always)]
-fn outer_tile<V: Vector, const T: usize, const P: usize>(job: &mut Outer<'_>, v: V, first: usize, tap: usize) {
+fn neighbour_tile<V: Vector, const T: usize, const P: usize>(job: &mut Outer<'_>, v: V, first: usize, tap: usize) {
+    let mut sums = [[v.splat(0.0); T]; P];
+    let input = &job.input[job.taps[tap]..];
+    for (delta, &start) in job.delta.chunks_exact(padded(job.channels)).zip(job.starts) {
+        let delta = &delta[first..][..T * LANES];
+        let elements = &input[start..][..P];
+        for p in 0..P {
+            let x = v.splat(elements[p]);
+            for t in 0..T {
+                sums[p][t] = v.mul_add(v.load(&delta[t * LANES..]), x, sums[p][t]);
+            }
+        }
+    }
+    add_tile::<V, T, P>(job, v, first, tap, sums);
+}
+
+#[inline(always)]
+fn scattered_tile<V: Vector, const T: usize, const P: usize>(job: &mut Outer<'_>, v: V, first: usize, tap: usize) {
     let mut taps = [0; P];
     taps.copy_from_slice(&job.taps[tap..][..P]);
     let mut sums = [[v.splat(0.0); T]; P];
@@ -206,6 +236,17 @@ fn outer_tile<V: Vector, const T: usize, const P: usize>(job: &mut Outer<'_>, v:
             }
         }
     }
+    add_tile::<V, T, P>(job, v, first, tap, sums);
+}
+
+#[inline(always)]
+fn add_tile<V: Vector, const T: usize, const P: usize>(
+    job: &mut Outer<'_>,
+    v: V,
+    first: usize,
+    tap: usize,
+    sums: [[V::F32; T]; P],
+) {
     let panel = &mut job.gradient[first * job.taps.len() + tap * T * LANES..][..P * T * LANES];
     for p in 0..P {
         for t in 0..T {

@@ -175,6 +175,12 @@ impl Window {
         self.rows.before + self.rows.after + self.columns.before + self.columns.after > 0
     }
 
+    /// Whether every input element lies in exactly one window.
+    pub(super) fn tiles(&self) -> bool {
+        let tiles = |axis: Axis| axis.stride == axis.kernel && axis.input.is_multiple_of(axis.kernel);
+        tiles(self.rows) && tiles(self.columns) && !self.is_padded()
+    }
+
     /// Height and width of the input with its padding.
     pub(super) fn padded(&self) -> (usize, usize) {
         let padded = |axis: Axis| axis.input + axis.before + axis.after;
