@@ -393,7 +393,7 @@ def test_resume_refuses_what_does_not_fit():
     mlp().fit(x, y, callbacks=[stopping, grab], random_state=0)
     with pytest.raises(ValueError, match="optimizer: the state belongs to 'adam', this is 'sgd'"):
         mlp().fit(x, y, optimizer="sgd", callbacks=[stopping], resume=grab.checkpoint)
-    with pytest.raises(ValueError, match=r"callbacks: the checkpoint holds the state of 0\.EarlyStopping"):
+    with pytest.raises(ValueError, match=r"callbacks: the checkpoint holds the state of EarlyStopping"):
         mlp().fit(x, y, resume=grab.checkpoint)
     with pytest.raises(ValueError, match="resume: expected a TrainingCheckpoint, got str"):
         mlp().fit(x, y, resume="last.safetensors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -113,8 +112,14 @@ class Callback:
 
 
 def callback_keys(callbacks: tuple[Callback, ...]) -> dict[str, Callback]:
-    """Names for the callbacks' states: position and class."""
-    return {f"{i}.{type(callback).__name__}": callback for i, callback in enumerate(callbacks)}
+    """Names for the callbacks' states: the class, and a number from the second of a class on."""
+    keys: dict[str, Callback] = {}
+    counts: dict[str, int] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        count = counts[kind] = counts.get(kind, -1) + 1
+        keys[f"{kind}_{count}" if count else kind] = callback
+    return keys
 
 
 def falls(monitor: str) -> bool:
@@ -253,8 +258,10 @@ class Checkpoint(_Monitor):
             self._save(state.model, "best.safetensors")
 
     def _save(self, obj: Any, name: str) -> None:
-        # The storage stage knows this one, not the other way round, until a file is really written.
-        importlib.import_module("secateur.storage").save(obj, self.folder / name)
+        # Here, because the storage stage imports this one.
+        from ..storage import save
+
+        save(obj, self.folder / name)
 
     def _write_history(self, state: FitState) -> None:
         lines = "".join(json.dumps(logs) + "\n" for logs in state.history)

@@ -30,7 +30,7 @@ class TrainingCheckpoint:
     history : list of dict
         The logs of every completed epoch.
     callbacks_state : dict
-        The callbacks' `state_dict`, where not empty, by position and class: ``"0.EarlyStopping"``.
+        The callbacks' `state_dict`, where not empty, by class: ``"EarlyStopping"``, ``"EarlyStopping_1"``.
     """
 
     model: Sequential

@@ -9,13 +9,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from .layers import FloatArray, Shape
 
+LOSSES: dict[str, type[Loss]] = {}
+"""Every loss class by its `name`."""
+
 
 class Loss:
-    """Base of the losses."""
+    """Base of the losses. A subclass with a `name` can be asked for by it, and saved with a model."""
 
     name: ClassVar[str]
     has_accuracy: ClassVar[bool] = False
     """Whether `accuracy` means anything."""
+
+    def __init_subclass__(cls) -> None:
+        if "name" in cls.__dict__:
+            LOSSES[cls.name] = cls
 
     def check(self, y: ArrayLike, output_shape: Shape, name: str = "y") -> NDArray[Any]:
         """The targets `y` as an array that the other methods take.
@@ -118,12 +125,6 @@ class MeanSquaredError(Loss):
         difference = outputs - y
         value = float(np.mean(difference * difference, dtype=np.float64))
         return value, difference * np.float32(2.0 / max(difference.size, 1))
-
-
-LOSSES: dict[str, type[Loss]] = {
-    SparseCategoricalCrossentropy.name: SparseCategoricalCrossentropy,
-    MeanSquaredError.name: MeanSquaredError,
-}
 
 
 def get_loss(loss: str | Loss) -> Loss:
