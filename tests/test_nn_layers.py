@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -256,6 +257,22 @@ def test_same_bits_for_any_thread_count(threads):
     for count in (2, 3, 8):
         threads(count)
         assert run() == wanted
+
+
+def test_eight_threads_at_once():
+    """The GIL is released around the core: nobody waits for ever, and nobody gets another's numbers."""
+    model = nn.Sequential([nn.Conv2D(16, 3), nn.MaxPool2D(2), nn.Flatten(), nn.Dense(5)]).build(
+        (2, 12, 12), 0
+    )
+    x = np.random.default_rng(0).normal(size=(8, 4, 2, 12, 12)).astype(np.float32)
+    wanted = [model.predict(batch) for batch in x]
+
+    def work(i):
+        return all(np.array_equal(model.predict(x[i]), wanted[i]) for _ in range(1000))
+
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(work, i) for i in range(8)]
+        assert all(future.result(timeout=60) for future in running)
 
 
 def reference_cnn():
