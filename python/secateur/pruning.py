@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from .budgets import check_scope, check_sparsity
 from .criteria import Criterion
@@ -184,7 +184,6 @@ class _Loop:
         self.finetune, self.validate, self.rule = finetune, validate, copy.deepcopy(rule)
         self.rng, self.progress = rng, progress
         self.history: list[dict[str, Any]] = []
-        self._console = Console(stderr=True)
 
     def run(self) -> Removal:
         """All steps, or as many as the stop rule allows; the removal whose model is the result."""
@@ -231,9 +230,9 @@ class _Loop:
             record.update({f"latency_{batch}": t for batch, t in latencies(view).items()})
         record["seconds"] = time.perf_counter() - start
         self.history.append(record)
-        if self.progress and self._console.is_terminal:
+        if self.progress and sys.stderr.isatty():
             tested = "" if score is None else f", score {score:.4f}"
-            self._console.print(f"step {step}: sparsity {self.removal.sparsity:.4f}{tested}", highlight=False)
+            print(f"step {step}: sparsity {self.removal.sparsity:.4f}{tested}", file=sys.stderr)
         return score
 
 

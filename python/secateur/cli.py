@@ -1,0 +1,299 @@
+"""The command line: results on standard output, progress and errors on standard error.
+
+Exit codes: 0 done, 1 failed (a missing or damaged file, Ctrl-C), 2 wrong arguments. Errors are one line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from . import datasets, nn
+from .compiler import Plan
+from .compiler import compile as compile_model
+from .criteria import check_criterion, needs_grads
+from .demo import PRESETS, Demo
+from .errors import SecateurError
+from .pruning import prune as prune_model
+from .reporting import MODELS, Column, kept_parameters, model_rows, nonzero_macs, print_table
+from .storage import load, save
+from .timing import ROUNDS, compare
+
+app = typer.Typer(
+    name="secateur",
+    help="Prune neural networks and make them really faster and smaller on CPUs.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the plans that are timed.")]
+Batches = Annotated[list[int], typer.Option(min=1, help="A batch size; may be given more than once.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same number, same result.")]
+Data = Annotated[str, typer.Option(help="digits, fashion-mnist or FILE.npz with x and y.")]
+MODEL_SUFFIX = ".safetensors"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _show(result: Mapping[str, Any], as_json: bool, *tables: Any) -> None:
+    """Print `result` as JSON, or the tables."""
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    for table in tables:
+        print_table(*table)
+
+
+def _writable(out: Path) -> Path:
+    """`out`, if a file of a known kind can be written there; asked before any work."""
+    if out.suffix != MODEL_SUFFIX:
+        raise ValueError(f"out: unknown suffix {out.suffix!r}; choose from {MODEL_SUFFIX}")
+    if not out.parent.is_dir():
+        raise ValueError(f"out: there is no folder {str(out.parent)!r}")
+    return out
+
+
+def _load_model(path: Path) -> nn.Sequential:
+    """The model in a file, or that of a training checkpoint."""
+    return _model_of(load(path), path)
+
+
+def _model_of(found: Any, path: Path) -> nn.Sequential:
+    model = found.model if isinstance(found, nn.TrainingCheckpoint) else found
+    if not isinstance(model, nn.Sequential):
+        raise ValueError(f"{path}: expected a model, got a {type(found).__name__.lower()}")
+    if not model.built:
+        raise ValueError(f"{path}: the model is not built yet")
+    return model
+
+
+@app.command()
+def demo(
+    data: Data = "digits",
+    preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "reference",
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training from scratch.")] = 10,
+    random_state: Seed = 0,
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a CNN on images, prune it three ways, compile it, and measure."""
+    run = Demo(data, preset, epochs, random_state, out, threads, say=_say)
+    try:
+        run.run()
+    except KeyboardInterrupt:
+        _say(f"secateur: interrupted; the best models so far and history.jsonl are in {out}")
+        raise typer.Exit(1) from None
+    title = (
+        f"{data}, {preset}: {len(run.test[0]):,} test images; latency with {threads} thread(s), measured here"
+    )
+    _show({**run.about(), "rows": run.rows}, as_json, (run.rows, MODELS, title))
+    _say(f"written: {out}")
+
+
+@app.command()
+def inspect(file: Path, as_json: Json = False) -> None:
+    """Show what is in a file: a model, a plan or a training checkpoint."""
+    found = load(file)
+    about: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size}
+    if isinstance(found, Plan):
+        about |= {"kind": "plan", "input_shape": list(found.input_shape), "batch": found.batch}
+        about |= {"target": found.target, "threads": found.threads, "choices": found.choices}
+        # What moves data only has no kernel.
+        rows = [
+            {"batch": int(batch), "node": node, "kernel": choice.get("kernel")}
+            for batch, nodes in found.choices.items()
+            for node, choice in nodes
+        ]
+        heads = ["batch", "node", "kernel"]
+        _show(
+            about, as_json, (rows, [Column(head, head) for head in heads], f"{file}: plan for {found.target}")
+        )
+        return
+    about["kind"] = "model"
+    if isinstance(found, nn.TrainingCheckpoint):
+        about |= {"kind": "checkpoint", "epoch": found.epoch, "history": found.history}
+    model = _model_of(found, file)
+    rows = [_layer_row(layer) for layer in model.layers]
+    about |= {
+        "input_shape": list(model.input_shape or ()),
+        "parameters": model.num_parameters(),
+        "kept": kept_parameters(model),
+        "macs": model.macs(),
+        "nonzero_macs": nonzero_macs(model),
+        "layers": rows,
+    }
+    title = (
+        f"{file}: {about['kind']}, {about['kept']:,} of {about['parameters']:,} parameters, "
+        f"{about['nonzero_macs']:,} of {about['macs']:,} MACs, {about['bytes']:,} bytes"
+    )
+    columns = [
+        Column("layer", "name"),
+        Column("output", "output_shape", lambda shape: "×".join(map(str, shape))),
+        Column("parameters", "parameters", "{:,}".format),
+        Column("kept", "kept", "{:,}".format),
+        Column("density", "density", "{:.3f}".format),
+        Column("MACs", "macs", "{:,}".format),
+    ]
+    _show(about, as_json, (rows, columns, title))
+
+
+def _layer_row(layer: nn.Layer) -> dict[str, Any]:
+    size = sum(array.size for array in layer.params.values())
+    kept = size - sum(int(np.count_nonzero(~mask)) for mask in layer.masks.values())
+    weights = [layer.params[key] for key in layer.prunable]
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "output_shape": list(layer.output_shape),
+        "parameters": size,
+        "kept": kept,
+        "density": float(np.count_nonzero(weights[0]) / weights[0].size) if weights else None,
+        "macs": layer.macs(),
+    }
+
+
+@app.command()
+def prune(
+    model: Annotated[Path, typer.Argument(help="The model's file.")],
+    out: Annotated[Path, typer.Option(help="Where the pruned model goes.")],
+    sparsity: Annotated[float | None, typer.Option(help="Share of the weights to remove, in [0, 1].")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Instead: what scores less goes.")] = None,
+    criterion: Annotated[str, typer.Option(help="How to score weights.")] = "l1",
+    granularity: Annotated[str, typer.Option(help="weight, neuron, blocks (8x1), N:M (2:4).")] = "weight",
+    scope: Annotated[str, typer.Option(help="global, layer, erk or lamp.")] = "global",
+    schedule: Annotated[str, typer.Option(help="one-shot, linear, cubic or cyclic.")] = "one-shot",
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Layers to leave alone; a name or pattern.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Images to fine-tune and test with; as for demo.")] = None,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning after each step.")] = 0,
+    random_state: Seed = 0,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Prune a model, fine-tune it where there is data, and say what that brought."""
+    _writable(out)
+    check_criterion(criterion)
+    if data is None and (epochs or needs_grads(criterion)):
+        raise ValueError("data: needed for fine-tuning and for criteria that take gradients")
+    original = _load_model(model)
+    train, test = (None, None) if data is None else datasets.load(data)
+    finetune = None
+    if train is not None and epochs:
+        finetune = {"x": train[0], "y": train[1], "epochs": epochs, "optimizer": nn.Adam()}
+    result = prune_model(
+        original,
+        sparsity,
+        threshold=threshold,
+        criterion=criterion,
+        granularity=granularity,
+        scope=scope,
+        schedule=schedule,
+        exclude=exclude or None,
+        data=None if train is None or not needs_grads(criterion) else (train[0][:1024], train[1][:1024]),
+        finetune=finetune,
+        validate=test,
+        random_state=random_state,
+    )
+    save(result.model, out)
+    x = np.random.default_rng(0).random((32, *(original.input_shape or ())), np.float32)
+    files = {str(model): (original, model), str(out): (result.model, out)}
+    rows, _ = model_rows(files, x if test is None else test[0], test, threads)
+    _show({"rows": rows, "history": result.history}, as_json, (rows, MODELS))
+
+
+@app.command()
+def compile(
+    model: Annotated[Path, typer.Argument(help="The model's file.")],
+    out: Annotated[Path, typer.Option(help="Where the plan goes; .safetensors.")],
+    batch: Batches = [1, 32],  # noqa: B006  (typer reads it)
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the plan.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="CPU target; the fastest of this CPU if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a model into a plan: each layer runs the way that is measured to be fastest here."""
+    _writable(out)
+    plan = compile_model(_load_model(model), batch=batch, threads=threads, target=target)
+    save(plan, out)
+    reports = {size: plan.report(size) for size in plan.batch}
+    if as_json:
+        print(json.dumps({"file": str(out), "bytes": out.stat().st_size, "report": reports}, indent=1))
+    else:
+        print(plan.explain())
+
+
+@app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(help="Models or plans; the first is compared with.")],
+    batch: Batches = [1, 32],  # noqa: B006
+    threads: Threads = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which each takes its turn.")] = ROUNDS,
+    as_json: Json = False,
+) -> None:
+    """Time models and plans against each other, in turns, on this machine."""
+    plans: dict[str, Plan] = {}
+    for file in files:
+        found = load(file)
+        plan = (
+            found
+            if isinstance(found, Plan)
+            else compile_model(_load_model(file), batch=batch, threads=threads)
+        )
+        if plans and plan.input_shape != next(iter(plans.values())).input_shape:
+            raise ValueError(f"files: {file} takes other inputs than {files[0]}")
+        if str(file) in plans:
+            raise ValueError(f"files: {file} is given twice")
+        plans[str(file)] = plan
+    shape = next(iter(plans.values())).input_shape
+    rows = []
+    for size in batch:
+        x = np.random.default_rng(0).random((size, *shape), np.float32)
+        for name, latency in compare(plans, x, rounds=rounds).items():
+            threads_used = plans[name].threads
+            rows.append({"file": name, "batch": size, "threads": threads_used, **latency._asdict()})
+    columns = [
+        Column("file", "file"),
+        Column("batch", "batch"),
+        Column("threads", "threads"),
+        Column("µs", "us", "{:,.1f}".format),
+        Column("speed-up", "speedup", "{:.2f}×".format),
+    ]
+    _show({"rows": rows}, as_json, (rows, columns))
+
+
+# typer brings click along, under one name or another: the base of all its usage errors.
+_ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: whatever goes wrong is one line."""
+    try:
+        code = app(args=arguments, prog_name="secateur", standalone_mode=False)
+    except _ClickException as error:
+        code = _fail(error.format_message(), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _fail("interrupted", 1)
+    except (SecateurError, OSError, MemoryError) as error:
+        code = _fail(error, 1)
+    except (TypeError, ValueError) as error:
+        code = _fail(error, 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: object, code: int) -> int:
+    message = " ".join(str(error).split()) or type(error).__name__
+    _say(f"secateur: error: {message}")
+    return code

@@ -1,0 +1,254 @@
+"""The main job from end to end: train a CNN on images, prune it three ways, compile it, measure it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from . import datasets, nn
+from ._core import cpu_target
+from .errors import MissingExtraError
+from .methods import DynamicPruner, Gradual
+from .pruning import prune
+from .reporting import model_rows, save_figure
+from .schedules import Schedule
+from .storage import save, write_atomic
+
+STEPS = 5
+"""Steps of static weight pruning, with fine-tuning after each."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Widths of the CNN, and the shares of its weights that the methods remove."""
+
+    filters: tuple[int, int]
+    units: int
+    weights: float
+    neurons: float
+
+
+PRESETS = {
+    "reference": Preset((32, 64), 64, weights=0.9, neurons=0.5),
+    "cnn-1m": Preset((64, 128), 288, weights=0.5, neurons=0.5),
+}
+"""On 28×28 images and 10 classes: 121,930 and 999,274 parameters."""
+
+
+def network(preset: str = "reference", classes: int = 10) -> nn.Sequential:
+    """The CNN of a preset, not built yet; its outputs are logits.
+
+    Examples
+    --------
+    >>> from secateur.demo import network
+    >>> network().build((1, 28, 28)).num_parameters()
+    121930
+    """
+    shape = PRESETS[preset]
+    return nn.Sequential(
+        [
+            nn.Conv2D(shape.filters[0], 3, activation="relu"),
+            nn.MaxPool2D(2),
+            nn.Conv2D(shape.filters[1], 3, activation="relu"),
+            nn.MaxPool2D(2),
+            nn.Flatten(),
+            nn.Dense(shape.units, activation="relu"),
+            nn.Dense(classes),
+        ]
+    )
+
+
+class _Log(nn.Callback):
+    """Appends every epoch to the run's history, so that it is on disk whatever happens next."""
+
+    def __init__(self, file: TextIO, phase: str) -> None:
+        self.file, self.phase = file, phase
+
+    def on_epoch_end(self, state: nn.FitState) -> None:
+        self.file.write(json.dumps({"phase": self.phase, "epoch": state.epoch, **state.logs}) + "\n")
+        self.file.flush()
+
+
+class Demo:
+    """One run of the main job.
+
+    Parameters
+    ----------
+    data : str or path-like
+        As for `datasets.load`.
+    preset : {"reference", "cnn-1m"}
+        Which CNN, and how much of it goes.
+    epochs : int
+        Epochs of training from scratch. Static pruning fine-tunes for as many in all after weights went,
+        half as many after neurons went; dynamic pruning happens within them.
+    random_state : int
+        Same number, same weights, for any number of threads.
+    out : path-like
+        The run's folder; made if missing.
+    threads : int or None
+        Threads of the plans that are timed; 1 is the steadiest.
+    say : callable
+        Is told what happens, a line at a time.
+
+    Attributes
+    ----------
+    rows, layers : list of dict, dict
+        As `reporting.model_rows` returns them, the dense model first.
+    curves : dict
+        (sparsity, accuracy) on the way, by method.
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong, before anything is written.
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str] = "digits",
+        preset: str = "reference",
+        epochs: int = 10,
+        random_state: int = 0,
+        out: str | os.PathLike[str] = "runs/demo",
+        threads: int | None = 1,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset: unknown name {preset!r}; choose from {', '.join(PRESETS)}")
+        if epochs < 1:
+            raise ValueError(f"epochs: expected a positive integer, got {epochs}")
+        if random_state < 0:
+            raise ValueError(f"random_state: expected an integer of at least 0, got {random_state}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise ValueError(f"threads: expected 1 to 1024, got {threads}")
+        self.data, self.preset, self.epochs, self.random_state = data, preset, epochs, random_state
+        self.out, self.threads, self.say = Path(out), threads, say
+        self.train, self.test = datasets.load(data)
+        self.classes = 1 + int(max(self.train[1].max(), self.test[1].max()))
+        # Fails here, before anything is written, where the images are too small.
+        self._fresh()
+        self.rows: list[dict[str, Any]] = []
+        self.layers: dict[str, dict[str, float]] = {}
+        self.curves: dict[str, list[tuple[float, float]]] = {}
+
+    def _fresh(self) -> nn.Sequential:
+        """The network with its first weights: the same for the dense and the dynamic training."""
+        return network(self.preset, self.classes).build(self.train[0].shape[1:], self.random_state)
+
+    def run(self) -> None:
+        """Train, prune, compile, measure, and write the run's folder.
+
+        It holds a model file for each row, ``history.jsonl`` (a line an epoch, written as training goes),
+        ``table.json``, ``figures.png`` where matplotlib is installed, and for each phase a folder with the
+        best model so far.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        share = PRESETS[self.preset]
+        with (self.out / "history.jsonl").open("w") as history:
+            callbacks = partial(self._callbacks, history)
+            models = {"dense": self._dense(callbacks("dense"))}
+            dense = models["dense"]
+            name = f"{share.weights:.0%} weights"
+            models[name] = self._static(dense, name, share.weights, callbacks("weights"))
+            name = f"{share.neurons:.0%} neurons"
+            models[name] = self._neurons(dense, name, share.neurons, callbacks("neurons"))
+            name = f"{share.weights:.0%} dynamic"
+            models[name] = self._dynamic(name, share.weights, callbacks("dynamic"))
+        files = {}
+        for name, model in models.items():
+            files[name] = (model, self.out / f"{name.replace('% ', '-')}.safetensors")
+            save(*files[name])
+        self.say("compiling and timing")
+        self.rows, self.layers = model_rows(files, self.test[0], self.test, self.threads)
+        table = {**self.about(), "rows": self.rows, "layers": self.layers, "curves": self.curves}
+        write_atomic(self.out / "table.json", (json.dumps(table, indent=1) + "\n").encode())
+        try:
+            save_figure(self.curves, self.layers, self.out / "figures.png", f"{self.data}, {self.preset}")
+        except MissingExtraError as error:
+            self.say(str(error))
+
+    def about(self) -> dict[str, Any]:
+        """What was run, on what."""
+        return {
+            "data": str(self.data),
+            "preset": self.preset,
+            "epochs": self.epochs,
+            "random_state": self.random_state,
+            "threads": self.threads,
+            "target": cpu_target(),
+            "machine": platform.machine(),
+            "train_images": len(self.train[0]),
+            "test_images": len(self.test[0]),
+        }
+
+    def _callbacks(self, history: TextIO, phase: str) -> list[nn.Callback]:
+        return [_Log(history, phase), nn.Checkpoint(self.out / phase, monitor="loss")]
+
+    def _fit(self, epochs: int, callbacks: list[nn.Callback]) -> dict[str, Any]:
+        """Arguments of `fit`: Adam, batches of 32, shuffled."""
+        x, y = self.train
+        return {
+            "x": x,
+            "y": y,
+            "epochs": epochs,
+            "batch_size": 32,
+            "optimizer": nn.Adam(),
+            "callbacks": callbacks,
+        }
+
+    def _dense(self, callbacks: list[nn.Callback]) -> nn.Sequential:
+        model = self._fresh()
+        self.say(f"dense: {model.num_parameters():,} parameters, {self.epochs} epochs")
+        model.fit(**self._fit(self.epochs, callbacks), random_state=self.random_state)
+        return model
+
+    def _static(
+        self, dense: nn.Sequential, name: str, sparsity: float, callbacks: list[nn.Callback]
+    ) -> nn.Sequential:
+        epochs = max(1, self.epochs // STEPS)
+        self.say(f"{name}: {STEPS} steps of pruning and {epochs} epoch(s) of fine-tuning")
+        result = prune(
+            dense,
+            sparsity,
+            scope="erk",
+            schedule=Schedule("cubic", STEPS),
+            finetune=self._fit(epochs, callbacks),
+            validate=self.test,
+            random_state=self.random_state,
+        )
+        self.curves[name] = [(float(r["sparsity"]), float(r["score"])) for r in result.history]
+        model: nn.Sequential = result.model
+        return model
+
+    def _neurons(
+        self, dense: nn.Sequential, name: str, sparsity: float, callbacks: list[nn.Callback]
+    ) -> nn.Sequential:
+        epochs = max(1, self.epochs // 2)
+        self.say(f"{name}: one step and {epochs} epoch(s) of fine-tuning")
+        result = prune(
+            dense,
+            sparsity,
+            granularity="neuron",
+            finetune=self._fit(epochs, callbacks),
+            validate=self.test,
+            random_state=self.random_state,
+        )
+        self.curves[name] = [(float(r["sparsity"]), float(r["score"])) for r in result.history]
+        model: nn.Sequential = result.model
+        return model
+
+    def _dynamic(self, name: str, sparsity: float, callbacks: list[nn.Callback]) -> nn.Sequential:
+        model = self._fresh()
+        self.say(f"{name}: {self.epochs} epochs from the same first weights, pruned on the way")
+        batches = -(-len(self.train[0]) // 32)
+        pruner = DynamicPruner(Gradual(sparsity, scope="erk", every=max(1, min(100, batches // 4))))
+        fit = self._fit(self.epochs, [pruner, *callbacks])
+        history = model.fit(**fit, validation_data=self.test, random_state=self.random_state)
+        self.curves[name] = list(zip(history["sparsity"], history["val_accuracy"], strict=True))
+        return model

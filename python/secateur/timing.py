@@ -1,0 +1,88 @@
+"""Fair comparison of how long plans take: interleaved rounds, medians, ratios within rounds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+ROUNDS = 31
+SAMPLE = 2e-3
+"""Seconds that a sample takes at least: long against the clock and the scheduler."""
+
+
+class Latency(NamedTuple):
+    """How long a call takes.
+
+    Attributes
+    ----------
+    us : float
+        Median over the rounds, microseconds.
+    speedup : float
+        Median, over the rounds, of the first candidate's time over this one's.
+    """
+
+    us: float
+    speedup: float
+
+
+def compare(
+    candidates: Mapping[str, Callable[[NDArray[Any]], Any]], x: NDArray[Any], *, rounds: int = ROUNDS
+) -> dict[str, Latency]:
+    """Time several plans on the same batch, the first being what the others are compared with.
+
+    Every round takes one sample of each, in an order that moves on from round to round. So what the machine
+    does beside meets all of them, and the ratios, taken within rounds, cancel it.
+
+    Parameters
+    ----------
+    candidates : mapping of str to callable
+        Plans, or anything else that takes a batch.
+    x : ndarray
+        The batch.
+    rounds : int
+        At least 1.
+
+    Returns
+    -------
+    dict of str to Latency
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur.timing import compare
+    >>> found = compare({"sum": np.sum, "sort": np.sort}, np.ones(10_000), rounds=5)
+    >>> found["sum"].speedup, found["sort"].us > 0
+    (1.0, True)
+    """
+    names = list(candidates)
+    repeats = {name: _repeats(candidates[name], x) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(_sample(candidates[name], x, repeats[name]))
+    base = times[names[0]]
+    return {
+        name: Latency(
+            statistics.median(own) * 1e6,
+            statistics.median(other / one for other, one in zip(base, own, strict=True)),
+        )
+        for name, own in times.items()
+    }
+
+
+def _sample(run: Callable[[NDArray[Any]], Any], x: NDArray[Any], repeats: int) -> float:
+    """Seconds a call, over `repeats` calls, after one to warm the caches that the others have used."""
+    run(x)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run(x)
+    return (time.perf_counter() - start) / repeats
+
+
+def _repeats(run: Callable[[NDArray[Any]], Any], x: NDArray[Any]) -> int:
+    return max(1, round(SAMPLE / max(1e-9, min(_sample(run, x, 3) for _ in range(3)))))
