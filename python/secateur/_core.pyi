@@ -4,8 +4,6 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__: list[str]
-
 # threads and CPU targets
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
