@@ -24,6 +24,8 @@ from .accuracy_report import PLANS, path, summarise, table, time_net
 from .peers.machine import arguments, pin_threads, record
 
 EPOCHS = 10
+#: Adam's learning rate after a cut, lower than in training: the network is to settle, not to move on.
+FINE_TUNE_RATE = 3e-4
 
 
 def main() -> None:
@@ -82,8 +84,8 @@ def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> No
         model.build(IMAGE, random_state=seed)
         return model
 
-    def fit(model: Any, epochs: int, **more: Any) -> Any:
-        adam = sc.nn.Adam()
+    def fit(model: Any, epochs: int, rate: float = 1e-3, **more: Any) -> Any:
+        adam = sc.nn.Adam(rate)
         model.fit(
             data["x"], data["y"], epochs=epochs, optimizer=adam, random_state=seed, progress=False, **more
         )
@@ -94,6 +96,7 @@ def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> No
 
     def cut(sparsity: float, granularity: str) -> Any:
         tune = {"x": data["x"], "y": data["y"], "epochs": options.fine_tune, "progress": False}
+        tune["optimizer"] = sc.nn.Adam(FINE_TUNE_RATE)
         return sc.prune(
             dense(), sparsity, granularity=granularity, finetune=tune, random_state=seed, progress=False
         ).model
@@ -103,7 +106,7 @@ def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> No
 
     makers: dict[str, Callable[[], Any]] = {
         "dense": lambda: fit(fresh(), EPOCHS),
-        "dense+fine-tuning": lambda: fit(dense(), options.fine_tune),
+        "dense+fine-tuning": lambda: fit(dense(), options.fine_tune, FINE_TUNE_RATE),
         "50% neurons": lambda: cut(0.5, "neuron"),
         "90% weights": lambda: cut(0.9, "weight"),
         "90% gradual": gradual,
