@@ -66,6 +66,10 @@ impl Grid {
             let mut sums = vec![0.0f64; scores.len().div_ceil(weights) * across];
             for (sums, scores) in sums.chunks_mut(across).zip(scores.chunks(weights)) {
                 for row in scores.chunks(self.columns) {
+                    if self.block.1 == 1 {
+                        sums.iter_mut().zip(row).for_each(|(sum, score)| *sum += score.abs().into());
+                        continue;
+                    }
                     for (sum, scores) in sums.iter_mut().zip(row.chunks(self.block.1)) {
                         scores.iter().for_each(|score| *sum += score.abs().into());
                     }
@@ -85,6 +89,10 @@ impl Grid {
         executor::map(executor, parts.collect(), |(mask, kept)| {
             for (mask, kept) in mask.chunks_mut(weights).zip(kept.chunks(across)) {
                 for row in mask.chunks_mut(self.columns) {
+                    if self.block.1 == 1 {
+                        row.copy_from_slice(kept);
+                        continue;
+                    }
                     row.chunks_mut(self.block.1).zip(kept).for_each(|(mask, &kept)| mask.fill(kept));
                 }
             }

@@ -6,6 +6,7 @@
 
 mod apply;
 mod blocks;
+mod bracket;
 mod nm;
 mod score;
 mod topk;

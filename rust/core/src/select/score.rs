@@ -3,6 +3,7 @@
 //! A score is never stored: each pass computes it again from the weights and turns it into a *key*, an unsigned integer with
 //! the same order. So selection is written once, over integers, and needs no array the size of the weights.
 
+use crate::simd::{Kernel, Target, Vector, dispatch};
 use std::ops::{Add, Mul};
 
 /// A float type that weights come in.
@@ -142,8 +143,25 @@ impl<T: Float, K: Key<Value: From<T>>> Source<K> for Score<'_, T> {
     }
 
     fn keys(&self, start: usize, keys: &mut [K]) -> bool {
+        dispatch(Target::detect(), Fill { score: *self, start, keys })
+    }
+}
+
+/// Writes the keys of a block; returns whether a score was NaN.
+struct Fill<'a, 'k, T, K> {
+    score: Score<'a, T>,
+    start: usize,
+    keys: &'k mut [K],
+}
+
+impl<T: Float, K: Key<Value: From<T>>> Kernel for Fill<'_, '_, T, K> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) -> bool {
+        let Fill { score, start, keys } = self;
         let range = start..start + keys.len();
-        match *self {
+        match score {
             Score::Given(x) => convert(keys, x[range].iter().copied()),
             Score::Magnitude(x) | Score::Gradient(x) => convert(keys, x[range].iter().map(|x| x.abs())),
             Score::Taylor(w, g) => convert(keys, w[range.clone()].iter().zip(&g[range]).map(|(&w, &g)| (w * g).abs())),

@@ -1,12 +1,15 @@
 //! Exact top-k: which k of n scores are the largest.
 //!
-//! Radix selection over keys: a histogram of the leading [`DIGIT`] bits tells in which bin the k-th largest key lies; the keys
+//! Large inputs are tried with a sampled bracket first (see `bracket.rs`). Else radix selection over keys: a histogram of the leading [`DIGIT`] bits tells in which bin the k-th largest key lies; the keys
 //! of that bin alone are gathered and looked at further. One more pass writes the mask `key ≥ threshold`; where more keys equal
 //! the threshold than are wanted, the tasks' counts of equals say which task holds the last one kept, and only the tasks from
 //! there on are corrected.
 
+use super::bracket;
 use super::score::{Key, Source};
+
 use crate::executor::{self, Executor};
+use crate::simd::{Kernel, Target, Vector, dispatch};
 use std::ops::Range;
 
 /// Leading bits that one histogram resolves: 4096 counters of 4 bytes share the first-level cache with a block of keys.
@@ -27,12 +30,12 @@ pub(super) struct Threshold<K> {
 
 /// A piece of one source.
 #[derive(Clone)]
-struct Piece {
-    source: usize,
-    range: Range<usize>,
+pub(super) struct Piece {
+    pub source: usize,
+    pub range: Range<usize>,
 }
 
-fn cut<K>(sources: &[&dyn Source<K>]) -> Vec<Piece> {
+pub(super) fn cut<K>(sources: &[&dyn Source<K>]) -> Vec<Piece> {
     let pieces = |(source, of): (usize, &&dyn Source<K>)| {
         let len = of.len();
         (0..len).step_by(TASK).map(move |start| Piece { source, range: start..len.min(start + TASK) })
@@ -41,7 +44,7 @@ fn cut<K>(sources: &[&dyn Source<K>]) -> Vec<Piece> {
 }
 
 /// Calls `visit(offset in the range, keys)` for the keys of `range` in order, block by block; returns whether one was NaN.
-fn blocks<K: Key>(source: &dyn Source<K>, range: Range<usize>, mut visit: impl FnMut(usize, &[K])) -> bool {
+pub(super) fn blocks<K: Key>(source: &dyn Source<K>, range: Range<usize>, mut visit: impl FnMut(usize, &[K])) -> bool {
     let mut keys = [K::default(); BLOCK];
     let mut nan = false;
     for start in range.clone().step_by(BLOCK) {
@@ -65,11 +68,14 @@ pub(super) fn threshold<K: Key>(
     sources: &[&dyn Source<K>],
     k: usize,
 ) -> Result<Threshold<K>, usize> {
-    narrow(executor, sources, k, K::BITS, 0)
+    let n: usize = sources.iter().map(|source| source.len()).sum();
+    let quick = (n >= bracket::LEAST).then(|| bracket::threshold(executor, sources, k, n)).flatten();
+    quick.unwrap_or_else(|| narrow(executor, sources, k, K::BITS, 0))
 }
 
-/// The key of the `rank`-th largest among those whose bits from `fixed` on are `prefix`.
-fn narrow<K: Key>(
+/// The threshold of the `rank`-th largest of the keys whose bits from `fixed` on are `prefix`; or the first source that holds a
+/// NaN.
+pub(super) fn narrow<K: Key>(
     executor: &dyn Executor,
     sources: &[&dyn Source<K>],
     mut rank: usize,
@@ -172,12 +178,9 @@ fn write_mask<K: Key>(
     let written = executor::map(executor, work, |(piece, kept)| {
         let mut equal = 0;
         blocks(sources[piece.source], piece.range.clone(), |at, keys| {
-            for (kept, key) in kept[at..].iter_mut().zip(keys) {
-                *kept = *key >= limit;
-            }
-            equal += keys.iter().map(|key| u32::from(*key == limit)).sum::<u32>();
+            equal += dispatch(Target::detect(), Compare { keys, limit, kept: &mut kept[at..at + keys.len()] });
         });
-        (piece, kept, equal as usize)
+        (piece, kept, equal)
     });
     let mut before = 0;
     let correct = written.into_iter().filter_map(|(piece, kept, equal)| {
@@ -195,4 +198,25 @@ fn write_mask<K: Key>(
             }
         });
     });
+}
+
+/// Writes `key ≥ limit`; returns how many are equal.
+struct Compare<'a, K> {
+    keys: &'a [K],
+    limit: K,
+    kept: &'a mut [bool],
+}
+
+impl<K: Key> Kernel for Compare<'_, K> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) -> usize {
+        let mut equal = 0;
+        for (kept, key) in self.kept.iter_mut().zip(self.keys) {
+            *kept = *key >= self.limit;
+            equal += u32::from(*key == self.limit);
+        }
+        equal as usize
+    }
 }
