@@ -382,9 +382,17 @@ mod tests {
         }
     }
 
+    fn cases() -> ProptestConfig {
+        let asked = std::env::var("SECATEUR_CASES").ok().and_then(|cases| cases.parse().ok());
+        ProptestConfig::with_cases(asked.unwrap_or(500))
+    }
+
     proptest! {
+        #![proptest_config(cases())]
+
         #[test]
         fn matches_the_definition((images, input, kernel, strides, pads, (channels, filters)) in shapes()) {
+            let pads = (pads.0 % kernel.0, pads.1 % kernel.1, pads.2 % kernel.0, pads.3 % kernel.1);
             let Ok(window) = Window::new(input, kernel, strides, pads) else { return Ok(()) };
             let conv = Conv::new(window, images, channels, filters).unwrap();
             let x = integers(images * conv.input_len(), 1);
