@@ -93,7 +93,7 @@ def _digits() -> tuple[Split, Split]:
 
 # Fashion-MNIST
 
-_SOURCE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_SOURCE = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
 # File: MD5 of the publisher's compressed file (their README), SHA-256 and shape of what is inside.
 _FILES = {
     "train-images-idx3-ubyte.gz": (
