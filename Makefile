@@ -32,6 +32,7 @@ bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libr
 	cargo bench -p secateur-core --benches
 	for script in spmm select cnn nodes; do for threads in 1 2; do \
 	  $(BIN)/python -m benches.peers.$$script --threads $$threads || exit 1; done; done
+	! test -e $(BENCH_VENV)/.built || $(BENCH_VENV)/bin/python -m benches.peers.training_step --threads 2
 
 bench-env: $(BENCH_VENV)/.built ## An environment with torch beside everything else, in .venv-bench (large)
 

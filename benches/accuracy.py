@@ -4,7 +4,7 @@ For every seed a network is trained, and from it (or, for the dynamic method, fr
 and order of samples) its pruned versions. Differences are taken seed by seed: their mean ± standard error
 is the claim. Static versions are fine-tuned after the cut; `+fine-tuning` is the dense network given the
 same further epochs, so that the pruned ones are not credited with longer training. Finished entries are
-kept in the work folder: a run that was stopped goes on where it was.
+kept in the work folder, and every epoch of a training: a run that was stopped goes on where it was.
 
     python -m benches.accuracy --seeds 5 --threads 2            # hours: trains everything, then times it
     python -m benches.accuracy --seeds 5 --only train --net reference
@@ -14,6 +14,7 @@ kept in the work folder: a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -84,11 +85,21 @@ def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> No
         model.build(IMAGE, random_state=seed)
         return model
 
-    def fit(model: Any, epochs: int, rate: float = 1e-3, **more: Any) -> Any:
-        adam = sc.nn.Adam(rate)
+    def fit(model: Any, epochs: int, variant: str, rate: float = 1e-3, callbacks: Any = ()) -> Any:
+        # A training that was stopped goes on after its last whole epoch, bit for bit as if it had not been.
+        folder = path(net, variant, seed, options).with_suffix("")
+        last = folder / "last.safetensors"
         model.fit(
-            data["x"], data["y"], epochs=epochs, optimizer=adam, random_state=seed, progress=False, **more
+            data["x"],
+            data["y"],
+            epochs=epochs,
+            optimizer=None if last.exists() else sc.nn.Adam(rate),
+            random_state=seed,
+            callbacks=[*callbacks, sc.nn.Checkpoint(folder)],
+            resume=sc.load(last) if last.exists() else None,
+            progress=False,
         )
+        shutil.rmtree(folder)
         return model
 
     def dense() -> Any:
@@ -102,11 +113,13 @@ def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> No
         ).model
 
     def gradual() -> Any:
-        return fit(fresh(), EPOCHS, callbacks=[sc.DynamicPruner(sc.Gradual(sparsity=0.9, every=100))])
+        return fit(
+            fresh(), EPOCHS, "90% gradual", callbacks=[sc.DynamicPruner(sc.Gradual(sparsity=0.9, every=100))]
+        )
 
     makers: dict[str, Callable[[], Any]] = {
-        "dense": lambda: fit(fresh(), EPOCHS),
-        "dense+fine-tuning": lambda: fit(dense(), options.fine_tune, FINE_TUNE_RATE),
+        "dense": lambda: fit(fresh(), EPOCHS, "dense"),
+        "dense+fine-tuning": lambda: fit(dense(), options.fine_tune, "dense+fine-tuning", FINE_TUNE_RATE),
         "50% neurons": lambda: cut(0.5, "neuron"),
         "90% weights": lambda: cut(0.9, "weight"),
         "90% gradual": gradual,

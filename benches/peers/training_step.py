@@ -75,6 +75,7 @@ def main() -> None:
 
     import secateur as sc
 
+    from ..nets import IMAGE, reference_cnn
     from .harness import compare
 
     sc.set_num_threads(options.threads)
@@ -82,18 +83,8 @@ def main() -> None:
     x = rng.random((BATCHES, options.batch, 1, 28, 28), np.float32)
     y = rng.integers(0, 10, (BATCHES, options.batch))
     batches = list(zip(x, y, strict=True))
-    nn = sc.nn
-    model = nn.Sequential(
-        [
-            nn.Conv2D(32, 3, activation="relu"),
-            nn.MaxPool2D(2),
-            nn.Conv2D(64, 3, activation="relu"),
-            nn.MaxPool2D(2),
-            nn.Flatten(),
-            nn.Dense(64, activation="relu"),
-            nn.Dense(10),
-        ]
-    ).build((1, 28, 28), random_state=options.seed)
+    model = reference_cnn()
+    model.build(IMAGE, random_state=options.seed)
     theirs = torch_eager(model.get_weights(), batches, options.threads)
     candidates = {"torch eager": theirs, "secateur": ours(model, batches)}
     losses = {name: [step() for _ in range(20)] for name, step in candidates.items()}
