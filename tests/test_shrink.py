@@ -169,7 +169,7 @@ def test_rounding_takes_what_the_clock_prefers_and_still_meets_the_target():
     def likes_lanes(widths):
         return sum(cost * (2 if widths[name] % 16 else 1) for name, cost in time.items())
 
-    found = rounded(planner, target, likes_lanes)
+    found = rounded(planner, target, lambda a, b: likes_lanes(a) / likes_lanes(b))
     assert likes_lanes(found) < likes_lanes(plain)
     assert meets(layout, found, target)
-    assert rounded(planner, target, lambda widths: 1.0) == plain
+    assert rounded(planner, target, lambda a, b: 1.0) == plain

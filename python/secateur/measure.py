@@ -1,4 +1,4 @@
-"""How long a model takes for a batch, measured."""
+"""How long models take for a batch, measured side by side."""
 
 from __future__ import annotations
 
@@ -6,42 +6,51 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from .models.view import FloatArray, ModelView
 
 BATCHES = (1, 32)
 """The batch sizes that count: a single request and a small batch."""
 
+Run: TypeAlias = Callable[[FloatArray], Any]
 
-def runner(view: ModelView, batches: Sequence[int] = BATCHES) -> Callable[[FloatArray], Any]:
+
+def runner(view: ModelView, batches: Sequence[int] = BATCHES) -> Run:
     """What runs the model as it would be deployed: its plan."""
     # The compiler is a later stage; this one knows it only once something is measured.
-    run: Callable[[FloatArray], Any] = importlib.import_module("secateur.compiler").compile(
-        view.model, batch=batches
-    )
+    run: Run = importlib.import_module("secateur.compiler").compile(view.model, batch=batches)
     return run
 
 
-def latencies(view: ModelView, batches: Sequence[int] = BATCHES, seconds: float = 0.02) -> dict[int, float]:
-    """The median time of a call, in seconds, by batch size.
+def latencies(
+    runs: Sequence[Run], view: ModelView, batches: Sequence[int] = BATCHES, seconds: float = 0.02
+) -> list[dict[int, float]]:
+    """The median time of a call, in seconds, by batch size, for each of `runs`.
+
+    Calls take turns, so that whatever else the machine does slows all of them down alike.
 
     Parameters
     ----------
+    runs : sequence of callable
+        Of models with the same inputs.
     view : ModelView
+        Of one of them, for the inputs.
     batches : sequence of int
     seconds : float
-        How long to measure each, at least 5 calls.
+        How long to measure each for each batch size; at least 5 calls.
     """
-    run = runner(view, batches)
-    result = {}
+    result: list[dict[int, float]] = [{} for _ in runs]
     for batch in batches:
         x = view.inputs(batch)
-        run(x)
-        times: list[float] = []
-        while len(times) < 5 or sum(times) < seconds:
-            start = time.perf_counter()
+        for run in runs:
             run(x)
-            times.append(time.perf_counter() - start)
-        result[batch] = statistics.median(times)
+        times: list[list[float]] = [[] for _ in runs]
+        while len(times[0]) < 5 or sum(map(sum, times)) < seconds * len(runs):
+            for run, taken in zip(runs, times, strict=True):
+                start = time.perf_counter()
+                run(x)
+                taken.append(time.perf_counter() - start)
+        for found, taken in zip(result, times, strict=True):
+            found[batch] = statistics.median(taken)
     return result

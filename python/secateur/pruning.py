@@ -13,7 +13,7 @@ import numpy as np
 from .budgets import check_scope, check_sparsity
 from .criteria import Criterion
 from .granularity import Granularity, Neurons, parse_granularity
-from .measure import latencies
+from .measure import latencies, runner
 from .models.view import Data, ModelView, view
 from .names import select_names
 from .removal import NeuronRemoval, Removal, WeightRemoval
@@ -83,7 +83,8 @@ def prune(
         For criteria with gradients: those of the mean loss over these samples, taken anew at every step.
     finetune : mapping or callable, optional
         After every step: arguments of the model's `fit`, e.g. ``dict(x=x, y=y, epochs=3)``; or what is called
-        with the model. An optimizer object is used as a fresh copy each time.
+        with the model. An optimizer object is used as a fresh copy each time; without one, Adam takes small
+        steps (a learning rate of 3e-4), since the model is trained already.
     validate : (x, y) or callable, optional
         Scores the model before, and after every step; inference is timed then too. A pair: accuracy, or minus
         the loss. A callable: takes the model and returns a number, more is better.
@@ -227,7 +228,7 @@ class _Loop:
         if self.validate is not None:
             score = float(self.validate(view.model) if callable(self.validate) else view.score(self.validate))
             record["score"] = score
-            record.update({f"latency_{batch}": t for batch, t in latencies(view).items()})
+            record.update({f"latency_{batch}": t for batch, t in latencies([runner(view)], view)[0].items()})
         record["seconds"] = time.perf_counter() - start
         self.history.append(record)
         if self.progress and sys.stderr.isatty():

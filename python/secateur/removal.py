@@ -13,7 +13,7 @@ from . import masking
 from .granularity import Blocks, Pattern, Weights
 from .models.view import ModelView
 from .neurons import Layout, Planner, masks_of
-from .rounding import rounded, timer
+from .rounding import rounded, stopwatch
 from .scoring import Gradients, Scorer
 from .shrink import keep_neurons
 
@@ -188,7 +188,7 @@ class NeuronRemoval:
             goal = round((1 - share * self.target) * self._total)
             # Rounding can only take away, so it waits for the last step.
             if self.round_to == "auto" and share == 1:
-                widths = rounded(planner, goal, timer(self.view, layout, planner))
+                widths = rounded(planner, goal, stopwatch(self.view, layout, planner))
             else:
                 widths = planner.widths(goal)
         kept = planner.kept(widths)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import BATCHES, latencies
+from .measure import BATCHES, latencies, runner
 from .models.view import BoolArray, ModelView
 
 
@@ -77,7 +77,7 @@ class PruneResult:
             rows.append(
                 ("score", f"{scores[0]:.4f}", f"{final['score']:.4f}", f"{final['score'] - scores[0]:+.4f}")
             )
-        old_times, new_times = latencies(before), latencies(after)
+        old_times, new_times = latencies([runner(before), runner(after)], before)
         for batch in BATCHES:
             old_us, new_us = old_times[batch] * 1e6, new_times[batch] * 1e6
             rows.append(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
-from .measure import latencies
+from .measure import Run, latencies, runner
 from .models.view import ModelView
 from .neurons import Layout, Planner, Widths
 from .shrink import keep_neurons
@@ -19,21 +20,30 @@ GAIN = 0.97
 """A rounded width must be faster than this times the unrounded one, or noise would decide."""
 
 
-def timer(view: ModelView, layout: Layout, planner: Planner) -> Callable[[Widths], float]:
-    """What times the model at given widths: the mean over the batch sizes, relative to its first answer."""
-    first: dict[int, float] = {}
-
-    def seconds(widths: Widths) -> float:
-        trial = view.clone()
-        keep_neurons(trial, planner.kept(widths), layout.removable)
-        times = latencies(trial)
-        first.update({batch: time for batch, time in times.items() if batch not in first})
-        return sum(time / first[batch] for batch, time in times.items()) / len(times)
-
-    return seconds
+Compare: TypeAlias = Callable[[Widths, Widths], float]
+"""The time of a model with the first widths over that with the second."""
 
 
-def rounded(planner: Planner, target: int, seconds: Callable[[Widths], float]) -> Widths:
+def stopwatch(view: ModelView, layout: Layout, planner: Planner) -> Compare:
+    """What times the model at two sets of widths, in turns: the mean ratio over the batch sizes."""
+    runs: dict[tuple[int, ...], Run] = {}
+
+    def run(widths: Widths) -> Run:
+        key = tuple(widths.values())
+        if key not in runs:
+            trial = view.clone()
+            keep_neurons(trial, planner.kept(widths), layout.removable)
+            runs[key] = runner(trial)
+        return runs[key]
+
+    def ratio(widths: Widths, other: Widths) -> float:
+        mine, others = latencies([run(widths), run(other)], view)
+        return sum(time / others[batch] for batch, time in mine.items()) / len(mine)
+
+    return ratio
+
+
+def rounded(planner: Planner, target: int, compare: Compare) -> Widths:
     """The widths of `planner` for a target, moved to multiples of the lanes where that is measured faster.
 
     The layers with the most multiply-adds are tried one after another, at the multiple below and the one
@@ -44,8 +54,8 @@ def rounded(planner: Planner, target: int, seconds: Callable[[Widths], float]) -
     planner : Planner
     target : int
         Weights to leave.
-    seconds : callable
-        Times the model at given widths.
+    compare : callable
+        Times the model at two sets of widths.
     """
     layout = planner.layout
     best = planner.widths(target)
@@ -55,18 +65,14 @@ def rounded(planner: Planner, target: int, seconds: Callable[[Widths], float]) -
     )
     # The last layer stays free to meet the target.
     tried = [name for name in heaviest[:-1][:LAYERS] if best[name] < layout.widths[name]]
-    fastest = seconds(best) if tried else 0.0
     for name in tried:
         below = best[name] // LANES * LANES
         for width in (below, below + LANES):
             if width == best[name] or not 0 < width <= layout.widths[name]:
                 continue
             widths = planner.widths(target, {**fixed, name: width})
-            if not meets(layout, widths, target):
-                continue
-            time = seconds(widths)
-            if time < GAIN * fastest:
-                best, fastest = widths, time
+            if meets(layout, widths, target) and compare(widths, best) < GAIN:
+                best = widths
         fixed[name] = best[name]
     return best
 

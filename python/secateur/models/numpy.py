@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import nn
 from ..errors import UnsupportedOpError
 from ..nn.data import same_length, samples
-from .view import BoolArray, Consumer, Data, FloatArray, Snapshot
+from .view import BoolArray, Consumer, Data, FloatArray, ModelView, Snapshot
 
 GRADIENT_BATCH = 256
 """Samples at a time for gradients over data."""
+
+FINE_TUNING_RATE = 3e-4
+"""Adam's learning rate for models that are trained already, where no optimizer is given. Pruned models swing
+at 1e-3. Fashion-MNIST, half the neurons, five epochs, one seed: 0.907 to 0.914 there, 0.913 to 0.916 here."""
 
 WIDTH: dict[type[nn.Layer], str] = {nn.Dense: "units", nn.Conv2D: "filters"}
 """The attribute that holds a layer's number of neurons."""
@@ -198,6 +202,8 @@ class SequentialView:
         self.model.restore(snapshot)
 
     def fit(self, **arguments: Any) -> None:
+        if arguments.get("optimizer") is None:
+            arguments["optimizer"] = nn.Adam(FINE_TUNING_RATE)
         self.model.fit(**arguments)
 
     def score(self, data: Data) -> float:
@@ -207,3 +213,7 @@ class SequentialView:
     def inputs(self, batch: int) -> FloatArray:
         rng = np.random.default_rng(0)
         return rng.standard_normal((batch, *self._input_shape), dtype=np.float32)
+
+
+if TYPE_CHECKING:
+    _: type[ModelView] = SequentialView

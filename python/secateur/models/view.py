@@ -86,7 +86,10 @@ class ModelView(Protocol):
         """Put a snapshot of the same shapes back."""
 
     def fit(self, **arguments: Any) -> None:
-        """Train; masked weights stay 0."""
+        """Train on from where the model is, with the framework's own arguments; masked weights stay 0.
+
+        Without an optimizer among them, one with small steps is taken.
+        """
 
     def score(self, data: Data) -> float:
         """How good the model is on `data`, more is better: its accuracy, or minus the loss."""
