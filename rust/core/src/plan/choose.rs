@@ -61,7 +61,8 @@ pub fn to_json(choices: &BTreeMap<usize, Choices>) -> String {
     serde_json::to_string(choices).unwrap_or_default()
 }
 
-/// Cost model: candidates that it thinks this much slower than the best are not timed.
+/// Cost model: sparse candidates that it thinks this much slower than the best are not timed. Dense ones always are: what
+/// a sparse layer is compared with must be the best dense one.
 const HOPELESS: f64 = 2.5;
 /// A sparse kernel must beat dense by this much to be chosen: timing noise must not cost users speed.
 const MARGIN: f64 = 1.03;
@@ -108,7 +109,7 @@ impl<'a> Costs<'a> {
         let tried: Vec<bool> = choices
             .iter()
             .zip(&estimates)
-            .map(|(choice, &estimate)| choice.kernel == Some(Kernel::Direct) || estimate <= best * HOPELESS)
+            .map(|(choice, &estimate)| choice.kernel.is_some_and(Kernel::is_dense) || estimate <= best * HOPELESS)
             .collect();
         let (input, output) = (self.graph.edge(node.input).shape, self.graph.edge(node.output).shape);
         let built: Vec<_> = choices
