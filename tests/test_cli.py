@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +239,9 @@ def test_ctrl_c_leaves_the_best_model_and_the_history(tmp_path):
     out = tmp_path / "run"
     code = "from secateur.cli import main; main()"
     command = [sys.executable, "-c", code, "demo", "--epochs", "500", "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A job in the background of a shell ignores Ctrl-C, and so would its children.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     history = out / "history.jsonl"
     deadline = time.monotonic() + 120
     while not (history.exists() and history.read_text().count("\n") >= 2):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -108,9 +109,10 @@ except KeyboardInterrupt:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and terminals are POSIX here")
 def test_a_real_ctrl_c(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "100000", str(tmp_path)], stderr=subprocess.PIPE
-    )
+    # A job in the background of a shell ignores Ctrl-C, and so would its children.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, "-c", SCRIPT, "100000", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=listen)
     deadline = time.monotonic() + 60
     while not (tmp_path / "last.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
