@@ -363,6 +363,18 @@ def test_the_result_reports_size_quality_and_time():
     assert res.history[-1]["weights"] < res.history[0]["weights"]
 
 
+def test_the_summary_has_the_score_whatever_was_included():
+    res = sc.prune(mlp(), 0.5, include="dense.weight", validate=blobs(), **quick)
+    assert f"{res.history[-1]['score']:.4f}" in res.summary()
+
+
+@pytest.mark.parametrize("name", ["data", "validate"])
+def test_labels_outside_the_classes_are_told_by_their_argument(name):
+    x, y = blobs()
+    with pytest.raises(ValueError, match=f"^{name}: expected labels"):
+        sc.prune(mlp(), 0.5, criterion="taylor", **{"data": (x, y), name: (x, y + 3)}, **quick)
+
+
 def test_rounding_by_measurement_meets_the_target():
     model = nn.Sequential([nn.Dense(40, activation="relu"), nn.Dense(40, activation="relu"), nn.Dense(3)])
     model.build((10,), 0)

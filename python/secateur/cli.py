@@ -20,10 +20,10 @@ from .compiler import compile as compile_model
 from .criteria import check_criterion, needs_grads
 from .demo import PRESETS, Demo
 from .errors import SecateurError
+from .measure import ROUNDS, compare
 from .pruning import prune as prune_model
 from .reporting import MODELS, Column, kept_parameters, model_rows, nonzero_macs, print_table
 from .storage import load, save
-from .timing import ROUNDS, compare
 
 app = typer.Typer(
     name="secateur",

@@ -157,13 +157,13 @@ def prune(
     loop = _Loop(
         removal, steps, data, finetune, validate, rule, np.random.default_rng(random_state), bool(progress)
     )
-    final = loop.run()
+    final, record = loop.run()
     before = original.clone() if inplace else original
     masks = final.masks(before)
     if inplace:
         final.commit(original)
     return PruneResult(
-        original.model if inplace else final.view.model, masks, loop.history, before, final.view
+        original.model if inplace else final.view.model, masks, loop.history, record, before, final.view
     )
 
 
@@ -186,26 +186,26 @@ class _Loop:
         self.rng, self.progress = rng, progress
         self.history: list[dict[str, Any]] = []
 
-    def run(self) -> Removal:
-        """All steps, or as many as the stop rule allows; the removal whose model is the result."""
-        baseline = self._record(0, time.perf_counter())
+    def run(self) -> tuple[Removal, dict[str, Any]]:
+        """As many steps as the stop rule allows: the removal whose model is the result, and its record."""
+        record = self._record(0, time.perf_counter())
         if self.rule is not None:
-            self.rule.start(baseline)
-        kept = self.removal.copy()
+            self.rule.start(record.get("score"))
+        kept = self.removal.copy(), record
         for step, share in enumerate(self.schedule.shares(), 1):
             start = time.perf_counter()
             gradients = None if self.data is None else self.removal.view.gradients(self.data)
             self.removal.step(share, gradients, self.rng)
             self._finetune(self.removal.view)
-            score = self._record(step, start)
+            record = self._record(step, start)
             if self.rule is None or share == 0:
                 continue
-            end = self.rule.step(self.removal.sparsity, score)
+            end = self.rule.step(self.removal.sparsity, record.get("score"))
             if self.rule.accepted and self.rule.restores:
-                kept = self.removal.copy()
+                kept = self.removal.copy(), record
             if end:
                 break
-        return kept if self.rule is not None and self.rule.restores else self.removal
+        return kept if self.rule is not None and self.rule.restores else (self.removal, record)
 
     def _finetune(self, view: ModelView) -> None:
         if self.finetune is None:
@@ -220,21 +220,21 @@ class _Loop:
             view.fit(**arguments)
         view.set_masks(masks)
 
-    def _record(self, step: int, start: float) -> float | None:
+    def _record(self, step: int, start: float) -> dict[str, Any]:
         """Test the model as it is now."""
         view = self.removal.view
         record: dict[str, Any] = {"step": step, "sparsity": self.removal.sparsity, **sizes(view)}
-        score = None
         if self.validate is not None:
-            score = float(self.validate(view.model) if callable(self.validate) else view.score(self.validate))
-            record["score"] = score
-            record.update({f"latency_{batch}": t for batch, t in latencies([runner(view)], view)[0].items()})
+            tested = self.validate(view.model) if callable(self.validate) else view.score(self.validate)
+            record["score"] = float(tested)
+            for batch, times in latencies({"plan": runner(view)}, view).items():
+                record[f"latency_{batch}"] = times["plan"].us * 1e-6
         record["seconds"] = time.perf_counter() - start
         self.history.append(record)
         if self.progress and sys.stderr.isatty():
-            tested = "" if score is None else f", score {score:.4f}"
-            print(f"step {step}: sparsity {self.removal.sparsity:.4f}{tested}", file=sys.stderr)
-        return score
+            score = f", score {record['score']:.4f}" if "score" in record else ""
+            print(f"step {step}: sparsity {self.removal.sparsity:.4f}{score}", file=sys.stderr)
+        return record
 
 
 def _check_target(sparsity: Any, threshold: Any, unit: Granularity) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import BATCHES, latencies, runner
+from .measure import latencies, runner
 from .models.view import BoolArray, ModelView
 
 
@@ -43,13 +43,15 @@ class PruneResult:
         model: Any,
         masks: dict[str, BoolArray],
         history: list[dict[str, Any]],
+        final: dict[str, Any],
         before: ModelView,
         after: ModelView,
     ) -> None:
         self.model = model
         self.masks = masks
         self.history = history
-        self._before, self._after = before, after
+        # `final`: the record of the model returned, which a stop rule may have taken from an earlier step.
+        self._final, self._before, self._after = final, before, after
 
     @property
     def sparsity(self) -> float:
@@ -69,25 +71,12 @@ class PruneResult:
         old_sizes, new_sizes = sizes(before), sizes(after)
         rows.append(_counts("weights, nonzero", old_sizes["nonzero"], new_sizes["nonzero"]))
         rows.append(_counts("MACs per sample, nonzero", old_sizes["nonzero_macs"], new_sizes["nonzero_macs"]))
-        scores = [record.get("score") for record in self.history]
-        final: dict[str, Any] = next(
-            (r for r in reversed(self.history) if abs(r["sparsity"] - self.sparsity) < 1e-12), {}
-        )
-        if scores[0] is not None and final:
-            rows.append(
-                ("score", f"{scores[0]:.4f}", f"{final['score']:.4f}", f"{final['score'] - scores[0]:+.4f}")
-            )
-        old_times, new_times = latencies([runner(before), runner(after)], before)
-        for batch in BATCHES:
-            old_us, new_us = old_times[batch] * 1e6, new_times[batch] * 1e6
-            rows.append(
-                (
-                    f"latency at batch {batch}",
-                    f"{old_us:.0f} us",
-                    f"{new_us:.0f} us",
-                    f"{old_us / new_us:.2f}x",
-                )
-            )
+        if "score" in self._final:
+            old_score, new_score = self.history[0]["score"], self._final["score"]
+            rows.append(("score", f"{old_score:.4f}", f"{new_score:.4f}", f"{new_score - old_score:+.4f}"))
+        for batch, times in latencies({"before": runner(before), "after": runner(after)}, before).items():
+            was, now = (f"{latency.us:.0f} us" for latency in times.values())
+            rows.append((f"latency at batch {batch}", was, now, f"{times['after'].speedup:.2f}x"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         return "\n".join(
             "  ".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from .measure import Run, latencies, runner
+from .measure import BATCHES, Run, latencies, runner
 from .models.view import ModelView
 from .neurons import Layout, Planner, Widths
 from .shrink import keep_neurons
@@ -37,8 +37,8 @@ def stopwatch(view: ModelView, layout: Layout, planner: Planner) -> Compare:
         return runs[key]
 
     def ratio(widths: Widths, other: Widths) -> float:
-        mine, others = latencies([run(widths), run(other)], view)
-        return sum(time / others[batch] for batch, time in mine.items()) / len(mine)
+        found = latencies({"other": run(other), "mine": run(widths)}, view)
+        return sum(1 / found[batch]["mine"].speedup for batch in BATCHES) / len(BATCHES)
 
     return ratio
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import nn
 from ..errors import UnsupportedOpError
@@ -65,8 +66,7 @@ class SequentialView:
         names = self._owners()
         if data is None:
             return self._merge(names, self.model.gradients())
-        x, y = samples(data[0], self._input_shape, "data"), np.asarray(data[1])
-        same_length(x, y, ("data", "data"))
+        x, y = self._checked("data", data)
         sums = {name: np.zeros(tensor.shape) for name, tensor in self.parameters().items()}
         for start in range(0, len(x), GRADIENT_BATCH):
             batch = slice(start, start + GRADIENT_BATCH)
@@ -77,6 +77,13 @@ class SequentialView:
         for layer in self.model.layers:
             layer.release()
         return {name: total.astype(np.float32) for name, total in sums.items()}
+
+    def _checked(self, name: str, data: Data) -> tuple[FloatArray, NDArray[Any]]:
+        """Samples and labels that fit the model; errors name the argument they came by."""
+        x = samples(data[0], self._input_shape, name)
+        y = self.model.loss.check(data[1], self.model.output_shape, name)
+        same_length(x, y, (name, name))
+        return x, y
 
     @staticmethod
     def _merge(owners: Mapping[str, str], gradients: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -207,7 +214,7 @@ class SequentialView:
         self.model.fit(**arguments)
 
     def score(self, data: Data) -> float:
-        metrics = self.model.evaluate(*data)
+        metrics = self.model.evaluate(*self._checked("validate", data))
         return metrics.get("accuracy", -metrics["loss"])
 
     def inputs(self, batch: int) -> FloatArray:

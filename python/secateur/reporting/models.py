@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compiler import compile
+from ..measure import BATCHES, compare
 from ..nn import Sequential
-from ..timing import compare
 
-BATCHES = (1, 32)
 Layers = dict[str, dict[str, float]]
 
 
