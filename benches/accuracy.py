@@ -2,9 +2,12 @@
 
 For every seed a network is trained, and from it (or, for the dynamic method, from the same first weights
 and order of samples) its pruned versions. Differences are taken seed by seed: their mean ± standard error
-is the claim. Static versions are fine-tuned after the cut; `+fine-tuning` is the dense network given the
-same further epochs, so that the pruned ones are not credited with longer training. Finished entries are
-kept in the work folder, and every epoch of a training: a run that was stopped goes on where it was.
+is the claim. Static versions are fine-tuned for FINE_TUNE epochs, spread over the steps of the cut, and one
+of small steps; `dense+fine-tuning` is the dense network given the same further epochs, so that the pruned
+ones are not credited with longer training: both differences are stated. Dynamic versions train for as many
+epochs as the dense network. Single weights go by the ERK rule, which thins the layers that take the time.
+Finished entries are kept in the work folder, and every epoch of a training: a run that was stopped goes on
+where it was.
 
     python -m benches.accuracy --seeds 5 --threads 2            # hours: trains everything, then times it
     python -m benches.accuracy --seeds 5 --only train --net reference
@@ -25,8 +28,10 @@ from .accuracy_report import PLANS, path, summarise, table, time_net
 from .peers.machine import arguments, pin_threads, record
 
 EPOCHS = 10
-#: Adam's learning rate after a cut, lower than in training: the network is to settle, not to move on.
-FINE_TUNE_RATE = 3e-4
+#: Further epochs of the static versions and of their control: all at Adam's rate of the training but the last
+#: one, in which the network settles.
+FINE_TUNE = 5
+RATE, SETTLE_RATE = 1e-3, 3e-4
 
 
 def main() -> None:
@@ -36,7 +41,6 @@ def main() -> None:
         "--seeds", type=int, default=5, help="how many paired seeds, from --seed on (default 5)"
     )
     parser.add_argument("--net", choices=list(PLANS), nargs="+", default=list(PLANS))
-    parser.add_argument("--fine-tune", type=int, default=5, help="epochs after a static cut (default 5)")
     parser.add_argument("--only", choices=["train", "time"], help="one of the two halves")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/accuracy"), help="folder of models and results"
@@ -62,7 +66,7 @@ def main() -> None:
     for net, result in results.items():
         print(table(net, result))
     if not options.no_record:
-        content = {"seeds": list(seeds), "epochs": EPOCHS, "fine_tune": options.fine_tune, "results": results}
+        content = {"seeds": list(seeds), "epochs": EPOCHS, "fine_tune": FINE_TUNE, "results": results}
         print(f"recorded in {record('accuracy fashion-mnist', content)}")
 
 
@@ -85,7 +89,7 @@ def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> No
         model.build(IMAGE, random_state=seed)
         return model
 
-    def fit(model: Any, epochs: int, variant: str, rate: float = 1e-3, callbacks: Any = ()) -> Any:
+    def fit(model: Any, epochs: int, variant: str, rate: float = RATE, callbacks: Any = ()) -> Any:
         # A training that was stopped goes on after its last whole epoch, bit for bit as if it had not been.
         folder = path(net, variant, seed, options).with_suffix("")
         last = folder / "last.safetensors"
@@ -105,24 +109,30 @@ def train_seed(net: str, seed: int, data: Mapping[str, Any], options: Any) -> No
     def dense() -> Any:
         return sc.load(path(net, "dense", seed, options))
 
-    def cut(sparsity: float, granularity: str) -> Any:
-        tune = {"x": data["x"], "y": data["y"], "epochs": options.fine_tune, "progress": False}
-        tune["optimizer"] = sc.nn.Adam(FINE_TUNE_RATE)
-        return sc.prune(
-            dense(), sparsity, granularity=granularity, finetune=tune, random_state=seed, progress=False
-        ).model
+    def settled(model: Any, variant: str) -> Any:
+        return fit(model, 1, f"{variant}, settling", SETTLE_RATE)
 
-    def gradual() -> Any:
-        return fit(
-            fresh(), EPOCHS, "90% gradual", callbacks=[sc.DynamicPruner(sc.Gradual(sparsity=0.9, every=100))]
+    def cut(sparsity: float, variant: str, steps: int, **how: Any) -> Any:
+        tune = {"x": data["x"], "y": data["y"], "epochs": (FINE_TUNE - 1) // steps, "progress": False}
+        tune["optimizer"] = sc.nn.Adam(RATE)
+        schedule = sc.Schedule("cubic", steps)
+        pruned = sc.prune(
+            dense(), sparsity, schedule=schedule, finetune=tune, random_state=seed, progress=False, **how
         )
+        return settled(pruned.model, variant)
+
+    def dynamic(method: Any, variant: str) -> Any:
+        return fit(fresh(), EPOCHS, variant, callbacks=[sc.DynamicPruner(method)])
 
     makers: dict[str, Callable[[], Any]] = {
         "dense": lambda: fit(fresh(), EPOCHS, "dense"),
-        "dense+fine-tuning": lambda: fit(dense(), options.fine_tune, "dense+fine-tuning", FINE_TUNE_RATE),
-        "50% neurons": lambda: cut(0.5, "neuron"),
-        "90% weights": lambda: cut(0.9, "weight"),
-        "90% gradual": gradual,
+        "dense+fine-tuning": lambda: settled(
+            fit(dense(), FINE_TUNE - 1, "dense+fine-tuning"), "dense+fine-tuning"
+        ),
+        "50% neurons": lambda: cut(0.5, "50% neurons", steps=1, granularity="neuron"),
+        "90% weights": lambda: cut(0.9, "90% weights", steps=4, scope="erk"),
+        "90% gradual": lambda: dynamic(sc.Gradual(0.9, scope="erk"), "90% gradual"),
+        "90% gradient": lambda: dynamic(sc.GradientDynamic(0.9, scope="erk", rate=0.025), "90% gradient"),
     }
     for variant in PLANS[net]:
         target = path(net, variant, seed, options)

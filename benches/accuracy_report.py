@@ -11,16 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-#: For each network its variants; the others are compared with "dense".
+#: For each network its variants; the others are compared with "dense", and the static ones with CONTROL too.
+CONTROL = "dense+fine-tuning"
 PLANS = {
-    "reference": ("dense", "dense+fine-tuning", "50% neurons", "90% weights", "90% gradual"),
-    "cnn-1m": ("dense", "50% neurons"),
+    "reference": ("dense", CONTROL, "50% neurons", "90% weights", "90% gradual", "90% gradient"),
+    "cnn-1m": ("dense", CONTROL, "50% neurons"),
 }
+STATIC = ("50% neurons", "90% weights")
 
 
 def path(net: str, variant: str, seed: int, options: Any) -> Path:
     """The file of a trained model; its entry lies beside it with the suffix .json."""
-    name = f"{net}-{variant}-{seed}".replace("%", "").replace(" ", "-").replace("+", "-")
+    name = f"{net}-{variant}-{seed}".replace("%", "").replace(" ", "-").replace("+", "-").replace(",", "")
     return Path(options.work) / f"{name}.safetensors"
 
 
@@ -33,20 +35,26 @@ def summarise(net: str, seeds: range, options: Any) -> dict[str, Any]:
         ]
         for variant in PLANS[net]
     }
-    dense = [entry["accuracy"] for entry in entries["dense"]]
-    for variant, rows in entries.items():
-        accuracy = [row["accuracy"] for row in rows]
-        differences = [mine - theirs for mine, theirs in zip(accuracy, dense, strict=True)]
-        many = len(accuracy) > 1
+    scores = {variant: [entry["accuracy"] for entry in rows] for variant, rows in entries.items()}
+    for variant, accuracy in scores.items():
         variants[variant] = {
             "accuracy": accuracy,
             "mean": statistics.mean(accuracy),
-            "std": statistics.stdev(accuracy) if many else None,
-            "difference": statistics.mean(differences),
-            "standard_error": statistics.stdev(differences) / math.sqrt(len(seeds)) if many else None,
-            "entries": rows,
+            "std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
+            "difference": _paired(accuracy, scores["dense"]),
+            "entries": entries[variant],
         }
+        if variant in STATIC:
+            variants[variant]["difference_from_control"] = _paired(accuracy, scores[CONTROL])
     return {"variants": variants}
+
+
+def _paired(mine: list[float], theirs: list[float]) -> dict[str, float | None]:
+    """The mean difference over the seeds and its standard error."""
+    differences = [a - b for a, b in zip(mine, theirs, strict=True)]
+    many = len(differences) > 1
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if many else None
+    return {"mean": statistics.mean(differences), "standard_error": error}
 
 
 def time_net(net: str, seeds: range, options: Any) -> list[dict[str, Any]]:
@@ -60,7 +68,7 @@ def time_net(net: str, seeds: range, options: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for seed in seeds:
         models = {variant: sc.load(path(net, variant, seed, options)) for variant in PLANS[net]}
-        models.pop("dense+fine-tuning", None)
+        del models[CONTROL]
         plans = {
             variant: sc.compile(model, batch=(1, 32), threads=options.threads)
             for variant, model in models.items()
@@ -82,7 +90,11 @@ def table(net: str, result: Mapping[str, Any]) -> str:
     for variant, row in result["variants"].items():
         line = f"  {variant:18} {row['mean']:.4f}"
         if row["std"] is not None:
-            line += f" ± {row['std']:.4f}, paired {row['difference']:+.4f} ± {row['standard_error']:.4f}"
+            line += f" ± {row['std']:.4f}"
+            for name, label in (("difference", "dense"), ("difference_from_control", CONTROL)):
+                if name in row:
+                    found = row[name]
+                    line += f", {found['mean']:+.4f} ± {found['standard_error']:.4f} vs {label}"
         for batch in (1, 32):
             rows = [
                 each

@@ -3,6 +3,7 @@
 //! Work is always cut into tasks whose number and shape do *not* depend on the number of threads, and every output
 //! element is written by one task. That is why results are bit-identical for any thread count.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Runs a fixed number of independent tasks.
@@ -31,7 +32,7 @@ impl Executor for Sequential {
 /// Calls `work` on every item, one task each, and returns the results in the order of the items. Items may hold `&mut`
 /// slices: that is how tasks write to disjoint parts of one array without unsafe code.
 pub fn map<T: Send, R: Send>(executor: &dyn Executor, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    if items.len() <= 1 {
+    if executor.threads() == 1 || items.len() <= 1 {
         return items.into_iter().map(work).collect();
     }
     let slots: Vec<Mutex<(Option<T>, Option<R>)>> =
@@ -47,6 +48,9 @@ pub fn map<T: Send, R: Send>(executor: &dyn Executor, items: Vec<T>, work: impl 
 }
 
 /// A private rayon pool, made at its first use and again after a fork (threads do not survive one).
+///
+/// The caller works too, with one thread less in the pool: it starts at once, and whoever wakes up later takes what is left.
+/// Handing all work over would cost a wake-up there and one back before anything is done.
 struct Pool {
     threads: usize,
     state: Mutex<Option<(u32, Arc<rayon::ThreadPool>)>>,
@@ -66,7 +70,7 @@ impl Pool {
             _ => {}
         }
         let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads)
+            .num_threads(self.threads - 1)
             .thread_name(|i| format!("secateur-{i}"))
             .build()
             .ok()?;
@@ -85,11 +89,19 @@ impl Executor for Pool {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        use rayon::prelude::*;
-        match if tasks > 1 { self.get() } else { None } {
-            Some(pool) => pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task)),
-            None => Sequential.run(tasks, task),
-        }
+        let Some(pool) = (if tasks > 1 { self.get() } else { None }) else { return Sequential.run(tasks, task) };
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < tasks) {
+                task(index);
+            }
+        };
+        pool.in_place_scope(|scope| {
+            for _ in 1..self.threads.min(tasks) {
+                scope.spawn(|_| work());
+            }
+            work();
+        });
     }
 }
 
@@ -100,15 +112,7 @@ pub fn for_each_chunk<T: Send>(
     len: usize,
     task: &(dyn Fn(usize, &mut [T]) + Sync),
 ) {
-    let chunks = data.chunks_mut(len.max(1));
-    if executor.threads() == 1 || chunks.len() == 1 {
-        return chunks.enumerate().for_each(|(index, chunk)| task(index, chunk));
-    }
-    // Each task locks its own chunk once: the lock only shows the compiler that chunks are not shared.
-    let chunks: Vec<_> = chunks.map(Mutex::new).collect();
-    executor.run(chunks.len(), &|index| {
-        task(index, &mut chunks[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    });
+    map(executor, data.chunks_mut(len.max(1)).enumerate().collect(), |(index, chunk)| task(index, chunk));
 }
 
 static CURRENT: Mutex<Option<Arc<dyn Executor>>> = Mutex::new(None);
@@ -148,7 +152,6 @@ pub fn default_threads() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn every_task_runs_once() {

@@ -10,8 +10,7 @@ pub mod pool;
 mod tile;
 pub mod window;
 
-use crate::executor::{Executor, Sequential};
-use std::sync::Mutex;
+use crate::executor::{self, Executor, Sequential};
 
 /// Multiply-adds (or, for passes without arithmetic, floats moved) below which waking another thread costs more than it
 /// brings.
@@ -25,14 +24,6 @@ fn for_each_chunk<T: Send>(
     size: usize,
     task: &(dyn Fn(usize, &mut [T]) + Sync),
 ) {
-    if out.is_empty() {
-        return;
-    }
-    // Each task locks its own chunk only: the mutexes hand out exclusive slices, nobody ever waits.
-    let chunks: Vec<_> = out.chunks_mut(size).map(Mutex::new).collect();
     let executor = if work < WORTH_A_THREAD { &Sequential } else { executor };
-    executor.run(chunks.len(), &|i| {
-        let mut chunk = chunks[i].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        task(i, &mut chunk);
-    });
+    executor::for_each_chunk(executor, out, size, task);
 }
