@@ -1,5 +1,6 @@
 //! Dense matrices through the `gemm` crate: the baseline that every packed format has to beat.
 
+use super::shared::Shared;
 use crate::executor::Executor;
 
 /// A strided view of a float matrix: element (i, j) is at `data[i * rows_by + j * columns_by]`.
@@ -56,7 +57,7 @@ pub fn gemm(
     let parts = (m * n * k / PART_WORK).clamp(1, PARTS);
     let by_rows = m >= n;
     let part = m.max(n).div_ceil(parts).next_multiple_of(48);
-    let output = Output(c.as_mut_ptr());
+    let output = Shared::new(c);
     executor.run(m.max(n).div_ceil(part), &|task| {
         let from = task * part;
         let (i, j) = if by_rows { (from, 0) } else { (0, from) };
@@ -68,7 +69,7 @@ pub fn gemm(
                 rows,
                 columns,
                 k,
-                output.at(i * n + j),
+                output.get().add(i * n + j),
                 1,
                 n as isize,
                 beta != 0.0,
@@ -87,21 +88,6 @@ pub fn gemm(
             );
         }
     });
-}
-
-/// A pointer that tasks share; each writes its own block.
-struct Output(*mut f32);
-
-// SAFETY: `gemm` hands every task a block of its own.
-unsafe impl Sync for Output {}
-
-impl Output {
-    /// # Safety
-    /// `offset` lies inside the output.
-    unsafe fn at(&self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(offset) }
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! or im2col is needed, and channels-last results are the next layer's input as they are.
 
 use super::epilogue::Epilogue;
+use super::shared::Shared;
 use crate::executor::Executor;
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
@@ -146,7 +147,8 @@ impl Direct {
         let bias = epilogue.padded_bias(self.rows);
         let groups: Vec<_> = groups(self.rows, group_lines(self.target)).collect();
         let chunks = pixels.count().div_ceil(TASK_PIXELS);
-        let output = Shared(output.as_mut_ptr());
+        // Tasks write disjoint (lines × pixels).
+        let output = Shared::new(output);
         executor.run(groups.len() * chunks, &|task| {
             let chunk = task % chunks * TASK_PIXELS;
             let run = Run {
@@ -166,18 +168,6 @@ impl Direct {
 
 /// Pixels in a task.
 const TASK_PIXELS: usize = 120;
-
-/// A pointer that tasks share; each task writes its own lines of its own pixels.
-struct Shared(*mut f32);
-
-// SAFETY: tasks of `Direct::run` write disjoint (lines × pixels).
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
-}
 
 /// One task: some lines of outputs for some pixels.
 struct Run<'a> {

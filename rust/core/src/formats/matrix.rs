@@ -1,11 +1,12 @@
 //! A pruned weight matrix that multiplies: [`Rows`] packed for the number of columns it meets.
 
+use super::shared::Shared;
 use super::sweep::{self, Geometry, Sweep, panel_width, sweep};
 use super::vector;
 use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Rows, dense};
 use crate::argument;
 use crate::error::Result;
-use crate::executor::{Executor, Sequential, for_each_chunk};
+use crate::executor::{Executor, Sequential};
 use crate::simd::{Buffer, LANES, Target};
 use std::sync::{Mutex, OnceLock};
 
@@ -138,6 +139,9 @@ pub struct PackedMatrix {
 /// Multiply-adds below which a call is not worth waking other threads for: about as long as they take to wake.
 const SMALL: usize = 2_000_000;
 
+/// Buffers kept: those of a few threads.
+const SPARES: usize = 8;
+
 impl PackedMatrix {
     /// Packs for `columns` columns now, or at first use where `None`; in the format `kind`, or the best guess.
     pub fn new(rows: Rows, kind: Option<Kind>, columns: Option<usize>, target: Target) -> PackedMatrix {
@@ -239,7 +243,8 @@ impl PackedMatrix {
         Ok(())
     }
 
-    /// Row-major in and out through panels.
+    /// Row-major in and out, panel by panel: the columns' operand and results stay in the second-level cache from the
+    /// packing to the storing.
     fn panels<M: Sweep>(
         &self,
         matrix: &M,
@@ -251,22 +256,36 @@ impl PackedMatrix {
     ) {
         let (m, k) = (self.rows.rows(), self.rows.columns());
         let width = panel_width(n, sweep::MAX_PANEL);
-        let geometry = Geometry::panels(m, k, n, width);
-        let panels = geometry.spans.len();
-        let mut operand = self.buffer(panels * k * width);
-        // Results go through panels even where whole panels could be stored in place: partial sums of rows that lie a
-        // large power of two apart evict each other (measured: 4.1 instead of 4.7 times dense at 90%).
-        let mut result = self.buffer(panels * m * width);
-        pack_panels(executor, k, n, width, x, &mut operand);
-        sweep(matrix, executor, self.target, &geometry, &operand, &mut result, epilogue);
-        unpack_panels(executor, m, n, width, &result, y);
-        self.keep(operand);
-        self.keep(result);
+        let (geometry, panels) = (Geometry::panel(width), n.div_ceil(width));
+        let y = Shared::new(y);
+        // Too few panels to go round: the threads share each panel's rows instead.
+        let few = panels < 2 * executor.threads();
+        let (outer, inner): (&dyn Executor, &dyn Executor) =
+            if few { (&Sequential, executor) } else { (executor, &Sequential) };
+        outer.run(panels, &|panel| {
+            let columns = panel * width..((panel + 1) * width).min(n);
+            let (mut operand, mut result) = (self.buffer(k * width), self.buffer(m * width));
+            for (row, line) in x.chunks_exact(n).zip(operand.chunks_exact_mut(width)) {
+                line[..columns.len()].copy_from_slice(&row[columns.clone()]);
+                line[columns.len()..].fill(0.0);
+            }
+            // Results go through a panel of their own even where whole registers could be stored in place: partial sums
+            // of rows that lie a large power of two apart evict each other.
+            sweep(matrix, inner, self.target, &geometry, &operand, &mut result, epilogue);
+            for (row, line) in result.chunks_exact(width).enumerate() {
+                // SAFETY: `matmul` checked that `y` holds m × n; this task alone touches these columns of it.
+                let part =
+                    unsafe { std::slice::from_raw_parts_mut(y.get().add(row * n + columns.start), columns.len()) };
+                part.copy_from_slice(&line[..columns.len()]);
+            }
+            self.keep(operand);
+            self.keep(result);
+        });
     }
 
     fn keep(&self, buffer: Buffer) {
         let mut spare = self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        spare.truncate(3);
+        spare.truncate(SPARES);
         spare.push(buffer);
     }
 
@@ -278,29 +297,4 @@ impl PackedMatrix {
             None => Buffer::zeroed(len),
         }
     }
-}
-
-/// Row-major (k, n) to panels of `width` columns; the columns past n are 0.
-pub fn pack_panels(executor: &dyn Executor, k: usize, n: usize, width: usize, x: &[f32], panels: &mut [f32]) {
-    for_each_chunk(executor, panels, k * width, &|p, panel| {
-        let columns = p * width..((p + 1) * width).min(n);
-        for (row, line) in panel.chunks_exact_mut(width).enumerate() {
-            line[..columns.len()].copy_from_slice(&x[row * n + columns.start..row * n + columns.end]);
-            line[columns.len()..].fill(0.0);
-        }
-    });
-}
-
-/// Panels of `width` columns to row-major (m, n).
-pub fn unpack_panels(executor: &dyn Executor, m: usize, n: usize, width: usize, panels: &[f32], y: &mut [f32]) {
-    /// Rows in a task.
-    const ROWS: usize = 64;
-    for_each_chunk(executor, y, ROWS * n, &|task, chunk| {
-        for (row, line) in (task * ROWS..).zip(chunk.chunks_exact_mut(n)) {
-            for (p, part) in line.chunks_mut(width).enumerate() {
-                let from = (p * m + row) * width;
-                part.copy_from_slice(&panels[from..from + part.len()]);
-            }
-        }
-    });
 }

@@ -13,6 +13,7 @@ pub mod epilogue;
 pub mod kblocks;
 pub mod matrix;
 pub mod rows;
+mod shared;
 pub mod sweep;
 #[cfg(test)]
 mod tests;

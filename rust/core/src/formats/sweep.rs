@@ -19,6 +19,7 @@
 //! Every result element is summed in the order of the columns, whatever the tile, the task or the thread.
 
 use super::epilogue::{Activation, Epilogue};
+use super::shared::Shared;
 use crate::executor::Executor;
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
@@ -45,12 +46,9 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// A matmul with `k` × `n` panels (see [`panel_width`]): one span a panel.
-    pub fn panels(m: usize, k: usize, n: usize, width: usize) -> Geometry {
-        let spans = (0..n.div_ceil(width))
-            .map(|p| Span { input: p * k * width, output: p * m * width, lines: width / LANES })
-            .collect();
-        Geometry { unit: width, row_stride: width, spans }
+    /// A matmul with one panel of `width` columns, a multiple of 16.
+    pub fn panel(width: usize) -> Geometry {
+        Geometry { unit: width, row_stride: width, spans: vec![Span { input: 0, output: 0, lines: width / LANES }] }
     }
 
     /// The floats that the result spans for `m` rows.
@@ -201,7 +199,8 @@ pub fn sweep<M: Sweep>(
     assert!(input.len() >= geometry.input_len(matrix.reach()), "sweep: the operand is too small");
     assert!(output.len() >= geometry.output_len(matrix.rows()), "sweep: the result is too small");
     let bias = epilogue.padded_bias(matrix.rows());
-    let (input, output) = (Shared(input.as_ptr().cast_mut()), Shared(output.as_mut_ptr()));
+    // Tasks write disjoint spans × row groups.
+    let output = Shared::new(output);
 
     let lines: usize = geometry.spans.iter().map(|span| span.lines).max().unwrap_or(1).max(1);
     let spans_a_task = (TASK_LINES / lines).max(1);
@@ -219,7 +218,7 @@ pub fn sweep<M: Sweep>(
             geometry,
             spans: &geometry.spans[first_span..(first_span + spans_a_task).min(geometry.spans.len())],
             groups: first_group..(first_group + groups_a_task).min(matrix.groups()),
-            input: input.get(),
+            input: input.as_ptr(),
             output: output.get(),
             bias: &bias,
             floor: epilogue.floor(),
@@ -227,18 +226,6 @@ pub fn sweep<M: Sweep>(
         };
         dispatch(target, run);
     });
-}
-
-/// A pointer that tasks share; each task writes its own spans and row groups.
-struct Shared(*mut f32);
-
-// SAFETY: tasks of `sweep` write disjoint spans × rows and only read the operand.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
 }
 
 /// One task.
