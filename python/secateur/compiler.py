@@ -42,7 +42,8 @@ def compile(
     batch : int or iterable of int, default=(1, 32)
         Batch sizes to choose for. Other sizes run with the choices of the nearest one.
     threads : int, optional
-        Threads of the plan; by default those of :func:`set_num_threads`.
+        Threads of the plan; by default those of :func:`set_num_threads`. Batch sizes that one thread alone
+        was measured to run faster are left to the caller's.
     target : {"scalar", "avx2", "avx512"}, optional
         CPU target; by default the fastest of this CPU.
     choices : mapping, optional
@@ -165,7 +166,7 @@ class Plan:
 
     @property
     def threads(self) -> int:
-        """The number of threads."""
+        """The number of threads that a run may use; `explain` says how many it does."""
         return self._plan.threads
 
     def activation_bytes(self, batch: int) -> int:
@@ -214,9 +215,8 @@ class Plan:
         for size in self.batch if batch is None else [int(batch)]:
             rows = self.report(size)
             total = sum(row["us"] for row in rows)
-            head = (
-                f"batch {size}, {self.threads} thread(s), {self.target}: {total:.1f} us in {len(rows)} steps"
-            )
+            used = self._plan.threads_for(size)
+            head = f"batch {size}, {used} thread(s), {self.target}: {total:.1f} us in {len(rows)} steps"
             lines = [
                 head,
                 _ROW.format("node", "op", "density", "kernel", "layout", "us", "dense", "x", "roof"),

@@ -8,6 +8,8 @@ pub mod error;
 pub mod executor;
 pub mod formats;
 pub mod mask;
+#[cfg(any(test, feature = "reference"))]
+pub mod naive;
 pub mod ops;
 pub mod plan;
 pub mod select;

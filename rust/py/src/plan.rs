@@ -196,6 +196,10 @@ impl CompiledPlan {
         self.plan.threads()
     }
 
+    fn threads_for(&self, images: usize) -> usize {
+        self.plan.threads_for(images)
+    }
+
     fn activation_bytes(&self, images: usize) -> usize {
         self.plan.activation_bytes(images)
     }

@@ -77,13 +77,6 @@ impl Format for Bitmap {
 }
 
 impl RowDots for Bitmap {
-    fn rows(&self) -> usize {
-        self.rows
-    }
-    fn columns(&self) -> usize {
-        self.columns
-    }
-
     #[inline(always)]
     fn dots<V: Vector>(&self, v: V, x: Dot<'_>, first: usize, out: &mut [f32]) {
         let mut groups = out.chunks_exact_mut(TOGETHER);

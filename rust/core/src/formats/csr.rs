@@ -132,13 +132,6 @@ impl Sweep for Csr {
 }
 
 impl RowDots for Csr {
-    fn rows(&self) -> usize {
-        self.rows
-    }
-    fn columns(&self) -> usize {
-        self.columns
-    }
-
     #[inline(always)]
     fn dots<V: Vector>(&self, v: V, x: Dot<'_>, first: usize, out: &mut [f32]) {
         for (row, out) in (first..).zip(out) {

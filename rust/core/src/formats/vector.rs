@@ -1,5 +1,6 @@
 //! One column: y = W · x, a dot product a row. What kernels need of `x`, and the loop over tasks that they share.
 
+use super::Format;
 use super::epilogue::Epilogue;
 use crate::executor::{Executor, for_each_chunk};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
@@ -17,11 +18,7 @@ impl<'a> Dot<'a> {
 }
 
 /// A packed matrix that knows the dot products of its rows with a vector.
-pub trait RowDots: Sync {
-    /// Rows of the matrix.
-    fn rows(&self) -> usize;
-    /// Columns of the matrix.
-    fn columns(&self) -> usize;
+pub trait RowDots: Format + Sync {
     /// `out[i]` = row `first + i` · x, summed in one order whatever `first` and the length of `out`.
     fn dots<V: Vector>(&self, v: V, x: Dot<'_>, first: usize, out: &mut [f32]);
 }
@@ -41,7 +38,7 @@ pub fn multiply<M: RowDots>(
     y: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
-    assert!(x.len() == matrix.columns() && y.len() == matrix.rows(), "multiply: a vector does not fit the matrix");
+    assert!(matrix.shape() == (y.len(), x.len()), "multiply: a vector does not fit the matrix");
     assert!(epilogue.bias.is_none_or(|bias| bias.len() >= y.len()), "multiply: the bias is too small");
     let mut padded = Buffer::zeroed(x.len().next_multiple_of(LANES));
     padded[..x.len()].copy_from_slice(x);

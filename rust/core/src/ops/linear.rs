@@ -406,7 +406,7 @@ struct DotsLinear<M> {
     target: Target,
 }
 
-impl<M: RowDots + Format + Send> Operator for DotsLinear<M> {
+impl<M: RowDots + Send> Operator for DotsLinear<M> {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
         let (m, k) = (self.layer.weights.rows(), self.layer.weights.columns());
         let executor = sequential_if_small(executor, self.dots.stored());

@@ -36,34 +36,24 @@ impl Window {
     }
 }
 
-/// A pooling layer.
+/// A pooling of a batch; windows that hang over the border count only what is inside.
 pub struct Pool {
-    reduction: Reduction,
-    window: Window,
+    /// What a window is reduced to.
+    pub reduction: Reduction,
+    /// The window.
+    pub window: Window,
     /// Rows above and columns before the image that windows may hang over; they hold nothing.
-    offset: (usize, usize),
-    input: Shape,
-    output: Shape,
-    layout: Layout,
-    images: usize,
-    target: Target,
-}
-
-impl Pool {
-    /// A pooling of `images` images; windows that hang over the border count only what is inside.
-    #[expect(clippy::too_many_arguments, reason = "the attributes of a pooling node")]
-    pub fn new(
-        reduction: Reduction,
-        window: Window,
-        offset: (usize, usize),
-        input: Shape,
-        output: Shape,
-        layout: Layout,
-        images: usize,
-        target: Target,
-    ) -> Pool {
-        Pool { reduction, window, offset, input, output, layout, images, target }
-    }
+    pub offset: (usize, usize),
+    /// Shape of an image.
+    pub input: Shape,
+    /// Shape of its result.
+    pub output: Shape,
+    /// Layout of both.
+    pub layout: Layout,
+    /// Images.
+    pub images: usize,
+    /// CPU target.
+    pub target: Target,
 }
 
 impl Operator for Pool {

@@ -302,8 +302,8 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
         Op::Linear(linear) => {
             linear.build(choice.kernel.unwrap_or(Kernel::Direct), choice.input, choice.output, images, target)
         }
-        Op::Pool { reduction, window, offset } => {
-            Box::new(Pool::new(*reduction, *window, *offset, input, output, choice.input, images, target))
+        &Op::Pool { reduction, window, offset } => {
+            Box::new(Pool { reduction, window, offset, input, output, layout: choice.input, images, target })
         }
         Op::Activation(activation) => {
             Box::new(Activate { activation: *activation, len: choice.input.len(input, images), target })

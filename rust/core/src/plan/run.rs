@@ -5,13 +5,13 @@ use super::choose::{Choice, Choices, Costs, build, candidates};
 use super::graph::{Graph, Op};
 use crate::argument;
 use crate::error::Result;
-use crate::executor::Executor;
+use crate::executor::{Executor, Sequential};
 use crate::ops::relayout::{Border, Relayout};
 use crate::ops::{Layout, Operator};
 use crate::simd::{Buffer, Target, peak_flops};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where an activation lives during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ struct Program {
     steps: Vec<Step>,
     slots: [usize; 2],
     scratch: usize,
+    /// Whether it runs on the calling thread alone. Results do not depend on it.
+    alone: bool,
     spare: Mutex<Vec<Workspace>>,
 }
 
@@ -49,7 +51,8 @@ struct Workspace {
 
 impl Program {
     fn new(graph: &Graph, choices: &[Choice], images: usize, target: Target) -> Program {
-        let mut program = Program { steps: Vec::new(), slots: [0; 2], scratch: 0, spare: Mutex::new(Vec::new()) };
+        let mut program =
+            Program { steps: Vec::new(), slots: [0; 2], scratch: 0, alone: false, spare: Mutex::new(Vec::new()) };
         let (mut place, mut layout) = (Place::Input, Layout::RowMajor);
         for (at, (node, choice)) in graph.nodes().iter().zip(choices).enumerate() {
             let shape = graph.edge(node.input).shape;
@@ -166,6 +169,12 @@ pub struct StepReport {
     pub nbytes: usize,
 }
 
+/// Time spent to find out whether threads pay, in at least ten rounds, and the most rounds.
+const TRIAL: Duration = Duration::from_millis(30);
+const TRIAL_ROUNDS: usize = 50;
+/// Threads must be faster by this much to be woken: there is other work that they could do.
+const WORTHWHILE: f64 = 1.1;
+
 /// Programs kept for batch sizes that were not compiled for.
 const KEPT: usize = 8;
 
@@ -217,9 +226,39 @@ impl Plan {
     }
 
     fn chosen(&self, batch: usize, timed: bool) -> Vec<Choice> {
-        let timing = timed.then_some((&*self.executor, BUDGET));
-        let mut costs = Costs::new(&self.graph, batch, self.target, timing);
-        costs.choose()
+        let choose = |timing| Costs::new(&self.graph, batch, self.target, timing).choose();
+        if !timed {
+            return choose(None);
+        }
+        if self.threads() == 1 {
+            return choose(Some((&Sequential, BUDGET)));
+        }
+        // What is fastest with all threads need not be when the caller is better off alone.
+        let together = choose(Some((&*self.executor, BUDGET / 2)));
+        let alone = choose(Some((&Sequential, BUDGET / 2)));
+        let program = |choices: &[Choice]| Program::new(&self.graph, choices, batch, self.target);
+        if self.threads_pay(batch, &program(&together), &program(&alone)) { together } else { alone }
+    }
+
+    /// Times the first program with all threads and the second with the caller alone, in turns: whether the threads bring
+    /// more than it costs to wake them.
+    fn threads_pay(&self, images: usize, together: &Program, alone: &Program) -> bool {
+        let x = Buffer::zeroed(images * self.graph.input().len());
+        let mut y = Buffer::zeroed(images * self.graph.output().len());
+        let mut best = [f64::INFINITY; 2];
+        let deadline = Instant::now() + TRIAL;
+        for round in 0..TRIAL_ROUNDS {
+            let runs: [(&Program, &dyn Executor); 2] = [(together, &*self.executor), (alone, &Sequential)];
+            for ((program, executor), best) in runs.into_iter().zip(&mut best) {
+                let start = Instant::now();
+                program.run(executor, &x, &mut y);
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
+            if round >= 9 && Instant::now() > deadline {
+                break;
+            }
+        }
+        best[0] * WORTHWHILE < best[1]
     }
 
     fn checked(&self, batch: usize, given: &Choices) -> Result<Vec<Choice>> {
@@ -296,7 +335,9 @@ impl Plan {
         if let Some(program) = lock(&self.programs).get(&images) {
             return program.clone();
         }
-        let program = Arc::new(Program::new(&self.graph, &self.nearest(images), images, self.target));
+        let mut program = Program::new(&self.graph, &self.nearest(images), images, self.target);
+        program.alone = self.threads() == 1 || !self.threads_pay(images, &program, &program);
+        let program = Arc::new(program);
         let compiled: Vec<usize> = lock(&self.choices).keys().copied().collect();
         let mut programs = lock(&self.programs);
         if programs.len() >= KEPT + compiled.len() {
@@ -316,9 +357,19 @@ impl Plan {
             return Err(argument!("x: {} values for {images} images of {input}", x.len()));
         }
         if images > 0 {
-            self.program(images).run(&*self.executor, x, y);
+            let program = self.program(images);
+            program.run(self.executor(&program), x, y);
         }
         Ok(())
+    }
+
+    fn executor(&self, program: &Program) -> &dyn Executor {
+        if program.alone { &Sequential } else { &*self.executor }
+    }
+
+    /// The threads that runs of `images` use: all, or one where that was faster.
+    pub fn threads_for(&self, images: usize) -> usize {
+        self.executor(&self.program(images)).threads()
     }
 
     /// Bytes of activations that a run of `images` holds at once, inputs and outputs aside.
@@ -330,6 +381,7 @@ impl Plan {
     /// The steps for a batch size, timed now; with `dense`, also against dense kernels in the place of each node.
     pub fn report(&self, images: usize, dense: bool, budget: Duration) -> Vec<StepReport> {
         let program = self.program(images);
+        let executor = self.executor(&program);
         let x = Buffer::from_slice(
             &(0..images * self.graph.input().len()).map(|i| (i % 17) as f32 * 0.125).collect::<Vec<_>>(),
         );
@@ -339,20 +391,20 @@ impl Plan {
             scratch: Some(Buffer::zeroed(program.scratch)),
         };
         let mut best = vec![f64::INFINITY; program.steps.len()];
-        let deadline = std::time::Instant::now() + budget * program.steps.len() as u32 / 4;
+        let deadline = Instant::now() + budget * program.steps.len() as u32 / 4;
         for round in 0..1000 {
             for (step, best) in program.steps.iter().zip(&mut best) {
-                let start = std::time::Instant::now();
-                program.step(step, &*self.executor, &x, &mut y, &mut workspace);
+                let start = Instant::now();
+                program.step(step, executor, &x, &mut y, &mut workspace);
                 *best = best.min(start.elapsed().as_secs_f64() * 1e6);
             }
-            if round >= 5 && std::time::Instant::now() > deadline {
+            if round >= 5 && Instant::now() > deadline {
                 break;
             }
         }
         let choices = self.nearest(images);
-        let mut costs = Costs::new(&self.graph, images, self.target, Some((&*self.executor, budget)));
-        let peak = peak_flops(self.target) * self.threads() as f64;
+        let mut costs = Costs::new(&self.graph, images, self.target, Some((executor, budget)));
+        let peak = peak_flops(self.target) * executor.threads() as f64;
         let mut reports = Vec::new();
         for (step, us) in program.steps.iter().zip(best) {
             let node = step.node.map(|at| &self.graph.nodes()[at]);

@@ -1,0 +1,120 @@
+//! The reference that kernels are tested against: the definitions, as loops in float64.
+
+use crate::formats::{Activation, Rows};
+use crate::ops::Shape;
+use crate::ops::pool::{Reduction, Window};
+use crate::ops::relayout::Border;
+
+/// Rounding error of a float32 operation, relative.
+const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// A result as the definition has it, and how far from it float32 may lie.
+#[derive(Debug, Clone, Copy)]
+pub struct Exact {
+    /// The result.
+    pub value: f64,
+    /// The largest error allowed: γ_k · Σ|terms|, γ_k = k·u / (1 − k·u) for k terms and u = 2⁻²⁴, whatever the order of
+    /// the sum; and what the activation adds.
+    pub bound: f64,
+}
+
+impl Exact {
+    /// A sum of terms.
+    fn sum(terms: impl Iterator<Item = f64>) -> Exact {
+        let (mut value, mut size, mut count) = (0.0, 0.0, 1.0);
+        for term in terms {
+            (value, size, count) = (value + term, size + term.abs(), count + 1.0);
+        }
+        Exact { value, bound: count * UNIT / (1.0 - count * UNIT) * size }
+    }
+
+    fn activated(self, activation: Activation) -> Exact {
+        let (value, own) = match activation {
+            Activation::None => (self.value, 0.0),
+            Activation::Relu => (self.value.max(0.0), 0.0),
+            Activation::Tanh => (self.value.tanh(), 4.0 * UNIT),
+            Activation::Sigmoid => (1.0 / (1.0 + (-self.value).exp()), 8.0 * UNIT),
+        };
+        Exact { value, bound: self.bound + own }
+    }
+
+    /// Whether a kernel's result is within the bound.
+    pub fn allows(&self, result: f32) -> bool {
+        (f64::from(result) - self.value).abs() <= self.bound
+    }
+}
+
+/// Pseudo-random numbers in [-1, 1), a share of them zero.
+pub fn numbers(len: usize, density: f64, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f64 / (1u64 << 24) as f64
+    };
+    (0..len).map(|_| if next() < density { (next() * 2.0 - 1.0) as f32 } else { 0.0 }).collect()
+}
+
+/// activation(W · x + bias), row-major (m, n), for row-major x (k, n).
+pub fn matmul(weights: &Rows, n: usize, x: &[f32], bias: &[f32], activation: Activation) -> Vec<Exact> {
+    (0..weights.rows() * n)
+        .map(|at| {
+            let (row, column) = (at / n, at % n);
+            let products = weights.row(row).map(|(k, w)| f64::from(w) * f64::from(x[k * n + column]));
+            Exact::sum(products.chain([f64::from(bias[row])])).activated(activation)
+        })
+        .collect()
+}
+
+/// A convolution of one image (c, h, w) with filters (out, c · rows · columns) of a window, zeros around the image.
+pub fn conv2d(
+    (filters, bias): (&Rows, &[f32]),
+    window: Window,
+    border: Border,
+    (image, x): (Shape, &[f32]),
+    activation: Activation,
+) -> Vec<Exact> {
+    let (rows, columns) = window.size;
+    each(window, border, image, filters.rows(), |filter, y, z| {
+        let products = filters.row(filter).filter_map(|(k, w)| {
+            let (c, i, j) = (k / (rows * columns), k / columns % rows, k % columns);
+            pixel(border, image, x, c, y + i, z + j).map(|x| f64::from(w) * x)
+        });
+        Exact::sum(products.chain([f64::from(bias[filter])])).activated(activation)
+    })
+}
+
+/// A pooling of one image (c, h, w): the maximum or the mean of what of the image lies in the window.
+pub fn pool(reduction: Reduction, window: Window, border: Border, (image, x): (Shape, &[f32])) -> Vec<Exact> {
+    each(window, border, image, image.c, |c, y, z| {
+        let taps = (0..window.size.0).flat_map(|i| (0..window.size.1).map(move |j| (i, j)));
+        let values: Vec<f64> = taps.filter_map(|(i, j)| pixel(border, image, x, c, y + i, z + j)).collect();
+        let count = values.len() as f64;
+        match reduction {
+            Reduction::Max => Exact { value: values.into_iter().fold(f64::NEG_INFINITY, f64::max), bound: 0.0 },
+            Reduction::Average => Exact::sum(values.into_iter().map(|x| x / count).chain([0.0])),
+        }
+    })
+}
+
+/// `result(channel, row, column)` of every window, given where it begins in the image with its border.
+fn each(
+    window: Window,
+    border: Border,
+    image: Shape,
+    channels: usize,
+    result: impl Fn(usize, usize, usize) -> Exact,
+) -> Vec<Exact> {
+    let outer = border.around(image);
+    let (h, w) = window.over(outer.h, outer.w);
+    (0..channels * h * w)
+        .map(|at| result(at / (h * w), at / w % h * window.stride.0, at % w * window.stride.1))
+        .collect()
+}
+
+/// The value at a row and column of the image with its border; `None` in the border.
+fn pixel(border: Border, image: Shape, x: &[f32], c: usize, row: usize, column: usize) -> Option<f64> {
+    let (row, column) = (row.checked_sub(border.top)?, column.checked_sub(border.left)?);
+    (row < image.h && column < image.w).then(|| f64::from(x[(c * image.h + row) * image.w + column]))
+}
