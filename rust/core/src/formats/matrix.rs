@@ -52,7 +52,7 @@ impl Kind {
         if density > 0.8 {
             Kind::Dense
         } else if one_column {
-            if density > 0.1 { Kind::Bitmap } else { Kind::Csr }
+            if density > 0.2 { Kind::Bitmap } else { Kind::Csr }
         } else if rows.block_fill(8) > 0.8 {
             Kind::Block { height: 8 }
         } else if rows.block_fill(4) > 0.8 {
