@@ -131,6 +131,15 @@ class Odd(nn.Dense):
     kind = "odd"
 
 
+class Nameless(nn.Layer):
+    """A user's layer that says nothing about itself."""
+
+
+def spoilt(model, value):
+    model.layers[0].params["weight"].flat[5] = value
+    return model
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -143,6 +152,8 @@ class Odd(nn.Dense):
         (lambda m: sc.compile(m, batch=1, choices={"1": "x"}), ValueError, "choices"),
         (lambda m: sc.compile(nn.Sequential([nn.Dense(3)])), ValueError, "not built"),
         (lambda m: sc.compile(3), sc.UnsupportedOpError, "int"),
+        (lambda m: sc.compile(spoilt(m, np.nan)), ValueError, "model: conv2d's weight holds NaN"),
+        (lambda m: sc.compile(spoilt(m, -np.inf)), ValueError, "model: conv2d's weight holds NaN"),
         (
             lambda m: sc.compile(m, batch=1)(np.zeros((1, 3))),
             ValueError,
@@ -162,3 +173,5 @@ def test_a_layer_that_plans_cannot_run_is_named():
     model.build((4,), random_state=0)
     with pytest.raises(sc.UnsupportedOpError, match="odd"):
         sc.compile(model)
+    with pytest.raises(sc.UnsupportedOpError, match=r"layer: .* Nameless"):
+        sc.compile(nn.Sequential([nn.Dense(3), Nameless()]).build((4,), random_state=0))

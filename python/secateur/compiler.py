@@ -273,7 +273,7 @@ def describe(model: Any) -> tuple[tuple[int, ...], Description]:
     UnsupportedOpError
         A layer that plans cannot run.
     ValueError
-        A model that is not built.
+        A model that is not built, or whose weights are not finite.
     """
     layers = getattr(model, "layers", None)
     if layers is None:
@@ -288,6 +288,10 @@ def describe(model: Any) -> tuple[tuple[int, ...], Description]:
         if convert is None:
             raise UnsupportedOpError(f"{layer.name}: plans cannot run a layer of type {type(layer).__name__}")
         description.extend(convert(layer))
+    for node in description:
+        for key, value in node.items():
+            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                raise ValueError(f"model: {node['name']}'s {key} holds NaN or infinity")
     return tuple(model.input_shape), description
 
 
@@ -324,7 +328,6 @@ _LAYERS: dict[str, Callable[[Any], Description]] = {
     "average_pool2d": lambda layer: [{"op": "pool", "name": layer.name, "kind": "average", **_window(layer)}],
     "batch_norm": _batch_norm,
     "flatten": lambda layer: [{"op": "flatten", "name": layer.name}],
-    "dropout": lambda layer: [],
     "softmax": lambda layer: [{"op": "softmax", "name": layer.name}],
     **{
         kind: lambda layer: [{"op": "activation", "name": layer.name, "kind": layer.kind}]

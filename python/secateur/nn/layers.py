@@ -35,8 +35,8 @@ class Layer:
         Shapes of one sample, known after `build`.
     """
 
-    kind: ClassVar[str]
-    """The layer's word in configurations and names."""
+    kind: ClassVar[str] = "layer"
+    """The layer's word in configurations and names; a subclass that is to be saved gives its own."""
     prunable: ClassVar[tuple[str, ...]] = ()
     """The keys of `params` that pruning may touch."""
     kinds: ClassVar[dict[str, type[Layer]]] = {}
