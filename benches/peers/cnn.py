@@ -19,7 +19,7 @@ from .machine import arguments, pin_threads, record
 
 
 def variants(model: Any) -> dict[str, Any]:
-    """The dense model, half of its parameters removed as neurons, and 90% removed as single weights."""
+    """The dense model; half of it removed, as neurons or single weights; 90% of the weights, by ERK."""
     import secateur as sc
 
     quiet: dict[str, Any] = {"progress": False}
@@ -27,7 +27,7 @@ def variants(model: Any) -> dict[str, Any]:
         "dense": model,
         "50% neurons": sc.prune(model, 0.5, granularity="neuron", **quiet).model,
         "50% weights": sc.prune(model, 0.5, **quiet).model,
-        "90% weights": sc.prune(model, 0.9, **quiet).model,
+        "90% weights": sc.prune(model, 0.9, scope="erk", **quiet).model,
     }
 
 
