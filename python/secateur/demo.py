@@ -21,7 +21,7 @@ from .schedules import Schedule
 from .storage import save, write_atomic
 
 STEPS = 5
-"""Steps of static weight pruning, with fine-tuning after each."""
+"""Steps of static weight pruning."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,11 @@ class Demo:
             models = {"dense": self._dense(callbacks("dense"))}
             dense = models["dense"]
             name = f"{share.weights:.0%} weights"
-            models[name] = self._static(dense, name, share.weights, callbacks("weights"))
+            models[name] = self._static(dense, name, share.weights, callbacks("weights"), STEPS, scope="erk")
             name = f"{share.neurons:.0%} neurons"
-            models[name] = self._neurons(dense, name, share.neurons, callbacks("neurons"))
+            models[name] = self._static(
+                dense, name, share.neurons, callbacks("neurons"), 1, granularity="neuron"
+            )
             name = f"{share.weights:.0%} dynamic"
             models[name] = self._dynamic(name, share.weights, callbacks("dynamic"))
         files = {}
@@ -209,35 +211,25 @@ class Demo:
         return model
 
     def _static(
-        self, dense: nn.Sequential, name: str, sparsity: float, callbacks: list[nn.Callback]
+        self,
+        dense: nn.Sequential,
+        name: str,
+        sparsity: float,
+        callbacks: list[nn.Callback],
+        steps: int,
+        **how: Any,
     ) -> nn.Sequential:
-        epochs = max(1, self.epochs // STEPS)
-        self.say(f"{name}: {STEPS} steps of pruning and {epochs} epoch(s) of fine-tuning")
+        """Prune in `steps`, with as many epochs of fine-tuning in all as training had, at least one a step."""
+        epochs = max(1, self.epochs // steps)
+        self.say(f"{name}: {steps} step(s) of pruning, {epochs} epoch(s) of fine-tuning after each")
         result = prune(
             dense,
             sparsity,
-            scope="erk",
-            schedule=Schedule("cubic", STEPS),
+            schedule=Schedule("cubic", steps),
             finetune=self._fit(epochs, callbacks),
             validate=self.test,
             random_state=self.random_state,
-        )
-        self.curves[name] = [(float(r["sparsity"]), float(r["score"])) for r in result.history]
-        model: nn.Sequential = result.model
-        return model
-
-    def _neurons(
-        self, dense: nn.Sequential, name: str, sparsity: float, callbacks: list[nn.Callback]
-    ) -> nn.Sequential:
-        epochs = max(1, self.epochs // 2)
-        self.say(f"{name}: one step and {epochs} epoch(s) of fine-tuning")
-        result = prune(
-            dense,
-            sparsity,
-            granularity="neuron",
-            finetune=self._fit(epochs, callbacks),
-            validate=self.test,
-            random_state=self.random_state,
+            **how,
         )
         self.curves[name] = [(float(r["sparsity"]), float(r["score"])) for r in result.history]
         model: nn.Sequential = result.model
