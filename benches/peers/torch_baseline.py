@@ -1,7 +1,7 @@
 """What torch's own pruning gives on the same task: the numbers that ours stand beside.
 
 The reference CNN on Fashion-MNIST, eager, Adam, batch 32; `torch.nn.utils.prune.global_unstructured` (L1)
-removes 90% of the weights in one step, and the same epochs of fine-tuning follow as in `benches.accuracy`.
+removes 90% of the weights in one step, and the same fine-tuning follows as in `benches.accuracy`.
 The masks stay in the graph while training and are made permanent for timing: torch's kernels still multiply
 by the zeros. `ln_structured` only zeroes channels, so its network does not shrink either.
 
@@ -17,9 +17,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..accuracy import EPOCHS, FINE_TUNE, RATE, SETTLE_RATE
 from .machine import arguments, pin_threads, record
 
-EPOCHS = 10
 BATCH = 32
 
 
@@ -41,12 +41,12 @@ def network() -> Any:
     )
 
 
-def train(model: Any, x: Any, y: Any, epochs: int, seed: int) -> None:
+def train(model: Any, x: Any, y: Any, epochs: int, seed: int, rate: float = RATE) -> None:
     """Adam over shuffled batches."""
     import torch
 
     shuffle = torch.Generator().manual_seed(seed)
-    optimizer, loss = torch.optim.Adam(model.parameters()), torch.nn.CrossEntropyLoss()
+    optimizer, loss = torch.optim.Adam(model.parameters(), rate), torch.nn.CrossEntropyLoss()
     model.train()
     for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=shuffle).split(BATCH):
@@ -85,7 +85,8 @@ def run_seed(seed: int, data: Any, options: Any) -> tuple[dict[str, Any], dict[s
     pruned = copy.deepcopy(dense)
     prune.global_unstructured(weights(pruned), pruning_method=prune.L1Unstructured, amount=0.9)
     one_shot = accuracy(pruned, x_test, y_test)
-    train(pruned, x, y, options.fine_tune, seed)
+    train(pruned, x, y, FINE_TUNE - 1, seed)
+    train(pruned, x, y, 1, seed, SETTLE_RATE)
     for layer, name in weights(pruned):
         prune.remove(layer, name)
     zeros = sum(int((layer.weight == 0).sum()) for layer, _ in weights(pruned))
@@ -105,7 +106,6 @@ def main() -> None:
     """Run the command line."""
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--fine-tune", type=int, default=5, help="epochs after the cut (default 5)")
     options = parser.parse_args()
     pin_threads(options.threads)
 
