@@ -2,7 +2,7 @@
 
 use super::build::fuse;
 use super::choose::{Choice, Choices, Costs, build, candidates};
-use super::graph::{Graph, Op};
+use super::graph::{Graph, Node, Op};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -172,6 +172,8 @@ pub struct StepReport {
 /// Time spent to find out whether threads pay, in at least ten rounds, and the most rounds.
 const TRIAL: Duration = Duration::from_millis(30);
 const TRIAL_ROUNDS: usize = 50;
+/// Multiply-adds of a program that takes so long that waking threads is nothing to it.
+const LONG: usize = 200_000_000;
 /// Threads must be faster by this much to be woken: there is other work that they could do.
 const WORTHWHILE: f64 = 1.1;
 
@@ -243,6 +245,10 @@ impl Plan {
     /// Times the first program with all threads and the second with the caller alone, in turns: whether the threads bring
     /// more than it costs to wake them.
     fn threads_pay(&self, images: usize, together: &Program, alone: &Program) -> bool {
+        let macs = |node: &Node| if let Op::Linear(linear) = &node.op { linear.nonzero_macs() } else { 0 };
+        if self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG {
+            return true;
+        }
         let x = Buffer::zeroed(images * self.graph.input().len());
         let mut y = Buffer::zeroed(images * self.graph.output().len());
         let mut best = [f64::INFINITY; 2];
