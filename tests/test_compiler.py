@@ -106,6 +106,16 @@ def test_bits_do_not_depend_on_threads():
             assert all(np.array_equal(other(x[:n]), y) for n, y in wanted.items())
 
 
+def test_large_batches_run_in_slices():
+    plan = sc.compile(pruned(cnn()), batch=(1, 32), threads=1)
+    x = np.random.default_rng(6).standard_normal((300, 2, 16, 18), dtype=np.float32)
+    parts = [plan(x[start : start + 128]) for start in (0, 128, 256)]
+    assert np.array_equal(plan(x), np.concatenate(parts))
+    assert plan.activation_bytes(5000) == plan.activation_bytes(128) > plan.activation_bytes(32)
+    assert "batch 5000, 128 at a time" in plan.explain(5000)
+    assert len(sc.compile(pruned(cnn()), batch=160, threads=1).report(160)) > 0
+
+
 def test_explain_and_report():
     plan = sc.compile(pruned(cnn(), 0.05), batch=16, threads=1)
     rows = plan.report(seconds=0.002)

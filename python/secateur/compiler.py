@@ -40,7 +40,8 @@ def compile(
     model : Sequential
         A built model. The plan keeps a copy of the weights.
     batch : int or iterable of int, default=(1, 32)
-        Batch sizes to choose for. Other sizes run with the choices of the nearest one.
+        Batch sizes to choose for. Other sizes run with the choices of the nearest one; those larger than all
+        of them, and than 128, run in slices, which keeps the activations in the caches.
     threads : int, optional
         Threads of the plan; by default those of :func:`set_num_threads`. Batch sizes that one thread alone
         was measured to run faster are left to the caller's.
@@ -176,7 +177,7 @@ class Plan:
     def report(
         self, batch: int | None = None, *, dense: bool = True, seconds: float = 0.05
     ) -> list[dict[str, Any]]:
-        """Time the steps of a run, now.
+        """Time the steps of a run, now; of a batch that is run in slices, those of the first.
 
         Parameters
         ----------
@@ -216,7 +217,9 @@ class Plan:
             rows = self.report(size)
             total = sum(row["us"] for row in rows)
             used = self._plan.threads_for(size)
-            head = f"batch {size}, {used} thread(s), {self.target}: {total:.1f} us in {len(rows)} steps"
+            at_once = self._plan.at_once(size)
+            batch_line = f"batch {size}" + (f", {at_once} at a time" if at_once < size else "")
+            head = f"{batch_line}, {used} thread(s), {self.target}: {total:.1f} us in {len(rows)} steps"
             lines = [
                 head,
                 _ROW.format("node", "op", "density", "kernel", "layout", "us", "dense", "x", "roof"),

@@ -219,7 +219,7 @@ class Demo:
         steps: int,
         **how: Any,
     ) -> nn.Sequential:
-        """Prune in `steps`, with as many epochs of fine-tuning in all as training had, at least one a step."""
+        """Prune in `steps`, with as many epochs of fine-tuning in all as training had (at least one each)."""
         epochs = max(1, self.epochs // steps)
         self.say(f"{name}: {steps} step(s) of pruning, {epochs} epoch(s) of fine-tuning after each")
         result = prune(

@@ -196,6 +196,10 @@ impl CompiledPlan {
         self.plan.threads()
     }
 
+    fn at_once(&self, images: usize) -> usize {
+        self.plan.at_once(images)
+    }
+
     fn threads_for(&self, images: usize) -> usize {
         self.plan.threads_for(images)
     }

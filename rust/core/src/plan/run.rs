@@ -177,6 +177,9 @@ const LONG: usize = 200_000_000;
 /// Threads must be faster by this much to be woken: there is other work that they could do.
 const WORTHWHILE: f64 = 1.1;
 
+/// Images that a run takes at a time, where none of the batch sizes compiled for is larger.
+const SLICE: usize = 128;
+
 /// Programs kept for batch sizes that were not compiled for.
 const KEPT: usize = 8;
 
@@ -362,11 +365,20 @@ impl Plan {
         if x.len() != images * input || y.len() != images * output {
             return Err(argument!("x: {} values for {images} images of {input}", x.len()));
         }
-        if images > 0 {
+        let most = self.at_once(images);
+        for start in (0..images).step_by(most.max(1)) {
+            let images = most.min(images - start);
             let program = self.program(images);
+            let (x, y) = (&x[start * input..][..images * input], &mut y[start * output..][..images * output]);
             program.run(self.executor(&program), x, y);
         }
         Ok(())
+    }
+
+    /// How many of `images` a run takes at a time: more would only push activations out of the caches.
+    pub fn at_once(&self, images: usize) -> usize {
+        let largest = lock(&self.choices).keys().max().copied().unwrap_or(0);
+        images.min(largest.max(SLICE))
     }
 
     fn executor(&self, program: &Program) -> &dyn Executor {
@@ -375,17 +387,19 @@ impl Plan {
 
     /// The threads that runs of `images` use: all, or one where that was faster.
     pub fn threads_for(&self, images: usize) -> usize {
-        self.executor(&self.program(images)).threads()
+        self.executor(&self.program(self.at_once(images))).threads()
     }
 
     /// Bytes of activations that a run of `images` holds at once, inputs and outputs aside.
     pub fn activation_bytes(&self, images: usize) -> usize {
-        let program = self.program(images);
+        let program = self.program(self.at_once(images));
         (program.slots.iter().sum::<usize>() + program.scratch) * 4
     }
 
-    /// The steps for a batch size, timed now; with `dense`, also against dense kernels in the place of each node.
+    /// The steps for a batch size (of a large one, for the images that run at a time), timed now; with `dense`, also
+    /// against dense kernels in the place of each node.
     pub fn report(&self, images: usize, dense: bool, budget: Duration) -> Vec<StepReport> {
+        let images = self.at_once(images);
         let program = self.program(images);
         let executor = self.executor(&program);
         let x = Buffer::from_slice(
