@@ -169,11 +169,11 @@ pub struct StepReport {
     pub nbytes: usize,
 }
 
-/// Time spent to find out whether threads pay, in at least ten rounds, and the most rounds.
-const TRIAL: Duration = Duration::from_millis(30);
-const TRIAL_ROUNDS: usize = 50;
+/// Time of a turn, and turns of either side, to find out whether threads pay.
+const TRIAL: Duration = Duration::from_millis(10);
+const TRIALS: usize = 2;
 /// Multiply-adds of a program that takes so long that waking threads is nothing to it.
-const LONG: usize = 200_000_000;
+const LONG: usize = 50_000_000;
 /// Threads must be faster by this much to be woken: there is other work that they could do.
 const WORTHWHILE: f64 = 1.1;
 
@@ -255,16 +255,20 @@ impl Plan {
         let x = Buffer::zeroed(images * self.graph.input().len());
         let mut y = Buffer::zeroed(images * self.graph.output().len());
         let mut best = [f64::INFINITY; 2];
-        let deadline = Instant::now() + TRIAL;
-        for round in 0..TRIAL_ROUNDS {
+        // Runs follow each other for a while before the other side's turn: a thread that was asleep may first be put where
+        // the caller is, until the system's scheduler notices.
+        for _ in 0..TRIALS {
             let runs: [(&Program, &dyn Executor); 2] = [(together, &*self.executor), (alone, &Sequential)];
             for ((program, executor), best) in runs.into_iter().zip(&mut best) {
-                let start = Instant::now();
-                program.run(executor, &x, &mut y);
-                *best = best.min(start.elapsed().as_secs_f64());
-            }
-            if round >= 9 && Instant::now() > deadline {
-                break;
+                let end = Instant::now() + TRIAL;
+                loop {
+                    let start = Instant::now();
+                    program.run(executor, &x, &mut y);
+                    *best = best.min(start.elapsed().as_secs_f64());
+                    if Instant::now() > end {
+                        break;
+                    }
+                }
             }
         }
         best[0] * WORTHWHILE < best[1]
