@@ -109,9 +109,6 @@ def record(name: str, content: Mapping[str, Any], folder: Path = RECORDS) -> Pat
 
 def _module_argv() -> list[str]:
     """The command as typed, without the interpreter and without folders of this machine."""
-    arguments = sys.orig_argv[1:]
-    return (
-        arguments[arguments.index("-m") + 1 :]
-        if "-m" in arguments
-        else [Path(arguments[0]).name, *arguments[1:]]
-    )
+    given = sys.orig_argv[1:]
+    given = given[given.index("-m") + 1 :] if "-m" in given else given
+    return [Path(each).name if Path(each).is_absolute() else each for each in given]
