@@ -16,6 +16,8 @@ BATCHES = (1, 32)
 """The batch sizes that count: a single request and a small batch."""
 
 ROUNDS = 31
+QUICK = 9
+"""Rounds where many models are timed on the way, and a rough figure will do."""
 SAMPLE = 2e-3
 """Seconds that a sample takes at least: long against the clock and the scheduler."""
 
@@ -44,9 +46,9 @@ def runner(view: ModelView) -> Run:
     return run
 
 
-def latencies(runs: Mapping[str, Run], view: ModelView, rounds: int = 9) -> dict[int, dict[str, Latency]]:
-    """`compare`, for each of `BATCHES`, of what runs models with the inputs of `view`."""
-    return {batch: compare(runs, view.inputs(batch), rounds=rounds) for batch in BATCHES}
+def latencies(runs: Mapping[str, Run], view: ModelView) -> dict[int, dict[str, Latency]]:
+    """A quick `compare`, for each of `BATCHES`, of what runs models with the inputs of `view`."""
+    return {batch: compare(runs, view.inputs(batch), rounds=QUICK) for batch in BATCHES}
 
 
 def compare(candidates: Mapping[str, Run], x: NDArray[Any], *, rounds: int = ROUNDS) -> dict[str, Latency]:

@@ -92,7 +92,11 @@ impl Executor for Pool {
         let Some(pool) = (if tasks > 1 { self.get() } else { None }) else { return Sequential.run(tasks, task) };
         let next = AtomicUsize::new(0);
         let work = || {
-            while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < tasks) {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= tasks {
+                    break;
+                }
                 task(index);
             }
         };

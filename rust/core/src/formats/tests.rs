@@ -18,7 +18,9 @@ const KINDS: [Kind; 6] = [
 
 /// Checks `y` = activation(W x + bias) elementwise.
 fn check(rows: &Rows, n: usize, x: &[f32], bias: &[f32], activation: Activation, y: &[f32], what: &str) {
-    for (at, (wanted, &y)) in naive::matmul(rows, n, x, bias, activation).iter().zip(y).enumerate() {
+    let wanted = naive::matmul(rows, n, x, bias, activation);
+    assert_eq!(wanted.len(), y.len(), "{what}");
+    for (at, (wanted, &y)) in wanted.iter().zip(y).enumerate() {
         assert!(wanted.allows(y), "{what}: row {} column {}: {y} for {wanted:?}", at / n, at % n);
     }
 }

@@ -41,6 +41,7 @@ fn check(graph: &Graph, images: usize, reference: &dyn Fn(&[f32]) -> Vec<Exact>)
                 plan.run(images, &x, &mut y).unwrap();
                 plan.run(images, &x, &mut y).unwrap(); // buffers of the first run, used again
                 for (n, wanted) in wanted.iter().enumerate() {
+                    assert_eq!(wanted.len(), output);
                     for (at, (wanted, &y)) in wanted.iter().zip(&y[n * output..]).enumerate() {
                         assert!(wanted.allows(y), "{choice:?} {} image {n} at {at}: {y} for {wanted:?}", target.name());
                     }
