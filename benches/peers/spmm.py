@@ -1,11 +1,11 @@
 """Sparse times dense: packed weights against NumPy's, MKL's and the gemm crate's dense products, and SciPy.
 
 Every candidate is the whole call from Python, writes to an output that exists already (SciPy cannot) and
-gets the same number of threads. Ours includes laying out X in panels. The mask is random: real pruned
-matrices are kinder to us.
+gets the same number of threads. Ours includes laying out X in panels. The mask is random, of single weights or
+of blocks of rows: real pruned matrices are kinder to us.
 
     python -m benches.peers.spmm --densities 0.5 0.2 0.1 --threads 1
-    python -m benches.peers.spmm --shapes benches/shapes/transformer.txt
+    python -m benches.peers.spmm --shapes benches/shapes/transformer.txt --rows 8 --formats block
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def measure(shape: Shape, density: float, formats: Iterable[str], options: Any) 
 
     m, k, n = shape
     rng = np.random.default_rng(options.seed)
-    w = aligned(rng.standard_normal((m, k)) * random_mask(rng, (m, k), density))
+    mask = random_mask(rng, (-(-m // options.rows), k), density).repeat(options.rows, axis=0)[:m]
+    w = aligned(rng.standard_normal((m, k)) * mask)
     x, out = aligned(rng.standard_normal((k, n))), aligned(np.empty((m, n)))
     wanted = w.astype(np.float64) @ x.astype(np.float64)
     csr = scipy.sparse.csr_array(w)
@@ -54,7 +55,8 @@ def measure(shape: Shape, density: float, formats: Iterable[str], options: Any) 
     # One column is a vector to our formats.
     ours_x, ours_out = (x[:, 0], out[:, 0]) if n == 1 else (x, out)
     packed = {"gemm crate": sc.pack(w, "dense", columns=n)}
-    packed |= {f"secateur {name}": sc.pack(w, name, columns=n) for name in formats}
+    block = (options.rows, 1) if options.rows in (4, 8, 16) else (8, 1)
+    packed |= {f"secateur {name}": sc.pack(w, name, columns=n, block=block) for name in formats}
     for name, weights in packed.items():
         candidates[name] = partial(weights.matmul, ours_x, out=ours_out)
     for name, call in candidates.items():
@@ -93,6 +95,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.2, 0.1])
     parser.add_argument("--shapes", type=Path, default=SHAPES / "spine.txt", help="file of m k n lines")
+    parser.add_argument("--rows", type=int, default=1, help="rows of the blocks that the mask is made of")
     parser.add_argument("--formats", nargs="+", default=["auto"], help="ours; default auto")
     options = parser.parse_args()
     pin_threads(options.threads)
@@ -106,7 +109,8 @@ def main() -> None:
         for density in options.densities
     ]
     if not options.no_record:
-        name = f"spmm {options.shapes.stem}, {options.threads} threads"
+        of = "single weights" if options.rows == 1 else f"{options.rows}x1 blocks"
+        name = f"spmm {options.shapes.stem}, {of}, {options.threads} threads"
         print(f"recorded in {record(name, {'seed': options.seed, 'results': results})}")
 
 

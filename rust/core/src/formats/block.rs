@@ -113,16 +113,13 @@ impl<const R: usize> Sweep for Block<R> {
     fn rows(&self) -> usize {
         self.rows
     }
-    fn blocks(&self) -> usize {
-        self.blocks.len()
+    fn blocks(&self) -> &KBlocks {
+        &self.blocks
     }
     fn group_rows(&self) -> usize {
         R
     }
-    fn reach(&self) -> Option<usize> {
-        self.blocks.reach()
-    }
-    fn tile_lines(&self, registers: usize) -> usize {
+    fn tile_lines(registers: usize) -> usize {
         // Accumulators, the loaded lines and a broadcast fit the register file: 8 × 3 and 4 × 6 of 32, 4 × 1 of 8.
         if registers >= 32 { 24 / R } else { 1 }
     }

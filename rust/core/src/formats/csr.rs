@@ -91,16 +91,13 @@ impl Sweep for Csr {
     fn rows(&self) -> usize {
         self.rows
     }
-    fn blocks(&self) -> usize {
-        self.blocks.len()
+    fn blocks(&self) -> &KBlocks {
+        &self.blocks
     }
     fn group_rows(&self) -> usize {
         1
     }
-    fn reach(&self) -> Option<usize> {
-        self.blocks.reach()
-    }
-    fn tile_lines(&self, _registers: usize) -> usize {
+    fn tile_lines(_registers: usize) -> usize {
         // More lines share a nonzero's decoding, but then fewer operand rows fit the first-level cache.
         4
     }

@@ -70,6 +70,17 @@ impl Activation {
             _ => v.with_lanes(v.to_array(x).map(|x| self.of(x))),
         }
     }
+
+    /// The activation of all values of a slice, in place.
+    #[inline(always)]
+    pub fn of_slice<V: Vector>(self, v: V, values: &mut [f32]) {
+        let mut chunks = values.chunks_exact_mut(LANES);
+        for chunk in &mut chunks {
+            let x = v.load(chunk);
+            v.store(chunk, self.of_vector(v, x));
+        }
+        chunks.into_remainder().iter_mut().for_each(|x| *x = self.of(*x));
+    }
 }
 
 /// Bias (one value an output row, or none) and activation.

@@ -11,8 +11,11 @@ pub struct KBlocks {
 }
 
 impl KBlocks {
-    /// Columns of a block for panels: with 4-register tiles, their operand rows take 32 KiB.
-    pub const PANELS: usize = 128;
+    /// Columns of a block whose operand rows, in tiles of so many lines, fill a first-level cache of 32 KiB.
+    pub const fn panels(tile_lines: usize) -> usize {
+        512 / tile_lines
+    }
+
     /// Columns of a block for convolutions with pixels in the lanes, whose taps share most of their registers.
     pub const PIXELS: usize = 512;
 
@@ -46,6 +49,16 @@ impl KBlocks {
     /// Never: there is always a block.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// All columns.
+    pub fn total(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// The columns of the longest block.
+    pub fn longest(&self) -> usize {
+        self.blocks.iter().map(|(columns, _)| columns.len()).max().unwrap_or(0)
     }
 
     /// The columns of a block.

@@ -1,14 +1,14 @@
 //! A pruned weight matrix that multiplies: [`Rows`] packed for the number of columns it meets.
 
-use super::shared::Shared;
-use super::sweep::{self, Geometry, Sweep, panel_width, sweep};
+use super::panels::{self, Spare};
+use super::sweep::Sweep;
 use super::vector;
 use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Pattern, Rows, dense};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
-use crate::simd::{Buffer, LANES, Target};
-use std::sync::{Mutex, OnceLock};
+use crate::simd::{LANES, Target};
+use std::sync::OnceLock;
 
 /// The formats that users name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,17 +77,22 @@ enum Packed {
     Dense(Vec<f32>),
 }
 
+/// Packs for panels as wide as the format's tile.
+fn pack<M: Pack + Sweep>(rows: &Rows, target: Target) -> M {
+    let positions = (0..rows.columns() as u32).collect();
+    M::pack(rows, KBlocks::new(positions, KBlocks::panels(M::tile_lines(target.registers()))))
+}
+
 impl Packed {
-    fn pack(rows: &Rows, kind: Kind, one_column: bool) -> Packed {
-        let blocks = || KBlocks::new((0..rows.columns() as u32).collect(), KBlocks::PANELS);
+    fn pack(rows: &Rows, kind: Kind, one_column: bool, target: Target) -> Packed {
         match kind {
             Kind::Dense => Packed::Dense(rows.to_dense()),
             Kind::Bitmap if one_column => Packed::Bitmap(Bitmap::pack(rows)),
             Kind::Csr | Kind::Pattern | Kind::Block { .. } if one_column => Packed::Csr(Csr::pack_vector(rows)),
-            Kind::Csr => Packed::Csr(Csr::pack(rows, blocks())),
-            Kind::Pattern | Kind::Bitmap => Packed::Pattern(Pattern::pack(rows, blocks())),
-            Kind::Block { height: 4 } => Packed::Block4(Block::pack(rows, blocks())),
-            Kind::Block { .. } => Packed::Block8(Block::pack(rows, blocks())),
+            Kind::Csr => Packed::Csr(pack(rows, target)),
+            Kind::Pattern | Kind::Bitmap => Packed::Pattern(pack(rows, target)),
+            Kind::Block { height: 4 } => Packed::Block4(pack(rows, target)),
+            Kind::Block { .. } => Packed::Block8(pack(rows, target)),
         }
     }
 
@@ -111,15 +116,14 @@ impl Packed {
 
     /// For example `spmm_csr_f32_1x128__avx512`.
     fn kernel(&self, one_column: bool, target: Target) -> String {
-        let registers = if target.name() == "avx512" { 32 } else { 8 };
         let tile = |rows: usize, lines: usize| format!("spmm_{}_f32_{rows}x{}", self.name(), lines * LANES);
         let name = match self {
             Packed::Dense(_) => return "gemm_dense_f32".into(),
             _ if one_column => format!("spmv_{}_f32", self.name()),
-            Packed::Csr(csr) => tile(1, csr.tile_lines(registers)),
-            Packed::Pattern(pattern) => tile(2, pattern.tile_lines(registers)),
-            Packed::Block8(block) => tile(8, block.tile_lines(registers)),
-            Packed::Block4(block) => tile(4, block.tile_lines(registers)),
+            Packed::Csr(_) => tile(1, Csr::tile_lines(target.registers())),
+            Packed::Pattern(_) => tile(2, Pattern::tile_lines(target.registers())),
+            Packed::Block8(_) => tile(8, Block::<8>::tile_lines(target.registers())),
+            Packed::Block4(_) => tile(4, Block::<4>::tile_lines(target.registers())),
             Packed::Bitmap(_) => "spmv_bitmap_f32".into(),
         };
         format!("{name}__{}", target.name())
@@ -139,15 +143,11 @@ pub struct PackedMatrix {
     one: OnceLock<Packed>,
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
-    /// Panels of earlier calls, to be used again.
-    spare: Mutex<Vec<Buffer>>,
+    spare: Spare,
 }
 
 /// Multiply-adds below which a call is not worth waking other threads for: about as long as they take to wake.
 const SMALL: usize = 2_000_000;
-
-/// Buffers kept: those of a few threads.
-const SPARES: usize = 8;
 
 impl PackedMatrix {
     /// Packs for `columns` columns now, or at first use where `None`; in the format `kind`, or the best guess.
@@ -159,7 +159,7 @@ impl PackedMatrix {
             one: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
-            spare: Mutex::new(Vec::new()),
+            spare: Spare::default(),
         };
         if let Some(columns) = columns {
             matrix.packed(columns == 1);
@@ -171,7 +171,7 @@ impl PackedMatrix {
         let slot = if one_column { &self.one } else { &self.many };
         slot.get_or_init(|| {
             let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, one_column));
-            Packed::pack(&self.rows, kind, one_column)
+            Packed::pack(&self.rows, kind, one_column, self.target)
         })
     }
 
@@ -235,10 +235,12 @@ impl PackedMatrix {
         match packed {
             Packed::Csr(csr) if n == 1 => vector::multiply(csr, executor, self.target, x, y, epilogue),
             Packed::Bitmap(bitmap) => vector::multiply(bitmap, executor, self.target, x, y, epilogue),
-            Packed::Csr(csr) => self.panels(csr, executor, n, x, y, epilogue),
-            Packed::Pattern(pattern) => self.panels(pattern, executor, n, x, y, epilogue),
-            Packed::Block8(block) => self.panels(block, executor, n, x, y, epilogue),
-            Packed::Block4(block) => self.panels(block, executor, n, x, y, epilogue),
+            Packed::Csr(csr) => panels::multiply(csr, executor, self.target, &self.spare, n, x, y, epilogue),
+            Packed::Pattern(pattern) => {
+                panels::multiply(pattern, executor, self.target, &self.spare, n, x, y, epilogue)
+            }
+            Packed::Block8(block) => panels::multiply(block, executor, self.target, &self.spare, n, x, y, epilogue),
+            Packed::Block4(block) => panels::multiply(block, executor, self.target, &self.spare, n, x, y, epilogue),
             Packed::Dense(weights) => {
                 let view = dense::Matrix::row_major;
                 dense::gemm(executor, (m, k, n), view(weights, k), view(x, n), 0.0, y);
@@ -249,60 +251,5 @@ impl PackedMatrix {
             }
         }
         Ok(())
-    }
-
-    /// Row-major in and out, panel by panel: the columns' operand and results stay in the second-level cache from the
-    /// packing to the storing.
-    fn panels<M: Sweep>(
-        &self,
-        matrix: &M,
-        executor: &dyn Executor,
-        n: usize,
-        x: &[f32],
-        y: &mut [f32],
-        epilogue: Epilogue<'_>,
-    ) {
-        let (m, k) = (self.rows.rows(), self.rows.columns());
-        let width = panel_width(n, sweep::MAX_PANEL);
-        let (geometry, panels) = (Geometry::panel(width), n.div_ceil(width));
-        let y = Shared::new(y);
-        // Too few panels to go round: the threads share each panel's rows instead.
-        let few = panels < 2 * executor.threads();
-        let (outer, inner): (&dyn Executor, &dyn Executor) =
-            if few { (&Sequential, executor) } else { (executor, &Sequential) };
-        outer.run(panels, &|panel| {
-            let columns = panel * width..((panel + 1) * width).min(n);
-            let (mut operand, mut result) = (self.buffer(k * width), self.buffer(m * width));
-            for (row, line) in x.chunks_exact(n).zip(operand.chunks_exact_mut(width)) {
-                line[..columns.len()].copy_from_slice(&row[columns.clone()]);
-                line[columns.len()..].fill(0.0);
-            }
-            // Results go through a panel of their own even where whole registers could be stored in place: partial sums
-            // of rows that lie a large power of two apart evict each other.
-            sweep(matrix, inner, self.target, &geometry, &operand, &mut result, epilogue);
-            for (row, line) in result.chunks_exact(width).enumerate() {
-                // SAFETY: `matmul` checked that `y` holds m × n; this task alone touches these columns of it.
-                let part =
-                    unsafe { std::slice::from_raw_parts_mut(y.get().add(row * n + columns.start), columns.len()) };
-                part.copy_from_slice(&line[..columns.len()]);
-            }
-            self.keep(operand);
-            self.keep(result);
-        });
-    }
-
-    fn keep(&self, buffer: Buffer) {
-        let mut spare = self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        spare.truncate(SPARES);
-        spare.push(buffer);
-    }
-
-    /// A spare buffer of that length, or a new one. Its contents are whatever they were.
-    fn buffer(&self, len: usize) -> Buffer {
-        let mut spare = self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match spare.iter().position(|buffer| buffer.len() == len) {
-            Some(at) => spare.swap_remove(at),
-            None => Buffer::zeroed(len),
-        }
     }
 }

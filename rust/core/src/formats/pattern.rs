@@ -218,16 +218,13 @@ impl Sweep for Pattern {
     fn rows(&self) -> usize {
         self.rows
     }
-    fn blocks(&self) -> usize {
-        self.blocks.len()
+    fn blocks(&self) -> &KBlocks {
+        &self.blocks
     }
     fn group_rows(&self) -> usize {
         2
     }
-    fn reach(&self) -> Option<usize> {
-        self.blocks.reach()
-    }
-    fn tile_lines(&self, registers: usize) -> usize {
+    fn tile_lines(registers: usize) -> usize {
         // Both rows' accumulators, a line and two broadcasts fit the register file.
         if registers >= 32 { 4 } else { 2 }
     }

@@ -20,6 +20,7 @@
 //! is summed in the order that the packing has fixed, whatever the tile, the task or the thread.
 
 use super::epilogue::{Activation, Epilogue};
+use super::kblocks::KBlocks;
 use super::shared::Shared;
 use crate::executor::Executor;
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
@@ -48,11 +49,6 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// A matmul with one panel of `width` columns, a multiple of 16.
-    pub fn panel(width: usize) -> Geometry {
-        Geometry { unit: width, row_stride: width, spans: vec![Span { input: 0, output: 0, lines: width / LANES }] }
-    }
-
     /// The floats that the result spans for `m` rows.
     fn output_len(&self, m: usize) -> usize {
         let last = |span: &Span| span.output + (m - 1) * self.row_stride + span.lines * LANES;
@@ -66,15 +62,6 @@ impl Geometry {
     }
 }
 
-/// The widest panel, in floats.
-pub const MAX_PANEL: usize = 4 * LANES;
-
-/// The width, in floats, of equal panels that hold `n` columns, at most `most` (a multiple of 16) wide.
-pub fn panel_width(n: usize, most: usize) -> usize {
-    let panels = n.div_ceil(most).max(1);
-    n.div_ceil(panels).next_multiple_of(LANES).max(LANES)
-}
-
 /// Rows of a band. Fixed: see executor.rs.
 pub const BAND_ROWS: usize = 128;
 
@@ -82,20 +69,18 @@ pub const BAND_ROWS: usize = 128;
 pub trait Sweep: Sync {
     /// Rows of the matrix.
     fn rows(&self) -> usize;
-    /// K-blocks, at least 1.
-    fn blocks(&self) -> usize;
+    /// Its columns, where they meet the operand and how they are cut.
+    fn blocks(&self) -> &KBlocks;
     /// Rows that are swept together.
     fn group_rows(&self) -> usize;
-    /// The largest position of any column; `None` without columns.
-    fn reach(&self) -> Option<usize>;
     /// Lines in a tile on a target with this many registers: at most 6.
-    fn tile_lines(&self, registers: usize) -> usize;
+    fn tile_lines(registers: usize) -> usize;
 
     /// One tile of T lines, one K-block, some bands of rows.
     ///
     /// # Safety
-    /// `input` holds [`Sweep::reach`] · `unit` + 16 T floats; `output` holds 16 T floats in each of the bands' rows,
-    /// `row_stride` apart.
+    /// `input` holds 16 T floats at the positions of the block's columns, times `unit`; `partial` and `output` hold 16 T
+    /// floats in each of the bands' rows, as far apart as their strides say.
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>);
 }
 
@@ -110,10 +95,14 @@ pub struct Tile<'a> {
     pub input: *const f32,
     /// Floats in one step of a position.
     pub unit: usize,
+    /// Row 0 of the partial sums that the blocks before left, and this one leaves unless it is the last.
+    pub partial: *mut f32,
+    /// Floats between two rows of partial sums.
+    pub partial_stride: usize,
     /// The result's row 0.
     pub output: *mut f32,
     /// Floats between two rows of the result.
-    pub row_stride: usize,
+    pub output_stride: usize,
     /// The first K-block starts from the bias, the others from what is stored.
     pub first: bool,
     /// The last K-block applies the activation.
@@ -142,7 +131,7 @@ impl Tile<'_> {
             if self.first {
                 [v.splat(*self.bias.get_unchecked(row)); T]
             } else {
-                let from = self.output.add(row * self.row_stride);
+                let from = self.partial.add(row * self.partial_stride);
                 std::array::from_fn(|t| v.load_ptr(from.add(t * LANES)))
             }
         }
@@ -154,10 +143,19 @@ impl Tile<'_> {
     /// As [`Tile::start`].
     #[inline(always)]
     pub unsafe fn finish<V: Vector, const T: usize>(&self, v: V, row: usize, acc: [V::F32; T]) {
-        let floor = v.splat(if self.last { self.floor } else { f32::NEG_INFINITY });
-        for (t, &x) in acc.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { v.store_ptr(self.output.add(row * self.row_stride + t * LANES), v.max(x, floor)) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.last {
+                let (to, floor) = (self.output.add(row * self.output_stride), v.splat(self.floor));
+                for (t, &x) in acc.iter().enumerate() {
+                    v.store_ptr(to.add(t * LANES), v.max(x, floor));
+                }
+            } else {
+                let to = self.partial.add(row * self.partial_stride);
+                for (t, &x) in acc.iter().enumerate() {
+                    v.store_ptr(to.add(t * LANES), x);
+                }
+            }
         }
     }
 }
@@ -181,7 +179,7 @@ pub fn sweep<M: Sweep>(
     if matrix.rows() == 0 || geometry.spans.is_empty() {
         return;
     }
-    assert!(input.len() >= geometry.input_len(matrix.reach()), "sweep: the operand is too small");
+    assert!(input.len() >= geometry.input_len(matrix.blocks().reach()), "sweep: the operand is too small");
     assert!(output.len() >= geometry.output_len(matrix.rows()), "sweep: the result is too small");
     let bias = epilogue.padded_bias(matrix.rows());
     // Tasks write disjoint spans × row groups.
@@ -192,7 +190,7 @@ pub fn sweep<M: Sweep>(
     let span_tasks = geometry.spans.len().div_ceil(spans_a_task);
     // Cutting rows re-reads the operand, so it is done only where the spans are few.
     let bands = matrix.rows().div_ceil(BAND_ROWS);
-    let band_tasks = if span_tasks >= 8 { 1 } else { bands };
+    let band_tasks = if executor.threads() == 1 || span_tasks >= 4 * executor.threads() { 1 } else { bands };
     let bands_a_task = bands.div_ceil(band_tasks);
 
     executor.run(span_tasks * band_tasks, &|task| {
@@ -231,7 +229,7 @@ impl<M: Sweep> Kernel for Run<'_, M> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let most = self.matrix.tile_lines(V::REGISTERS);
+        let most = M::tile_lines(V::REGISTERS);
         for span in self.spans {
             // Equal tiles: 9 lines are 3 + 3 + 3, not 4 + 4 + 1.
             let tiles = span.lines.div_ceil(most);
@@ -256,19 +254,22 @@ impl<M: Sweep> Run<'_, M> {
     /// All K-blocks and bands of one tile.
     #[inline(always)]
     fn tile<V: Vector, const T: usize>(&self, v: V, span: &Span, line: usize) {
-        let blocks = self.matrix.blocks();
+        let blocks = self.matrix.blocks().len();
         for block in 0..blocks {
             // SAFETY: `sweep` asserted that the operand reaches the largest position of every span and that the result
             // holds every row of every span; this tile lies inside `span`.
             unsafe {
+                let output = self.output.add(span.output + line * LANES);
                 let at = Tile {
                     block,
                     bands: self.bands.clone(),
                     // Without columns there may be no operand behind the pointer.
                     input: self.input.wrapping_add(span.input + line * LANES),
                     unit: self.geometry.unit,
-                    output: self.output.add(span.output + line * LANES),
-                    row_stride: self.geometry.row_stride,
+                    partial: output,
+                    partial_stride: self.geometry.row_stride,
+                    output,
+                    output_stride: self.geometry.row_stride,
                     first: block == 0,
                     last: block + 1 == blocks,
                     bias: self.bias,

@@ -106,7 +106,7 @@ proptest! {
     fn packing_loses_nothing((m, k) in (0usize..70, 0usize..300), density in 0.0f64..1.0, seed in any::<u64>()) {
         let dense = numbers(m * k, density, seed);
         let rows = Rows::from_dense(m, k, &dense).unwrap();
-        let blocks = || KBlocks::new((0..k as u32).collect(), KBlocks::PANELS);
+        let blocks = || KBlocks::new((0..k as u32).collect(), KBlocks::panels(4));
         prop_assert_eq!(&Csr::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Pattern::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Csr::pack_vector(&rows).to_dense(), &dense);

@@ -9,7 +9,7 @@ use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::formats::direct::Pixels;
 use crate::formats::sweep::{Geometry, Span, Sweep, sweep};
 use crate::formats::vector::{RowDots, multiply};
-use crate::formats::{Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Rows, dense};
+use crate::formats::{Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Pattern, Rows, dense};
 use crate::simd::{LANES, Target};
 
 /// A layer with weights.
@@ -39,8 +39,10 @@ pub enum Kernel {
     Gemm,
     /// Dense, images in the lanes.
     Panel,
-    /// Single weights, images or pixels in the lanes.
+    /// Single weights, row by row, images or pixels in the lanes.
     Csr,
+    /// Single weights in pairs of rows, images or pixels in the lanes.
+    Pattern,
     /// Blocks of four rows.
     Block4,
     /// Blocks of eight rows.
@@ -62,6 +64,7 @@ impl Kernel {
         match self {
             Kernel::Direct | Kernel::Gemm | Kernel::Panel => "dense",
             Kernel::Csr | Kernel::CsrDots => "csr",
+            Kernel::Pattern => "pattern",
             Kernel::Block4 | Kernel::Block8 => "block",
             Kernel::BitmapDots => "bitmap",
         }
@@ -126,6 +129,9 @@ impl Linear {
                 self.swept(layer, sweep, "dense", input, output, images, target)
             }
             Kernel::Csr => self.swept(layer, |p| Csr::pack(&self.weights, p), "csr", input, output, images, target),
+            Kernel::Pattern => {
+                self.swept(layer, |p| Pattern::pack(&self.weights, p), "pattern", input, output, images, target)
+            }
             Kernel::Block4 => {
                 self.swept(layer, |p| Block::<4>::pack(&self.weights, p), "block", input, output, images, target)
             }
@@ -149,7 +155,7 @@ impl Linear {
         let (geometry, blocks, taps) = match output {
             Layout::BatchInner { lines } => {
                 let (geometry, positions) = self.batch_inner(lines, images);
-                (geometry, KBlocks::new(positions, KBlocks::PANELS), None)
+                (geometry, KBlocks::new(positions, KBlocks::panels(4)), None)
             }
             _ => {
                 let taps = Taps::new(self, input);
@@ -326,8 +332,7 @@ impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
     }
 
     fn kernel(&self) -> String {
-        let registers = if self.target.name() == "avx512" { 32 } else { 8 };
-        let (rows, columns) = (self.matrix.group_rows(), self.matrix.tile_lines(registers) * LANES);
+        let (rows, columns) = (self.matrix.group_rows(), M::tile_lines(self.target.registers()) * LANES);
         format!("spmm_{}_f32_{rows}x{columns}__{}", self.format, self.target.name())
     }
 

@@ -155,6 +155,7 @@ impl<'a> Costs<'a> {
             Kernel::Gemm => all * 1.15 + 100_000.0,
             Kernel::Panel => all * 1.2,
             Kernel::Csr => (kept + 8.0 * outputs) * 1.5,
+            Kernel::Pattern => (kept + 8.0 * outputs) * 1.2,
             Kernel::Block4 => kept / linear.weights.block_fill(4).max(0.01) * 1.15 + 8.0 * outputs,
             Kernel::Block8 => kept / linear.weights.block_fill(8).max(0.01) * 1.15 + 8.0 * outputs,
             Kernel::CsrDots => kept * 8.0,
@@ -276,7 +277,7 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
         input: input.canonical(linear.input),
         output: output.canonical(linear.output),
     };
-    let sparse = [Kernel::Csr, Kernel::Block4, Kernel::Block8];
+    let sparse = [Kernel::Csr, Kernel::Pattern, Kernel::Block4, Kernel::Block8];
     let mut choices = vec![with(Kernel::Direct, Layout::ChannelsLast, Layout::ChannelsLast)];
     if linear.is_vector() {
         let gemm = [Kernel::Gemm, Kernel::CsrDots, Kernel::BitmapDots];

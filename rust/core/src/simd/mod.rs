@@ -192,6 +192,17 @@ impl Target {
         })
     }
 
+    /// How many logical registers the register file holds.
+    pub fn registers(self) -> usize {
+        match self.0 {
+            Kind::Scalar => scalar::Scalar::REGISTERS,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => avx2::Avx2::REGISTERS,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => avx512::Avx512::REGISTERS,
+        }
+    }
+
     /// `scalar`, `avx2` or `avx512`.
     pub fn name(self) -> &'static str {
         match self.0 {

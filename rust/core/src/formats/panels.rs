@@ -1,0 +1,177 @@
+//! Sparse times dense, row-major in and out: panels of columns, whose operand is packed a K-block at a time.
+//!
+//! ```text
+//! for panel of T lines of columns:          a task has one panel and some bands of rows
+//!   for block in K-blocks:
+//!     copy the block's operand rows of the panel side by side: they stay in the first-level cache
+//!     for row in bands:                     acc[T] = bias or partial sum;  sum;  store
+//!                                           last block: straight to the result
+//! ```
+//!
+//! Partial sums have a panel of their own: in the result, rows that lie a large power of two apart evict each other.
+
+use super::epilogue::Epilogue;
+use super::shared::Shared;
+use super::sweep::{BAND_ROWS, Sweep, Tile};
+use crate::executor::Executor;
+use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// Bands in a task at most: their partial sums stay in the second-level cache.
+const TASK_BANDS: usize = 8;
+
+/// Working memory of earlier calls, to be used again.
+#[derive(Debug, Default)]
+pub struct Spare(Mutex<Vec<Buffer>>);
+
+/// Buffers kept: those of a few threads.
+const SPARES: usize = 8;
+
+impl Spare {
+    /// A buffer of at least that length. Its contents are whatever they were.
+    fn take(&self, len: usize) -> Buffer {
+        let spare = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+        spare.filter(|buffer| buffer.len() >= len).unwrap_or_else(|| Buffer::zeroed(len))
+    }
+
+    fn put(&self, buffer: Buffer) {
+        let mut spare = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        spare.truncate(SPARES);
+        spare.push(buffer);
+    }
+}
+
+/// The widths, in lines, of equal panels that hold `n` columns and are at most `most` wide; one short panel may end them.
+fn panel_lines(n: usize, most: usize) -> usize {
+    let lines = n.div_ceil(LANES);
+    lines.div_ceil(lines.div_ceil(most).max(1)).max(1)
+}
+
+/// `y = activation(matrix · x + bias)`, with `x` row-major (k, n) and `y` row-major (m, n).
+///
+/// # Panics
+/// Where a slice does not fit the matrix: callers check shapes.
+#[expect(clippy::too_many_arguments, reason = "the arguments of a matmul, and where it works")]
+pub fn multiply<M: Sweep>(
+    matrix: &M,
+    executor: &dyn Executor,
+    target: Target,
+    spare: &Spare,
+    n: usize,
+    x: &[f32],
+    y: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    let (m, k) = (matrix.rows(), matrix.blocks().total());
+    assert!(x.len() == k * n && y.len() == m * n, "multiply: a slice does not fit the matrix");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let bias = epilogue.padded_bias(m);
+    let lines = panel_lines(n, M::tile_lines(target.registers()));
+    let panels = n.div_ceil(lines * LANES);
+    // Two tasks a thread at least, where the rows allow: bands are cut for nothing else, since each task packs its operand.
+    let bands = m.div_ceil(BAND_ROWS);
+    let wanted = if executor.threads() == 1 { 1 } else { (2 * executor.threads()).div_ceil(panels) };
+    let bands_a_task = bands.div_ceil(wanted).min(TASK_BANDS);
+    let band_tasks = bands.div_ceil(bands_a_task);
+    let y = Shared::new(y);
+    executor.run(panels * band_tasks, &|task| {
+        let first = task % band_tasks * bands_a_task;
+        let bands = first..(first + bands_a_task).min(bands);
+        let from = task / band_tasks * lines * LANES;
+        let operand_len = matrix.blocks().longest() * lines * LANES;
+        let mut memory = spare.take(operand_len + bands.len() * BAND_ROWS * lines * LANES);
+        let (operand, partial) = memory.split_at_mut(operand_len);
+        let columns = from..(from + lines * LANES).min(n);
+        // Tasks write disjoint (columns × bands).
+        let panel = Panel { matrix, x, n, columns, bands, operand, partial, y: y.get(), bias: &bias, epilogue };
+        match lines {
+            1 => dispatch(target, Lines::<_, 1>(panel)),
+            2 => dispatch(target, Lines::<_, 2>(panel)),
+            3 => dispatch(target, Lines::<_, 3>(panel)),
+            4 => dispatch(target, Lines::<_, 4>(panel)),
+            5 => dispatch(target, Lines::<_, 5>(panel)),
+            _ => dispatch(target, Lines::<_, 6>(panel)),
+        }
+        spare.put(memory);
+    });
+}
+
+/// One task.
+struct Panel<'a, M: Sweep> {
+    matrix: &'a M,
+    x: &'a [f32],
+    n: usize,
+    columns: Range<usize>,
+    bands: Range<usize>,
+    operand: &'a mut [f32],
+    partial: &'a mut [f32],
+    y: *mut f32,
+    bias: &'a [f32],
+    epilogue: Epilogue<'a>,
+}
+
+/// A panel of T lines.
+struct Lines<'a, M: Sweep, const T: usize>(Panel<'a, M>);
+
+impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Panel { matrix, x, n, columns, bands, operand, partial, y, bias, epilogue } = self.0;
+        let width = T * LANES;
+        let whole = columns.len() == width;
+        let blocks = matrix.blocks();
+        let rows = bands.start * BAND_ROWS..(bands.end * BAND_ROWS).min(matrix.rows());
+        // Row 0 of the matrix in the partial sums, which begin with the task's first row.
+        let sums = partial.as_mut_ptr().wrapping_sub(rows.start * width);
+        for block in 0..blocks.len() {
+            let base = blocks.base(block);
+            for (row, line) in blocks.columns(block).zip(operand.chunks_exact_mut(width)) {
+                let from = &x[row * n + columns.start..];
+                if from.len() >= width {
+                    // What lies beyond the panel's columns is computed with and never stored.
+                    for t in 0..T {
+                        v.store(&mut line[t * LANES..], v.load(&from[t * LANES..]));
+                    }
+                } else {
+                    line[..columns.len()].copy_from_slice(&from[..columns.len()]);
+                    line[columns.len()..].fill(0.0);
+                }
+            }
+            let last = block + 1 == blocks.len();
+            let at = Tile {
+                block,
+                bands: bands.clone(),
+                input: operand.as_ptr().wrapping_sub(base * width),
+                unit: width,
+                partial: sums,
+                partial_stride: width,
+                // SAFETY: `multiply` asserted that `y` holds m rows of n, and the panel's columns lie inside them.
+                output: if whole { unsafe { y.add(columns.start) } } else { sums },
+                output_stride: if whole { n } else { width },
+                first: block == 0,
+                last,
+                bias,
+                floor: epilogue.floor(),
+            };
+            // SAFETY: the operand holds the block's rows from position `base` on, `width` apart; the partial sums hold the
+            // bands' rows, the result whole panels of them.
+            unsafe { matrix.tile::<V, T>(v, at) };
+        }
+        for row in rows {
+            // SAFETY: `y` holds m rows of n; this task alone touches these columns of its rows.
+            let out = unsafe { std::slice::from_raw_parts_mut(y.add(row * n + columns.start), columns.len()) };
+            if !whole {
+                let at = (row - bands.start * BAND_ROWS) * width;
+                out.copy_from_slice(&partial[at..at + out.len()]);
+            }
+            if let Some(activation) = epilogue.afterwards() {
+                activation.of_slice(v, out);
+            }
+        }
+    }
+}
