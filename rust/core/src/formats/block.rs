@@ -120,8 +120,9 @@ impl<const R: usize> Sweep for Block<R> {
         R
     }
     fn tile_lines(registers: usize) -> usize {
-        // Accumulators, the loaded lines and a broadcast fit the register file: 8 × 3 and 4 × 6 of 32, 4 × 1 of 8.
-        if registers >= 32 { 24 / R } else { 1 }
+        // Rows share their loads as it is: narrow tiles leave room for long K-blocks, whose partial sums move less often. On
+        // eight registers four accumulators, a line and a broadcast fit.
+        if registers >= 32 { 2 } else { 1 }
     }
 
     #[inline(always)]
