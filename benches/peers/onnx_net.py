@@ -44,6 +44,26 @@ def reference_cnn(parameters: Mapping[str, Array]) -> onnx.ModelProto:
     return model
 
 
+def feed_forward(parameters: Mapping[str, Array]) -> onnx.ModelProto:
+    """Gemm, ReLU, Gemm, as torch exports two linear layers; (n, features) in and out, opset 17."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "dense.weight", "dense.bias"], ["h"], "dense", transB=1),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("Gemm", ["r", "dense_1.weight", "dense_1.bias"], ["y"], "dense_1", transB=1),
+    ]
+    features, outputs = parameters["dense.weight"].shape[1], parameters["dense_1.weight"].shape[0]
+    graph = helper.make_graph(
+        nodes,
+        "feed_forward",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", features])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", outputs])],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in parameters.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
 def session(model: onnx.ModelProto, threads: int, profile: str | None = None) -> ort.InferenceSession:
     """A session with every optimization, `threads` threads inside an operator and one operator at a time."""
     options = ort.SessionOptions()
@@ -56,10 +76,10 @@ def session(model: onnx.ModelProto, threads: int, profile: str | None = None) ->
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def bound_call(runner: ort.InferenceSession, x: Array) -> Any:
+def bound_call(runner: ort.InferenceSession, x: Array, outputs: int = 10) -> Any:
     """A call without copies or lookups: input and output bound once. The least that ONNX Runtime can take."""
     binding = runner.io_binding()
     binding.bind_cpu_input("x", x)
-    out = ort.OrtValue.ortvalue_from_shape_and_type([len(x), 10], np.float32, "cpu")
+    out = ort.OrtValue.ortvalue_from_shape_and_type([len(x), outputs], np.float32, "cpu")
     binding.bind_ortvalue_output("y", out)
     return lambda: runner.run_with_iobinding(binding)

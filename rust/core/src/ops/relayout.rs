@@ -2,6 +2,7 @@
 
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
 /// Rows and columns of zeros around an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -35,6 +36,7 @@ pub struct Relayout {
     from: Layout,
     to: Layout,
     images: usize,
+    target: Target,
 }
 
 /// One loop of the copy: how often, and how far it moves in the source and in the destination.
@@ -47,11 +49,11 @@ struct Loop {
 
 impl Relayout {
     /// A copy of `images` images of `shape` into images with `border` around them.
-    pub fn new(shape: Shape, border: Border, from: Layout, to: Layout, images: usize) -> Relayout {
-        Relayout { shape, border, from, to, images }
+    pub fn new(shape: Shape, border: Border, from: Layout, to: Layout, images: usize, target: Target) -> Relayout {
+        Relayout { shape, border, from, to, images, target }
     }
 
-    /// The loops over one group of images, slowest destination step first.
+    /// The loops over one group of images, slowest destination step first, after those of one turn.
     fn loops(&self, images: usize) -> [Loop; 4] {
         let from = self.from.strides(self.shape);
         let to = self.to.strides(self.border.around(self.shape));
@@ -67,7 +69,7 @@ impl Relayout {
             Loop { count: self.shape.h, from: from.h, to: to.h },
             Loop { count: self.shape.w, from: from.w, to: to.w },
         ];
-        loops.sort_by_key(|step| std::cmp::Reverse((step.to, step.count)));
+        loops.sort_by_key(|step| (step.count > 1, std::cmp::Reverse(step.to)));
         loops
     }
 }
@@ -88,7 +90,8 @@ impl Operator for Relayout {
             let first = index * group;
             let source = &input[first / from.group * from.group_step..];
             if chunk.len() > offset && !self.shape.is_empty() {
-                copy(&self.loops(group.min(self.images - first)), source, &mut chunk[offset..]);
+                let loops = self.loops(group.min(self.images - first));
+                dispatch(self.target, Copy { loops, from: source, to: &mut chunk[offset..] });
             }
         });
     }
@@ -98,20 +101,86 @@ impl Operator for Relayout {
     }
 }
 
-/// Four nested loops; the innermost is a slice copy where both sides are contiguous.
-fn copy(&[a, b, c, d]: &[Loop; 4], from: &[f32], to: &mut [f32]) {
-    for i in 0..a.count {
-        for j in 0..b.count {
-            for k in 0..c.count {
-                let source = &from[i * a.from + j * b.from + k * c.from..];
-                let target = &mut to[i * a.to + j * b.to + k * c.to..];
-                if d.from == 1 && d.to == 1 {
-                    target[..d.count].copy_from_slice(&source[..d.count]);
+/// Four nested loops; the innermost two are a transposition, or the innermost one a slice copy, wherever they can be.
+struct Copy<'a> {
+    loops: [Loop; 4],
+    from: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Kernel for Copy<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let [mut a, mut b, mut c, d] = self.loops;
+        // The loop that walks runs of the source goes next to the innermost one, which walks runs of the destination.
+        let runs = |step: &Loop| step.from == 1 && step.count > 1;
+        if runs(&b) {
+            std::mem::swap(&mut b, &mut c);
+        } else if runs(&a) {
+            std::mem::swap(&mut a, &mut c);
+        }
+        for i in 0..a.count {
+            for j in 0..b.count {
+                let from = &self.from[i * a.from + j * b.from..];
+                let to = &mut self.to[i * a.to + j * b.to..];
+                if runs(&c) && d.to == 1 && d.from != 1 {
+                    transpose(v, c, d, from, to);
                 } else {
-                    let source = source.iter().step_by(d.from.max(1));
-                    for (x, &y) in target.iter_mut().step_by(d.to.max(1)).zip(source).take(d.count) {
-                        *x = y;
-                    }
+                    lines(c, d, from, to);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn lines(c: Loop, d: Loop, from: &[f32], to: &mut [f32]) {
+    for k in 0..c.count {
+        let (from, to) = (&from[k * c.from..], &mut to[k * c.to..]);
+        if d.from == 1 && d.to == 1 {
+            to[..d.count].copy_from_slice(&from[..d.count]);
+        } else {
+            let from = from.iter().step_by(d.from.max(1));
+            for (x, &y) in to.iter_mut().step_by(d.to.max(1)).zip(from).take(d.count) {
+                *x = y;
+            }
+        }
+    }
+}
+
+/// Transposes 16 × 16 at a time: `run` walks runs of the source, `across` runs of the destination.
+///
+/// An element's place in 16 registers is 8 bits: 4 of its register, 4 of its lane. Unzipping two registers that differ in one
+/// bit moves that bit to the top of the lane and the lane's lowest bit to its place; once for each bit, and register and lane
+/// have changed places.
+#[inline(always)]
+fn transpose<V: Vector>(v: V, run: Loop, across: Loop, from: &[f32], to: &mut [f32]) {
+    for at in (0..across.count).step_by(LANES) {
+        let rows = LANES.min(across.count - at);
+        for start in (0..run.count).step_by(LANES) {
+            let columns = LANES.min(run.count - start);
+            let mut tile: [V::F32; LANES] = std::array::from_fn(|row| {
+                let from = if row < rows { &from[(at + row) * across.from + start..] } else { &[] };
+                if from.len() >= LANES {
+                    return v.load(from);
+                }
+                let mut lanes = [0.0; LANES];
+                lanes.iter_mut().zip(from).for_each(|(lane, &x)| *lane = x);
+                v.with_lanes(lanes)
+            });
+            for bit in [1, 2, 4, 8] {
+                for pair in (0..LANES).filter(|row| row & bit == 0) {
+                    (tile[pair], tile[pair | bit]) = v.unzip(tile[pair], tile[pair | bit]);
+                }
+            }
+            for (column, &register) in tile.iter().enumerate().take(columns) {
+                let to = &mut to[(start + column) * run.to + at..];
+                if rows == LANES {
+                    v.store(to, register);
+                } else {
+                    to[..rows].copy_from_slice(&v.to_array(register)[..rows]);
                 }
             }
         }
@@ -171,13 +240,16 @@ mod tests {
         };
         each(&mut |n, c, h, w| input[at(from, shape, n, c, h, w)] = value(n, c, h, w));
         let mut output = vec![f32::NAN; to.len(padded, images)];
-        Relayout::new(shape, border, from, to, images).run(&*with_threads(2), &input, &mut output, &mut []);
-        let mut inside = 0.0;
-        each(&mut |n, c, h, w| {
-            let got = output[at(to, padded, n, c, h + border.top, w + border.left)];
-            assert_eq!(got, value(n, c, h, w), "{from:?} {to:?} {shape:?} {images}");
-            inside += got as f64;
-        });
-        assert_eq!(inside, output.iter().map(|&x| x as f64).sum::<f64>(), "the rest is zero: {from:?} {to:?}");
+        for target in Target::available() {
+            let relayout = Relayout::new(shape, border, from, to, images, target);
+            relayout.run(&*with_threads(2), &input, &mut output, &mut []);
+            let mut inside = 0.0;
+            each(&mut |n, c, h, w| {
+                let got = output[at(to, padded, n, c, h + border.top, w + border.left)];
+                assert_eq!(got, value(n, c, h, w), "{from:?} {to:?} {shape:?} {images} {}", target.name());
+                inside += got as f64;
+            });
+            assert_eq!(inside, output.iter().map(|&x| x as f64).sum::<f64>(), "the rest is zero: {from:?} {to:?}");
+        }
     }
 }

@@ -87,7 +87,7 @@ impl<'a> Costs<'a> {
         if let Some(&known) = self.relayouts.get(&(shape, from, to)) {
             return known;
         }
-        let relayout = Relayout::new(shape, Border::default(), from, to, self.images);
+        let relayout = Relayout::new(shape, Border::default(), from, to, self.images, self.target);
         let floats = (from.len(shape, self.images), to.len(shape, self.images));
         let cost = match self.timing {
             Some((executor, budget)) => race(&[(&relayout, floats)], executor, budget / 16)[0],
@@ -313,8 +313,8 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
             Box::new(Scale { scale: scale.clone(), shift: shift.clone(), shape: input, layout: choice.input, images })
         }
         Op::Softmax => Box::new(Softmax { features: input.c }),
-        Op::Flatten => Box::new(Relayout::new(output, Border::default(), choice.output, choice.output, images)),
-        Op::Pad(border) => Box::new(Relayout::new(input, *border, choice.input, choice.output, images)),
+        Op::Flatten => Box::new(Relayout::new(output, Border::default(), choice.output, choice.output, images, target)),
+        Op::Pad(border) => Box::new(Relayout::new(input, *border, choice.input, choice.output, images, target)),
     }
 }
 

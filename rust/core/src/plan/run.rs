@@ -57,7 +57,7 @@ impl Program {
         for (at, (node, choice)) in graph.nodes().iter().zip(choices).enumerate() {
             let shape = graph.edge(node.input).shape;
             if layout.canonical(shape) != choice.input.canonical(shape) {
-                let relayout = Relayout::new(shape, Border::default(), layout, choice.input, images);
+                let relayout = Relayout::new(shape, Border::default(), layout, choice.input, images, target);
                 place = program.push(
                     None,
                     Box::new(relayout),
@@ -79,7 +79,7 @@ impl Program {
         match program.steps.last_mut() {
             Some(last) if done => last.output = Place::Output,
             _ => {
-                let relayout = Relayout::new(shape, Border::default(), layout, Layout::RowMajor, images);
+                let relayout = Relayout::new(shape, Border::default(), layout, Layout::RowMajor, images, target);
                 let len = Layout::RowMajor.len(shape, images);
                 program.push(None, Box::new(relayout), place, len, (layout, Layout::RowMajor));
                 if let Some(last) = program.steps.last_mut() {
