@@ -3,6 +3,9 @@
 //! Work is always cut into tasks whose number and shape do *not* depend on the number of threads, and every output
 //! element is written by one task. That is why results are bit-identical for any thread count.
 
+#[cfg(target_os = "linux")]
+mod placement;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -53,7 +56,33 @@ pub fn map<T: Send, R: Send>(executor: &dyn Executor, items: Vec<T>, work: impl 
 /// Handing all work over would cost a wake-up there and one back before anything is done.
 struct Pool {
     threads: usize,
-    state: Mutex<Option<(u32, Arc<rayon::ThreadPool>)>>,
+    state: Mutex<Option<Arc<Started>>>,
+}
+
+/// The threads of a [`Pool`] in one process.
+struct Started {
+    process: u32,
+    pool: rayon::ThreadPool,
+    #[cfg(target_os = "linux")]
+    placement: Arc<placement::Placement>,
+}
+
+impl Started {
+    fn new(threads: usize) -> Option<Started> {
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("secateur-{i}"));
+        #[cfg(target_os = "linux")]
+        let (placement, builder) = {
+            let placement = Arc::new(placement::Placement::default());
+            let started = placement.clone();
+            (placement, builder.start_handler(move |_| started.add_current()))
+        };
+        Some(Started {
+            process: std::process::id(),
+            pool: builder.build().ok()?,
+            #[cfg(target_os = "linux")]
+            placement,
+        })
+    }
 }
 
 impl Pool {
@@ -62,24 +91,18 @@ impl Pool {
     }
 
     /// The pool, or `None` where the system will not give us threads: then the caller works alone.
-    fn get(&self) -> Option<Arc<rayon::ThreadPool>> {
-        let pid = std::process::id();
+    fn get(&self) -> Option<Arc<Started>> {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match &*state {
-            Some((owner, pool)) if *owner == pid => return Some(pool.clone()),
+            Some(started) if started.process == std::process::id() => return Some(started.clone()),
             _ => {}
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads - 1)
-            .thread_name(|i| format!("secateur-{i}"))
-            .build()
-            .ok()?;
-        let pool = Arc::new(pool);
+        let started = Arc::new(Started::new(self.threads - 1)?);
         // A pool inherited through fork has no threads left: dropping it would wait for them for ever.
-        if let Some(dead) = state.replace((pid, pool.clone())) {
+        if let Some(dead) = state.replace(started.clone()) {
             std::mem::forget(dead);
         }
-        Some(pool)
+        Some(started)
     }
 }
 
@@ -89,7 +112,9 @@ impl Executor for Pool {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let Some(pool) = (if tasks > 1 { self.get() } else { None }) else { return Sequential.run(tasks, task) };
+        let Some(started) = (if tasks > 1 { self.get() } else { None }) else { return Sequential.run(tasks, task) };
+        #[cfg(target_os = "linux")]
+        started.placement.make_way();
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
@@ -100,7 +125,7 @@ impl Executor for Pool {
                 task(index);
             }
         };
-        pool.in_place_scope(|scope| {
+        started.pool.in_place_scope(|scope| {
             for _ in 1..self.threads.min(tasks) {
                 scope.spawn(|_| work());
             }

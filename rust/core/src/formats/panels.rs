@@ -12,14 +12,11 @@
 
 use super::epilogue::Epilogue;
 use super::shared::Shared;
-use super::sweep::{BAND_ROWS, Sweep, Tile};
+use super::sweep::{BAND_ROWS, Sweep, Tile, bands_a_task};
 use crate::executor::Executor;
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
 use std::sync::Mutex;
-
-/// Bands in a task at most: their partial sums stay in the second-level cache.
-const TASK_BANDS: usize = 8;
 
 /// Working memory of earlier calls, to be used again.
 #[derive(Debug, Default)]
@@ -71,10 +68,8 @@ pub fn multiply<M: Sweep>(
     let bias = epilogue.padded_bias(m);
     let lines = panel_lines(n, M::tile_lines(target.registers()));
     let panels = n.div_ceil(lines * LANES);
-    // Two tasks a thread at least, where the rows allow: bands are cut for nothing else, since each task packs its operand.
     let bands = m.div_ceil(BAND_ROWS);
-    let wanted = if executor.threads() == 1 { 1 } else { (2 * executor.threads()).div_ceil(panels) };
-    let bands_a_task = bands.div_ceil(wanted).min(TASK_BANDS);
+    let bands_a_task = bands_a_task(bands, panels, executor);
     let band_tasks = bands.div_ceil(bands_a_task);
     let y = Shared::new(y);
     executor.run(panels * band_tasks, &|task| {

@@ -62,8 +62,17 @@ impl Geometry {
     }
 }
 
-/// Rows of a band. Fixed: see executor.rs.
+/// Rows of a band.
 pub const BAND_ROWS: usize = 128;
+/// Bands in a task at most: their partial sums stay in the second-level cache.
+const TASK_BANDS: usize = 8;
+
+/// Bands in a task, where there are so many `pieces` of the operand: two tasks a thread at least, if there are bands for
+/// it, but no more than needed, because each task reads its operand anew.
+pub(super) fn bands_a_task(bands: usize, pieces: usize, executor: &dyn Executor) -> usize {
+    let wanted = if executor.threads() == 1 { 1 } else { (2 * executor.threads()).div_ceil(pieces) };
+    bands.div_ceil(wanted).min(TASK_BANDS)
+}
 
 /// A packed matrix that [`sweep`] can run.
 pub trait Sweep: Sync {
@@ -188,10 +197,9 @@ pub fn sweep<M: Sweep>(
     let lines: usize = geometry.spans.iter().map(|span| span.lines).max().unwrap_or(1).max(1);
     let spans_a_task = (TASK_LINES / lines).max(1);
     let span_tasks = geometry.spans.len().div_ceil(spans_a_task);
-    // Cutting rows re-reads the operand, so it is done only where the spans are few.
     let bands = matrix.rows().div_ceil(BAND_ROWS);
-    let band_tasks = if executor.threads() == 1 || span_tasks >= 4 * executor.threads() { 1 } else { bands };
-    let bands_a_task = bands.div_ceil(band_tasks);
+    let bands_a_task = bands_a_task(bands, span_tasks, executor);
+    let band_tasks = bands.div_ceil(bands_a_task);
 
     executor.run(span_tasks * band_tasks, &|task| {
         let first_span = task / band_tasks * spans_a_task;
