@@ -15,6 +15,7 @@ import secateur as sc
 CASES = int(os.environ.get("SECATEUR_CASES", "500"))
 FORMATS = [
     ("csr", (8, 1)),
+    ("pattern", (8, 1)),
     ("bitmap", (8, 1)),
     ("dense", (8, 1)),
     ("auto", (8, 1)),
@@ -118,6 +119,48 @@ def test_scipy_in_and_out():
     assert np.array_equal(packed.T.to_scipy().toarray(), weights.T)
 
 
+@settings(max_examples=CASES // 5, deadline=None)
+@given(
+    m=st.integers(0, 70),
+    k=st.integers(0, 150),
+    n=st.integers(0, 200),
+    density=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+    target=st.sampled_from(sc._core.cpu_targets()),
+)
+def test_gradients_on_the_nonzeros(m, k, n, density, seed, target):
+    rng = np.random.default_rng(seed)
+    weights = sparse(rng, m, k, density)
+    packed = sc.pack(weights, target=target)
+    x, dy = rng.standard_normal((k, n), dtype=np.float32), rng.standard_normal((m, n), dtype=np.float32)
+    wanted = dy.astype(np.float64) @ x.astype(np.float64).T
+    bound = (n + 2) * 2 * UNIT * (np.abs(dy.astype(np.float64)) @ np.abs(x.astype(np.float64)).T)
+    kept = weights != 0
+    assert (np.abs(packed.sddmm(dy, x) - wanted[kept]) <= bound[kept]).all()
+    # The gradients of the transposed matrix, in the order of its own values.
+    assert (np.abs(packed.T.sddmm(x, dy) - wanted.T[kept.T]) <= bound.T[kept.T]).all()
+
+
+def test_update_replaces_values_in_everything_packed():
+    rng = np.random.default_rng(9)
+    weights = sparse(rng, 60, 90, 0.2)
+    for kind in FORMATS:
+        packed = sc.pack(weights, kind[0], block=kind[1])
+        x, dy = (
+            rng.standard_normal((90, 30), dtype=np.float32),
+            rng.standard_normal((60, 30), dtype=np.float32),
+        )
+        _ = packed @ x, packed @ x[:, 0], packed.T @ dy
+        assert np.array_equal(packed.values, weights[weights != 0])
+        fresh = weights.copy()
+        fresh[weights != 0] = rng.standard_normal(packed.nnz)
+        packed.update(fresh[weights != 0])
+        assert np.array_equal(packed.to_dense(), fresh)
+        check(fresh, x, packed @ x)
+        check(fresh, x[:, 0], packed @ x[:, 0])
+        check(fresh.T, dy, packed.T @ dy)
+
+
 def test_bits_do_not_depend_on_threads():
     rng = np.random.default_rng(3)
     weights, x = sparse(rng, 300, 400, 0.3), rng.standard_normal((400, 150), dtype=np.float32)
@@ -179,7 +222,11 @@ def test_malformed_csr_is_refused_before_any_read():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda w: sc.pack(w, "coo"), ValueError, "format: unknown name .*auto, bitmap, block, csr, dense"),
+        (
+            lambda w: sc.pack(w, "coo"),
+            ValueError,
+            "format: unknown name .*auto, bitmap, block, csr, dense, pattern",
+        ),
         (lambda w: sc.pack(w, "block", block=(3, 1)), ValueError, "block"),
         (lambda w: sc.pack(w, target="neon"), ValueError, "target: unknown name .*scalar, avx2, avx512"),
         (lambda w: sc.pack(w[0]), ValueError, "weights: expected 2 dimensions, got 1"),
@@ -192,6 +239,15 @@ def test_malformed_csr_is_refused_before_any_read():
         (lambda w: sc.pack(w, columns=0), ValueError, "columns"),
         (lambda w: sc.pack(w) @ np.ones(4), ValueError, r"x: expected shape \(3,\) or \(3, n\)"),
         (lambda w: sc.pack(w) @ np.ones((3, 2, 2)), ValueError, "x: expected shape"),
+        (
+            lambda w: sc.pack(w).sddmm(np.ones((3, 4)), np.ones((3, 4))),
+            ValueError,
+            r"dy: expected shape \(2,\)",
+        ),
+        (lambda w: sc.pack(w).sddmm(np.ones((2, 4)), np.ones((3, 5))), ValueError, "x: shape .* dy's"),
+        (lambda w: sc.pack(w).update(np.ones(5)), ValueError, "values: 5 for 6 nonzeros"),
+        (lambda w: sc.pack(w).update(np.ones((2, 3))), ValueError, "values: expected 1 dimension, got 2"),
+        (lambda w: sc.pack(w).T.update(np.ones(6)), ValueError, "values: update the matrix itself"),
         (lambda w: sc.pack(w).matmul(np.ones(3), bias=np.ones(3)), ValueError, "bias"),
         (lambda w: sc.pack(w).matmul(np.ones(3), activation="gelu"), ValueError, "activation: .*relu, tanh"),
         (lambda w: sc.pack(w).matmul(np.ones(3), out=np.ones(2)), TypeError, "out"),

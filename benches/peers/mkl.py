@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-_ROW_MAJOR, _NO_TRANS = 101, 111
+_ROW_MAJOR, _NO_TRANS, _TRANS = 101, 111, 112
 Array = NDArray[np.float32]
 
 
@@ -35,5 +35,22 @@ def sgemm(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], obje
 
     def run() -> None:
         call(_ROW_MAJOR, _NO_TRANS, _NO_TRANS, m, n, k, one, pw, k, px, n, zero, po, n)
+
+    return run
+
+
+def backward(lib: ctypes.CDLL, w: Array, x: Array, dy: Array, dx: Array, dw: Array) -> Callable[[], object]:
+    """A call that computes ``dx = w.T @ dy`` and ``dw = dy @ x.T``; all C-contiguous."""
+    if not all(a.flags.c_contiguous and a.dtype == np.float32 for a in (w, x, dy, dx, dw)):
+        raise ValueError("backward: expected C-contiguous float32 arrays")
+    (m, k), n = w.shape, x.shape[1]
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    pw, px, pdy, pdx, pdw = (ctypes.c_void_p(a.ctypes.data) for a in (w, x, dy, dx, dw))
+    call = lib.cblas_sgemm
+    call.restype = None
+
+    def run() -> None:
+        call(_ROW_MAJOR, _TRANS, _NO_TRANS, k, n, m, one, pw, k, pdy, n, zero, pdx, n)
+        call(_ROW_MAJOR, _NO_TRANS, _TRANS, m, k, n, one, pdy, n, px, n, zero, pdw, k)
 
     return run

@@ -24,8 +24,9 @@ def pack(
     ----------
     weights : array-like of shape (m, k), or SciPy sparse matrix or array
         The weights; zeros are not stored. Converted to float32.
-    format : {"auto", "bitmap", "block", "csr", "dense"}, default="auto"
-        How to store them. "auto" decides by density and by how full blocks are.
+    format : {"auto", "bitmap", "block", "csr", "dense", "pattern"}, default="auto"
+        How to store them. "auto" decides by density and by how full blocks are. "pattern" stores single
+        weights in pairs of rows that share columns, "csr" row by row.
     columns : int, optional
         The number of columns of the right-hand sides to pack for. By default the matrix is packed at first
         use, once for vectors and once for more columns; ``nbytes`` counts both.
@@ -40,7 +41,9 @@ def pack(
     PackedMatrix
         Supports ``W @ X``, ``W.T @ dY`` and ``W.matmul(X, bias, activation, out)`` with ``X`` of shape
         (k, n) or (k,), ``to_dense()``, ``to_scipy()``, and tells ``shape``, ``nnz``, ``density``,
-        ``nbytes``, ``format`` and ``kernel``.
+        ``nbytes``, ``format`` and ``kernel``. For training, ``W.sddmm(dY, X, out)`` is ``dY @ X.T`` on the
+        nonzeros only, as an array of shape (nnz,) in row-major order: the gradient of ``W.values``, which
+        ``W.update(values)`` replaces without packing anew.
 
     Raises
     ------
@@ -53,7 +56,8 @@ def pack(
 
     References
     ----------
-    Elsen et al. 2019, *Fast Sparse ConvNets*, arXiv:1911.09723.
+    Elsen et al. 2019, *Fast Sparse ConvNets*, arXiv:1911.09723; Wilkinson et al. 2023, *Register Tiling for
+    Unstructured Sparsity in Neural Network Inference*, PLDI.
 
     Examples
     --------
@@ -64,6 +68,8 @@ def pack(
     array([20.,  1.], dtype=float32)
     >>> packed.nnz
     2
+    >>> packed.sddmm(np.ones((2, 1)), np.array([[1.0], [10.0], [100.0]]))  # d sum(W @ x) / d W.values
+    array([10.,  1.], dtype=float32)
     """
     if columns is not None and (not isinstance(columns, (int, np.integer)) or columns < 1):
         raise ValueError(f"columns: expected a positive integer or None, got {columns!r}")

@@ -67,6 +67,13 @@ pub fn matmul(weights: &Rows, n: usize, x: &[f32], bias: &[f32], activation: Act
         .collect()
 }
 
+/// dY[i] · X[j] for every nonzero (i, j), for row-major dy (m, n) and x (k, n).
+pub fn sddmm(weights: &Rows, n: usize, dy: &[f32], x: &[f32]) -> Vec<Exact> {
+    let places = (0..weights.rows()).flat_map(|row| weights.row(row).map(move |(column, _)| (row, column)));
+    let dot = |(row, column)| (0..n).map(move |at| f64::from(dy[row * n + at]) * f64::from(x[column * n + at]));
+    places.map(|place| Exact::sum(dot(place))).collect()
+}
+
 /// A convolution of one image (c, h, w) with filters (out, c · rows · columns) of a window, zeros around the image.
 pub fn conv2d(
     (filters, bias): (&Rows, &[f32]),

@@ -8,26 +8,41 @@ use pyo3::prelude::*;
 use secateur_core::executor;
 use secateur_core::formats::{Activation, Epilogue, Kind, Rows};
 use secateur_core::simd::Target;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 /// A pruned (m, k) weight matrix, packed to multiply fast. Made by :func:`secateur.pack`.
 #[pyclass(frozen, module = "secateur")]
 pub struct PackedMatrix {
-    matrix: Arc<secateur_core::formats::PackedMatrix>,
+    matrix: Arc<RwLock<secateur_core::formats::PackedMatrix>>,
     /// A view of the matrix with rows and columns exchanged.
     transposed: bool,
     columns: usize,
 }
 
 impl PackedMatrix {
-    fn operand(&self) -> &secateur_core::formats::PackedMatrix {
-        if self.transposed { self.matrix.transposed() } else { &self.matrix }
+    fn read(&self) -> RwLockReadGuard<'_, secateur_core::formats::PackedMatrix> {
+        self.matrix.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Calls `work` with the matrix that this is a view of, transposed where the view is.
+    fn with<R>(&self, work: impl FnOnce(&secateur_core::formats::PackedMatrix) -> R) -> R {
+        let matrix = self.read();
+        work(if self.transposed { matrix.transposed() } else { &matrix })
+    }
+
+    /// The number of columns of an operand of `rows` rows.
+    fn columns_of(name: &str, rows: usize, shape: &[usize]) -> PyResult<usize> {
+        match *shape {
+            [here] if here == rows => Ok(1),
+            [here, n] if here == rows => Ok(n),
+            _ => Err(PyValueError::new_err(format!("{name}: expected shape ({rows},) or ({rows}, n), got {shape:?}"))),
+        }
     }
 
     fn new(rows: Rows, format: &str, columns: Option<usize>, block: (usize, usize), target: Target) -> PyResult<Self> {
         let kind = Kind::parse(format, block).map_err(to_py)?;
         let matrix = secateur_core::formats::PackedMatrix::new(rows, kind, columns, target);
-        Ok(PackedMatrix { matrix: Arc::new(matrix), transposed: false, columns: columns.unwrap_or(128) })
+        Ok(PackedMatrix { matrix: Arc::new(RwLock::new(matrix)), transposed: false, columns: columns.unwrap_or(128) })
     }
 }
 
@@ -92,20 +107,13 @@ impl PackedMatrix {
         let bias = bias.map(|bias| arrays::floats("bias", bias)).transpose()?;
         let x = arrays::floats("x", x)?;
         let (m, k) = self.shape();
-        let n = match *x.shape() {
-            [rows] if rows == k => 1,
-            [rows, n] if rows == k => n,
-            _ => {
-                let shape = x.shape();
-                return Err(PyValueError::new_err(format!("x: expected shape ({k},) or ({k}, n), got {shape:?}")));
-            }
-        };
+        let n = PackedMatrix::columns_of("x", k, x.shape())?;
         let shape = if x.ndim() == 1 { vec![m] } else { vec![m, n] };
         let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation };
         let executor = executor::current();
         let values = x.as_slice()?;
         let matmul =
-            |y: &mut [f32]| py.detach(|| self.operand().matmul(&*executor, n, values, y, epilogue)).map_err(to_py);
+            |y: &mut [f32]| py.detach(|| self.with(|w| w.matmul(&*executor, n, values, y, epilogue))).map_err(to_py);
         match out {
             Some(out) => {
                 matmul(arrays::output("out", out, &shape)?.as_slice_mut()?)?;
@@ -135,6 +143,61 @@ impl PackedMatrix {
         None
     }
 
+    /// dY · Xᵀ on the nonzeros: the gradient of `values`.
+    #[pyo3(signature = (dy, x, out=None))]
+    fn sddmm<'py>(
+        &self,
+        py: Python<'py>,
+        dy: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let (dy, x) = (arrays::floats("dy", dy)?, arrays::floats("x", x)?);
+        let (m, k) = self.shape();
+        let n = PackedMatrix::columns_of("dy", m, dy.shape())?;
+        if PackedMatrix::columns_of("x", k, x.shape())? != n || x.ndim() != dy.ndim() {
+            return Err(PyValueError::new_err(format!(
+                "x: shape {:?} does not go with dy's {:?}",
+                x.shape(),
+                dy.shape()
+            )));
+        }
+        let executor = executor::current();
+        let (dy, x) = (dy.as_slice()?, x.as_slice()?);
+        let sddmm =
+            |values: &mut [f32]| py.detach(|| self.with(|w| w.sddmm(&*executor, n, dy, x, values))).map_err(to_py);
+        match out {
+            Some(out) => {
+                sddmm(arrays::output("out", out, &[self.nnz()])?.as_slice_mut()?)?;
+                Ok(out.clone().cast_into::<PyArrayDyn<f32>>()?)
+            }
+            None => {
+                let values = PyArrayDyn::zeros(py, vec![self.nnz()], false);
+                sddmm(values.readwrite().as_slice_mut()?)?;
+                Ok(values)
+            }
+        }
+    }
+
+    /// Replaces the values of the nonzeros, in everything packed so far.
+    fn update(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.transposed {
+            return Err(PyValueError::new_err("values: update the matrix itself, not its transposed view"));
+        }
+        let values = arrays::floats("values", values)?;
+        if values.ndim() != 1 {
+            return Err(PyValueError::new_err(format!("values: expected 1 dimension, got {}", values.ndim())));
+        }
+        let values = values.as_slice()?;
+        let matrix = &self.matrix;
+        py.detach(|| matrix.write().unwrap_or_else(|poisoned| poisoned.into_inner()).update(values)).map_err(to_py)
+    }
+
+    #[getter]
+    fn values<'py>(&self, py: Python<'py>) -> Bound<'py, PyArrayDyn<f32>> {
+        self.with(|w| w.rows().parts().2.to_vec()).into_pyarray(py).to_dyn().clone()
+    }
+
     /// The transposed matrix, as a view that shares the weights; its own packing is made at first use.
     #[getter(T)]
     fn transpose(&self) -> PackedMatrix {
@@ -142,7 +205,7 @@ impl PackedMatrix {
     }
 
     fn to_dense<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-        let dense = py.detach(|| self.operand().rows().to_dense());
+        let dense = py.detach(|| self.with(|w| w.rows().to_dense()));
         let (m, k) = self.shape();
         Ok(dense.into_pyarray(py).reshape([m, k])?.to_dyn().clone())
     }
@@ -157,10 +220,13 @@ impl PackedMatrix {
                 Err(error) => error,
             }
         })?;
-        let (starts, index, values) = self.operand().rows().parts();
-        let starts: Vec<i64> = starts.iter().map(|&start| start as i64).collect();
-        let index: Vec<i32> = index.iter().map(|&column| column as i32).collect();
-        let parts = (values.to_vec().into_pyarray(py), index.into_pyarray(py), starts.into_pyarray(py));
+        let (values, index, starts) = self.with(|w| {
+            let (starts, index, values) = w.rows().parts();
+            let starts: Vec<i64> = starts.iter().map(|&start| start as i64).collect();
+            let index: Vec<i32> = index.iter().map(|&column| column as i32).collect();
+            (values.to_vec(), index, starts)
+        });
+        let parts = (values.into_pyarray(py), index.into_pyarray(py), starts.into_pyarray(py));
         let options = pyo3::types::PyDict::new(py);
         options.set_item("shape", self.shape())?;
         scipy.getattr("csr_matrix")?.call((parts,), Some(&options))
@@ -168,33 +234,34 @@ impl PackedMatrix {
 
     #[getter]
     fn shape(&self) -> (usize, usize) {
-        let rows = self.matrix.rows();
+        let matrix = self.read();
+        let rows = matrix.rows();
         if self.transposed { (rows.columns(), rows.rows()) } else { (rows.rows(), rows.columns()) }
     }
 
     #[getter]
     fn nnz(&self) -> usize {
-        self.matrix.rows().nnz()
+        self.read().rows().nnz()
     }
 
     #[getter]
     fn density(&self) -> f64 {
-        self.matrix.rows().density()
+        self.read().rows().density()
     }
 
     #[getter]
     fn nbytes(&self) -> usize {
-        self.matrix.nbytes()
+        self.read().nbytes()
     }
 
     #[getter]
     fn format(&self) -> &'static str {
-        self.operand().kernel(self.columns).0
+        self.with(|w| w.kernel(self.columns).0)
     }
 
     #[getter]
     fn kernel(&self) -> String {
-        self.operand().kernel(self.columns).1
+        self.with(|w| w.kernel(self.columns).1)
     }
 
     fn __repr__(&self) -> String {

@@ -61,6 +61,9 @@ impl Format for Bitmap {
     fn stored(&self) -> usize {
         self.values.len() - LANES
     }
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
     fn to_dense(&self) -> Vec<f32> {
         let chunks = self.columns.div_ceil(LANES);
         let mut dense = vec![0.0; self.rows * self.columns];

@@ -91,6 +91,9 @@ impl<const R: usize> Format for Block<R> {
     fn stored(&self) -> usize {
         self.values.len()
     }
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
     fn to_dense(&self) -> Vec<f32> {
         let groups = self.groups();
         let mut dense = vec![0.0; self.rows * self.columns];

@@ -72,6 +72,9 @@ impl Format for Csr {
     fn stored(&self) -> usize {
         self.values.len()
     }
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
     fn to_dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.columns];
         for block in 0..self.blocks.len() {

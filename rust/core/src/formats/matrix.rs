@@ -3,7 +3,7 @@
 use super::panels::{self, Spare};
 use super::sweep::Sweep;
 use super::vector;
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Pattern, Rows, dense};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Pattern, Rows, dense, sddmm};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -107,6 +107,17 @@ impl Packed {
         }
     }
 
+    fn values_mut(&mut self) -> &mut [f32] {
+        match self {
+            Packed::Csr(csr) => csr.values_mut(),
+            Packed::Pattern(pattern) => pattern.values_mut(),
+            Packed::Block8(block) => block.values_mut(),
+            Packed::Block4(block) => block.values_mut(),
+            Packed::Bitmap(bitmap) => bitmap.values_mut(),
+            Packed::Dense(dense) => dense,
+        }
+    }
+
     fn nbytes(&self) -> usize {
         match self {
             Packed::Dense(dense) => dense.len() * 4,
@@ -143,6 +154,8 @@ pub struct PackedMatrix {
     one: OnceLock<Packed>,
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
+    /// Where the values of the packed forms and of the transposed matrix come from, once they had to be replaced.
+    orders: [Option<Vec<u32>>; 3],
     spare: Spare,
 }
 
@@ -159,6 +172,7 @@ impl PackedMatrix {
             one: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
+            orders: [const { None }; 3],
             spare: Spare::default(),
         };
         if let Some(columns) = columns {
@@ -203,6 +217,55 @@ impl PackedMatrix {
             };
             Box::new(PackedMatrix::new(self.rows.transposed(), kind, None, self.target))
         })
+    }
+
+    /// Replaces the values, in the order of [`Rows::parts`], in everything packed so far: the structure stays, and so does
+    /// the packing. Where they go is worked out at the first call.
+    ///
+    /// # Errors
+    /// Where there is not one value a nonzero.
+    pub fn update(&mut self, values: &[f32]) -> Result<()> {
+        if values.len() != self.rows.nnz() {
+            return Err(argument!("values: {} for {} nonzeros", values.len(), self.rows.nnz()));
+        }
+        self.rows.values_mut().copy_from_slice(values);
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for (order, one_column) in [(0, true), (1, false)] {
+            let slot = if one_column { &mut self.one } else { &mut self.many };
+            let Some(packed) = slot.get_mut() else { continue };
+            let order = self.orders[order].get_or_insert_with(|| {
+                let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, one_column));
+                bits(Packed::pack(&self.rows.ordinals(), kind, one_column, self.target).values_mut())
+            });
+            for (to, &from) in packed.values_mut().iter_mut().zip(&*order) {
+                *to = if from == 0 { 0.0 } else { values[from as usize - 1] };
+            }
+        }
+        if let Some(transposed) = self.transposed.get_mut() {
+            let order = self.orders[2].get_or_insert_with(|| bits(self.rows.ordinals().transposed().values_mut()));
+            transposed.update(&order.iter().map(|&from| values[from as usize - 1]).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// `dY[i] · X[j]` for every nonzero (i, j), in the order of [`Rows::parts`]: the gradient of the values, where `y = W · x`.
+    /// `dy` is row-major (m, n), `x` row-major (k, n).
+    ///
+    /// # Errors
+    /// Where a slice does not fit the matrix.
+    pub fn sddmm(&self, executor: &dyn Executor, n: usize, dy: &[f32], x: &[f32], values: &mut [f32]) -> Result<()> {
+        let (m, k) = (self.rows.rows(), self.rows.columns());
+        for (name, len, rows) in [("dy", dy.len(), m), ("x", x.len(), k)] {
+            if rows.checked_mul(n) != Some(len) {
+                return Err(argument!("{name}: {len} values are not {rows} x {n}"));
+            }
+        }
+        if values.len() != self.rows.nnz() {
+            return Err(argument!("out: {} values for {} nonzeros", values.len(), self.rows.nnz()));
+        }
+        let executor = if self.rows.nnz() * n < SMALL { &Sequential } else { executor };
+        sddmm(&self.rows, executor, self.target, n, dy, x, values);
+        Ok(())
     }
 
     /// `y = activation(W · x + bias)`; `x` is row-major (k, n), `y` row-major (m, n).

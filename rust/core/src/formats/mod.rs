@@ -15,6 +15,7 @@ pub mod matrix;
 mod panels;
 pub mod pattern;
 pub mod rows;
+mod sddmm;
 mod shared;
 pub mod sweep;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use kblocks::KBlocks;
 pub use matrix::{Kind, PackedMatrix};
 pub use pattern::Pattern;
 pub use rows::Rows;
+pub use sddmm::sddmm;
 
 /// What every packed matrix can say of itself.
 pub trait Format {
@@ -43,6 +45,8 @@ pub trait Format {
     fn stored(&self) -> usize;
     /// The row-major matrix.
     fn to_dense(&self) -> Vec<f32>;
+    /// The values held, in the format's order, padding included.
+    fn values_mut(&mut self) -> &mut [f32];
 }
 
 /// Packing for [`sweep`].

@@ -86,9 +86,7 @@ pub fn multiply<M: Sweep>(
             1 => dispatch(target, Lines::<_, 1>(panel)),
             2 => dispatch(target, Lines::<_, 2>(panel)),
             3 => dispatch(target, Lines::<_, 3>(panel)),
-            4 => dispatch(target, Lines::<_, 4>(panel)),
-            5 => dispatch(target, Lines::<_, 5>(panel)),
-            _ => dispatch(target, Lines::<_, 6>(panel)),
+            _ => dispatch(target, Lines::<_, 4>(panel)),
         }
         spare.put(memory);
     });

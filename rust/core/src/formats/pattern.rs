@@ -183,6 +183,9 @@ impl Format for Pattern {
     fn stored(&self) -> usize {
         self.values.len()
     }
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
     fn to_dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.columns];
         let (mut index, mut values) = (self.index.iter(), self.values.iter());

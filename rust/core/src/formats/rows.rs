@@ -113,6 +113,17 @@ impl Rows {
         (&self.starts, &self.index, &self.values)
     }
 
+    /// The values, row by row.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// The same structure, with the bits 1, 2, 3 … in the place of the values: whatever is packed from it tells where each
+    /// value went, and 0 where there was none.
+    pub fn ordinals(&self) -> Rows {
+        Rows { values: (1..=self.nnz() as u32).map(f32::from_bits).collect(), ..self.clone() }
+    }
+
     /// The row-major matrix.
     pub fn to_dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows() * self.columns];

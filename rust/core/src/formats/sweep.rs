@@ -82,7 +82,7 @@ pub trait Sweep: Sync {
     fn blocks(&self) -> &KBlocks;
     /// Rows that are swept together.
     fn group_rows(&self) -> usize;
-    /// Lines in a tile on a target with this many registers: at most 6.
+    /// Lines in a tile on a target with this many registers: at most 4.
     fn tile_lines(registers: usize) -> usize;
 
     /// One tile of T lines, one K-block, some bands of rows.
@@ -248,9 +248,7 @@ impl<M: Sweep> Kernel for Run<'_, M> {
                     1 => self.tile::<V, 1>(v, span, line),
                     2 => self.tile::<V, 2>(v, span, line),
                     3 => self.tile::<V, 3>(v, span, line),
-                    4 => self.tile::<V, 4>(v, span, line),
-                    5 => self.tile::<V, 5>(v, span, line),
-                    _ => self.tile::<V, 6>(v, span, line),
+                    _ => self.tile::<V, 4>(v, span, line),
                 }
                 line += lines;
             }

@@ -1,7 +1,7 @@
 //! One property suite for every format, target and thread count, against float64.
 
 use super::*;
-use crate::executor::with_threads;
+use crate::executor::{Sequential, with_threads};
 use crate::naive::{self, numbers};
 use crate::simd::Target;
 use proptest::prelude::*;
@@ -99,6 +99,63 @@ proptest! {
             for kind in KINDS {
                 prop_assert_eq!(&multiply(&rows, kind, target, 1, n, &x, Epilogue::default()), &wanted);
             }
+        }
+    }
+
+    #[test]
+    fn gradients_on_the_nonzeros(
+        (m, k, n) in (0usize..200, 0usize..200, 0usize..300),
+        density in 0.0f64..1.0,
+        seed in any::<u64>(),
+        threads in prop::sample::select(vec![1usize, 2, 3, 8]),
+    ) {
+        let rows = Rows::from_dense(m, k, &numbers(m * k, density, seed)).unwrap();
+        let (dy, x) = (numbers(m * n, 1.0, seed ^ 1), numbers(k * n, 1.0, seed ^ 2));
+        let wanted = naive::sddmm(&rows, n, &dy, &x);
+        for target in Target::available() {
+            let run = |threads| {
+                let mut values = vec![f32::NAN; rows.nnz()];
+                let matrix = PackedMatrix::new(rows.clone(), None, None, target);
+                matrix.sddmm(&*with_threads(threads), n, &dy, &x, &mut values).unwrap();
+                values
+            };
+            let values = run(threads);
+            prop_assert_eq!(wanted.len(), values.len());
+            prop_assert!(wanted.iter().zip(&values).all(|(wanted, &value)| wanted.allows(value)));
+            prop_assert!(run(1).iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+
+    #[test]
+    fn updated_values_are_as_if_packed_anew(
+        (m, k, n) in (1usize..70, 1usize..200, 1usize..40),
+        density in 0.0f64..1.0,
+        seed in any::<u64>(),
+    ) {
+        let rows = Rows::from_dense(m, k, &numbers(m * k, density, seed)).unwrap();
+        let (x, dy) = (numbers(k * n, 1.0, seed ^ 1), numbers(m * n, 1.0, seed ^ 2));
+        // A value that becomes 0 keeps its place.
+        let values = numbers(rows.nnz(), 0.9, seed ^ 3);
+        let mut fresh = rows.clone();
+        fresh.values_mut().copy_from_slice(&values);
+        for kind in KINDS {
+            let products = |matrix: &PackedMatrix| {
+                let (mut y, mut one, mut dx) = (vec![0.0; m * n], vec![0.0; m], vec![0.0; k * n]);
+                let run = |matrix: &PackedMatrix, n, x: &[f32], y: &mut [f32]| {
+                    matrix.matmul(&Sequential, n, x, y, Epilogue::default()).unwrap();
+                };
+                run(matrix, n, &x, &mut y);
+                run(matrix, 1, &x[..k], &mut one);
+                run(matrix.transposed(), n, &dy, &mut dx);
+                (y, one, dx)
+            };
+            let mut matrix = PackedMatrix::new(rows.clone(), Some(kind), None, Target::detect());
+            products(&matrix);
+            matrix.update(&numbers(rows.nnz(), 1.0, seed ^ 4)).unwrap();
+            matrix.update(&values).unwrap();
+            let wanted = products(&PackedMatrix::new(fresh.clone(), Some(kind), None, Target::detect()));
+            prop_assert_eq!(products(&matrix), wanted, "{:?}", kind);
+            prop_assert_eq!(matrix.rows(), &fresh);
         }
     }
 
