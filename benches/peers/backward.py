@@ -1,7 +1,7 @@
 """Backward through a pruned Dense layer: dX = Wᵀ·dY and dW on the mask, against two dense products.
 
-``dY`` is (m, n), ``X`` (k, n), as they are beside ``W @ X``. The dense side computes all of dW, as frameworks with
-masks do. Ours also takes new values for the weights, as an optimizer's step hands them over: packing stays.
+``dY`` is (m, n), ``X`` (k, n), as they are beside ``W @ X``. The dense side computes all of dW, as frameworks
+with masks do. "secateur + update" also takes new values for the weights, as an optimizer's step hands them over.
 
     python -m benches.peers.backward --threads 1 --batch 128 384
 """
@@ -40,16 +40,19 @@ def measure(shape: tuple[int, int, int], density: float, options: Any) -> dict[s
         np.matmul(dy, x.T, out=dw)
 
     def secateur() -> None:
-        packed.update(values)
         across.matmul(dy, out=dx)
         packed.sddmm(dy, x, out=dv)
+
+    def updating() -> None:
+        packed.update(values)
+        secateur()
 
     candidates: dict[str, Callable[[], object]] = {
         "numpy": numpy,
         "secateur": secateur,
         "secateur dX": lambda: across.matmul(dy, out=dx),
         "secateur dW": lambda: packed.sddmm(dy, x, out=dv),
-        "secateur update": lambda: packed.update(values),
+        "secateur + update": updating,
     }
     if lib := mkl.library():
         candidates["mkl"] = mkl.backward(lib, w, x, dy, dx, dw)

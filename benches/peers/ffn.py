@@ -1,7 +1,7 @@
 """A transformer's feed-forward block: our plans against ONNX Runtime, whole calls from Python.
 
-Two Dense layers, 768-3072-768, with a ReLU between; row-major in and out, random masks. Sparsity removes single
-weights, or blocks of rows with ``--rows``. ONNX Runtime runs the dense net: it does not use zeros.
+Two Dense layers, 768-3072-768, with a ReLU between; row-major in and out, random masks. Sparsity removes
+single weights, or blocks of rows with ``--rows``. ONNX Runtime runs the dense net: it does not use zeros.
 
     python -m benches.peers.ffn --threads 1 --batch 128
 """

@@ -1,8 +1,8 @@
 """Sparse times dense: packed weights against NumPy's, MKL's and the gemm crate's dense products, and SciPy.
 
 Every candidate is the whole call from Python, writes to an output that exists already (SciPy cannot) and
-gets the same number of threads. Ours includes laying out X in panels. The mask is random, of single weights or
-of blocks of rows: real pruned matrices are kinder to us.
+gets the same number of threads. Ours includes laying out X in panels. The mask is random, of single weights
+or of blocks of rows: real pruned matrices are kinder to us.
 
     python -m benches.peers.spmm --densities 0.5 0.2 0.1 --threads 1
     python -m benches.peers.spmm --shapes benches/shapes/transformer.txt --rows 8 --formats block
