@@ -1,7 +1,7 @@
 """Backward through a pruned Dense layer: dX = Wᵀ·dY and dW on the mask, against two dense products.
 
 ``dY`` is (m, n), ``X`` (k, n), as they are beside ``W @ X``. The dense side computes all of dW, as frameworks
-with masks do. "secateur + update" also takes new values for the weights, as an optimizer's step hands them over.
+with masks do. "secateur + update" also takes new values for the weights, as an optimizer hands them over.
 
     python -m benches.peers.backward --threads 1 --batch 128 384
 """
