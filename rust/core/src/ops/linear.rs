@@ -155,7 +155,9 @@ impl Linear {
         let (geometry, blocks, taps) = match output {
             Layout::BatchInner { lines } => {
                 let (geometry, positions) = self.batch_inner(lines, images);
-                (geometry, KBlocks::new(positions, KBlocks::panels(4)), None)
+                let tile =
+                    M::tile_lines(target.registers()).min(geometry.spans.iter().map(|s| s.lines).max().unwrap_or(1));
+                (geometry, KBlocks::new(positions, KBlocks::panels(tile)), None)
             }
             _ => {
                 let taps = Taps::new(self, input);
