@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 BENCH_VENV := .venv-bench
+DEEPSPARSE_VENV := .venv-deepsparse
 SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long bench bench-env lint build wheel
+.PHONY: help run test test-long bench bench-env bench-deepsparse lint build wheel
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +36,8 @@ bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libr
 	! test -e $(BENCH_VENV)/.built || $(BENCH_VENV)/bin/python -m benches.peers.training_step --threads 2
 
 bench-env: $(BENCH_VENV)/.built ## An environment with torch beside everything else, in .venv-bench (large)
+
+bench-deepsparse: $(DEEPSPARSE_VENV)/.built ## DeepSparse 1.8.0 in an environment of its own (Python below 3.12, 0.5 GB)
 
 lint: build ## Formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check
@@ -78,4 +81,9 @@ $(BENCH_VENV)/.built: $(VENV)/.built benches/requirements-torch.txt
 	$(BIN)/maturin build --release --quiet --out target/bench-wheel
 	$(BENCH_VENV)/bin/pip install --quiet --upgrade pip
 	$(BENCH_VENV)/bin/pip install --quiet -r benches/requirements-torch.txt "$$(echo target/bench-wheel/*.whl)[bench,demo]"
+	touch $@
+
+$(DEEPSPARSE_VENV)/.built: benches/requirements-deepsparse.txt
+	$(PYTHON) -m venv $(DEEPSPARSE_VENV)
+	$(DEEPSPARSE_VENV)/bin/pip install --quiet -r benches/requirements-deepsparse.txt
 	touch $@

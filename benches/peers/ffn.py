@@ -1,9 +1,11 @@
-"""A transformer's feed-forward block: our plans against ONNX Runtime, whole calls from Python.
+"""Chains of Dense layers: our plans against ONNX Runtime and DeepSparse, whole calls from Python.
 
-Two Dense layers, 768-3072-768, with a ReLU between; row-major in and out, random masks. Sparsity removes
-single weights, or blocks of rows with ``--rows``. ONNX Runtime runs the dense net: it does not use zeros.
+By default a transformer's feed-forward block, 768-3072-768 with a ReLU between; row-major in and out, random
+masks. Sparsity removes single weights, or blocks of rows with ``--rows``. ONNX Runtime runs the dense net: it
+does not use zeros. DeepSparse takes part where its environment is there (``make bench-deepsparse``).
 
     python -m benches.peers.ffn --threads 1 --batch 128
+    python -m benches.peers.ffn --sizes 512 2048 --batch 1 8 128
 """
 
 from __future__ import annotations
@@ -15,24 +17,22 @@ from typing import Any
 from .machine import arguments, pin_threads, record
 from .spmm import random_mask
 
-SIZES = (768, 3072, 768)
 
-
-def network(rng: Any, density: float, rows: int) -> Any:
-    """The block with random weights of that density, in blocks of `rows` rows."""
+def network(rng: Any, sizes: list[int], density: float, rows: int) -> Any:
+    """Dense layers with random weights of that density, in blocks of `rows` rows."""
     import secateur as sc
 
-    model = sc.nn.Sequential([sc.nn.Dense(SIZES[1], activation="relu"), sc.nn.Dense(SIZES[2])])
-    model.build((SIZES[0],), random_state=0)
+    layers = [sc.nn.Dense(size, activation="relu") for size in sizes[1:-1]] + [sc.nn.Dense(sizes[-1])]
+    model = sc.nn.Sequential(layers).build((sizes[0],), random_state=0)
     for layer in model.layers:
         weight, bias = layer.get_weights()
         m, k = weight.shape
-        mask = random_mask(rng, (m // rows, k), density).repeat(rows, axis=0)
+        mask = random_mask(rng, (-(-m // rows), k), density).repeat(rows, axis=0)[:m]
         layer.set_weights([weight * mask, bias])
     return model
 
 
-def measure(batch: int, options: Any) -> dict[str, Any]:
+def measure(batch: int, options: Any, deepsparse: Any) -> dict[str, Any]:
     """Time every density at one batch size and print the table and the plans' choices."""
     import numpy as np
 
@@ -42,32 +42,40 @@ def measure(batch: int, options: Any) -> dict[str, Any]:
     from .onnx_net import bound_call, feed_forward, session
 
     rng = np.random.default_rng(options.seed)
-    x = aligned(rng.standard_normal((batch, SIZES[0])))
+    x = aligned(rng.standard_normal((batch, options.sizes[0])))
     candidates: dict[str, Callable[[], Any]] = {}
     plans: dict[str, Any] = {}
     for density in (1.0, *options.densities):
-        model = network(rng, density, options.rows)
+        model = network(rng, options.sizes, density, options.rows)
         runner = session(feed_forward(model.parameters()), options.threads)
+        wanted = runner.run(None, {"x": x})[0]
         if density == 1.0:
             candidates["onnxruntime"] = partial(runner.run, None, {"x": x})
-            candidates["onnxruntime bound"] = bound_call(runner, x, SIZES[2])
+            candidates["onnxruntime bound"] = bound_call(runner, x, options.sizes[-1])
+        if deepsparse is not None:
+            fixed = feed_forward(model.parameters(), batch).SerializeToString()
+            candidates[f"deepsparse {density:g}"] = deepsparse.candidate(fixed, x, wanted)
         name = f"secateur {density:g}"
         plans[name] = plan = sc.compile(model, batch=(batch,), threads=options.threads)
-        if not np.allclose(plan(x), runner.run(None, {"x": x})[0], rtol=1e-3, atol=1e-4):
+        if not np.allclose(plan(x), wanted, rtol=1e-3, atol=1e-4):
             raise SystemExit(f"density {density:g} at batch {batch}: the plan's result is not ONNX Runtime's")
         candidates[name] = partial(plan, x)
     found = compare(candidates, baseline="onnxruntime", rounds=options.rounds, threads=options.threads)
-    print(found.table(f"batch {batch}, {options.threads} threads, against ONNX Runtime"))
+    sizes = "-".join(map(str, options.sizes))
+    print(found.table(f"{sizes}, batch {batch}, {options.threads} threads, against ONNX Runtime"))
     if options.explain:
         for name, plan in plans.items():
             print(f"  {name}\n{plan.explain()}")
     reports = {name: plan.report(batch) for name, plan in plans.items()}
-    return {"batch": batch, "rows": options.rows, "timings": found.rows(), "plans": reports}
+    return {"sizes": options.sizes, "batch": batch, "rows": found.rows(), "plans": reports}
 
 
 def main() -> None:
     """Run the command line."""
     parser = arguments(__doc__)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[768, 3072, 768], help="features of each layer"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 128])
     parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.3, 0.2, 0.1, 0.05])
     parser.add_argument("--rows", type=int, default=1, help="rows of the blocks that the masks are made of")
@@ -75,10 +83,13 @@ def main() -> None:
     options = parser.parse_args()
     pin_threads(options.threads)
 
-    results = [measure(batch, options) for batch in options.batch]
+    from .remote import deepsparse
+
+    peer = deepsparse(options.threads)
+    results = [measure(batch, options, peer) for batch in options.batch]
     if not options.no_record:
         of = "single weights" if options.rows == 1 else f"{options.rows}x1 blocks"
-        name = f"ffn, {of}, {options.threads} threads"
+        name = f"dense {'-'.join(map(str, options.sizes))}, {of}, {options.threads} threads"
         print(f"recorded in {record(name, {'seed': options.seed, 'results': results})}")
 
 

@@ -138,6 +138,8 @@ def compare(
 
 
 def _seconds(call: Callable[[], object], times: int) -> float:
+    if timed := getattr(call, "seconds", None):  # a candidate in another process
+        return float(timed(times))
     begin = time.perf_counter()
     for _ in range(times):
         call()

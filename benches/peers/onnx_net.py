@@ -44,22 +44,28 @@ def reference_cnn(parameters: Mapping[str, Array]) -> onnx.ModelProto:
     return model
 
 
-def feed_forward(parameters: Mapping[str, Array]) -> onnx.ModelProto:
-    """Gemm, ReLU, Gemm, as torch exports two linear layers; (n, features) in and out, opset 17."""
-    nodes = [
-        helper.make_node("Gemm", ["x", "dense.weight", "dense.bias"], ["h"], "dense", transB=1),
-        helper.make_node("Relu", ["h"], ["r"], "relu"),
-        helper.make_node("Gemm", ["r", "dense_1.weight", "dense_1.bias"], ["y"], "dense_1", transB=1),
-    ]
-    features, outputs = parameters["dense.weight"].shape[1], parameters["dense_1.weight"].shape[0]
+def feed_forward(parameters: Mapping[str, Array], batch: int | str = "n") -> onnx.ModelProto:
+    """Gemms with ReLU between, as torch exports linear layers; (n, features) in and out, opset 13."""
+    nodes, edge = [], "x"
+    layers = [name.removesuffix(".weight") for name in parameters if name.endswith(".weight")]
+    for layer in layers:
+        last = layer == layers[-1]
+        result = "y" if last else f"{layer}.out"
+        inputs = [edge, f"{layer}.weight", f"{layer}.bias"]
+        nodes.append(helper.make_node("Gemm", inputs, [result], layer, transB=1))
+        if not last:
+            nodes.append(helper.make_node("Relu", [result], [f"{layer}.relu"], f"{layer}.act"))
+            edge = f"{layer}.relu"
+    features, outputs = parameters[f"{layers[0]}.weight"].shape[1], len(parameters[f"{layers[-1]}.bias"])
     graph = helper.make_graph(
         nodes,
         "feed_forward",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", features])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", outputs])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, features])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, outputs])],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in parameters.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    # An opset and a file version that DeepSparse reads too.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
     return model
 
