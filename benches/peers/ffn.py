@@ -1,8 +1,9 @@
-"""Chains of Dense layers: our plans against ONNX Runtime and DeepSparse, whole calls from Python.
+"""Chains of Dense layers: our plans against ONNX Runtime, OpenVINO and DeepSparse, whole calls from Python.
 
 By default a transformer's feed-forward block, 768-3072-768 with a ReLU between; row-major in and out, random
 masks. Sparsity removes single weights, or blocks of rows with ``--rows``. ONNX Runtime runs the dense net: it
-does not use zeros. DeepSparse takes part where its environment is there (``make bench-deepsparse``).
+does not use zeros, and OpenVINO neither. DeepSparse takes part where its environment is there
+(``make bench-deepsparse``).
 
     python -m benches.peers.ffn --threads 1 --batch 128
     python -m benches.peers.ffn --sizes 512 2048 --batch 1 8 128
@@ -39,7 +40,7 @@ def measure(batch: int, options: Any, deepsparse: Any) -> dict[str, Any]:
     import secateur as sc
 
     from .harness import aligned, compare
-    from .onnx_net import bound_call, feed_forward, session
+    from .onnx_net import bound_call, feed_forward, openvino, session
 
     rng = np.random.default_rng(options.seed)
     x = aligned(rng.standard_normal((batch, options.sizes[0])))
@@ -52,6 +53,8 @@ def measure(batch: int, options: Any, deepsparse: Any) -> dict[str, Any]:
         if density == 1.0:
             candidates["onnxruntime"] = partial(runner.run, None, {"x": x})
             candidates["onnxruntime bound"] = bound_call(runner, x, options.sizes[-1])
+            if call := openvino(feed_forward(model.parameters()), x, options.threads):
+                candidates["openvino"] = call
         if deepsparse is not None:
             fixed = feed_forward(model.parameters(), batch).SerializeToString()
             candidates[f"deepsparse {density:g}"] = deepsparse.candidate(fixed, x, wanted)

@@ -15,7 +15,18 @@ from typing import Any
 
 RECORDS = Path(__file__).resolve().parent.parent / "record"
 _MARK = "SECATEUR_BENCH_THREADS"
-_PEERS = ("secateur", "numpy", "scipy", "mkl", "onnx", "onnxruntime", "torch", "scikit-learn")
+_PEERS = (
+    "secateur",
+    "numpy",
+    "scipy",
+    "mkl",
+    "sparse_dot_mkl",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "scikit-learn",
+)
 
 
 def arguments(description: str | None, rounds: int = 40) -> argparse.ArgumentParser:
@@ -87,6 +98,15 @@ def target() -> str | None:
     return secateur.cpu_target()
 
 
+def peak_gflops() -> float | None:
+    """What one core reaches in registers, or None where secateur is not installed."""
+    try:
+        from secateur import _core
+    except ImportError:
+        return None
+    return round(_core.peak_flops() / 1e9, 1)
+
+
 def record(name: str, content: Mapping[str, Any], folder: Path = RECORDS) -> Path:
     """Write `content` as entry `name` of today's file for this processor, in place of an earlier run's."""
     path = folder / slug() / f"{time.strftime('%Y-%m-%d')}.json"
@@ -98,6 +118,7 @@ def record(name: str, content: Mapping[str, Any], folder: Path = RECORDS) -> Pat
         "cpu": processor(),
         "processors": os.cpu_count(),
         "target": target(),
+        "peak_gflops": peak_gflops(),
         "versions": versions(),
         **content,
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,19 @@ _ROW_MAJOR, _NO_TRANS, _TRANS = 101, 111, 112
 Array = NDArray[np.float32]
 
 
-def library() -> ctypes.CDLL | None:
+def path() -> str | None:
     """The runtime library of the `mkl` package, or None where it is not installed."""
     try:
         files = importlib.metadata.files("mkl") or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [file for file in files if file.name.startswith("libmkl_rt.")]
-    return ctypes.CDLL(str(found[0].locate())) if found else None
+    return next((str(file.locate()) for file in files if file.name.startswith("libmkl_rt.")), None)
+
+
+def library() -> ctypes.CDLL | None:
+    """The runtime library, loaded, or None where it is not installed."""
+    found = path()
+    return ctypes.CDLL(found) if found else None
 
 
 def sgemm(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], object]:
@@ -54,3 +61,13 @@ def backward(lib: ctypes.CDLL, w: Array, x: Array, dy: Array, dx: Array, dw: Arr
         call(_ROW_MAJOR, _NO_TRANS, _TRANS, m, k, n, one, pdy, n, px, n, zero, pdw, k)
 
     return run
+
+
+def csr(matrix: Any, x: Array, out: Array) -> Callable[[], object] | None:
+    """A call that computes ``out = matrix @ x`` for a SciPy CSR matrix, or None without `sparse_dot_mkl`."""
+    os.environ.setdefault("MKL_RT", path() or "")
+    try:
+        from sparse_dot_mkl import dot_product_mkl
+    except ImportError:
+        return None
+    return lambda: dot_product_mkl(matrix, x, out=out, out_scalar=0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,3 +89,17 @@ def bound_call(runner: ort.InferenceSession, x: Array, outputs: int = 10) -> Any
     out = ort.OrtValue.ortvalue_from_shape_and_type([len(x), outputs], np.float32, "cpu")
     binding.bind_ortvalue_output("y", out)
     return lambda: runner.run_with_iobinding(binding)
+
+
+def openvino(model: onnx.ModelProto, x: Array, threads: int) -> Callable[[], Any] | None:
+    """A call of the model on `x` in OpenVINO, float32 throughout; None where it is not installed."""
+    try:
+        import openvino as ov
+    except ImportError:
+        return None
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+    core = ov.Core()
+    graph = core.read_model(model.SerializeToString())
+    graph.reshape(x.shape)
+    request = core.compile_model(graph, "CPU", options).create_infer_request()
+    return lambda: request.infer({0: x}, share_inputs=True, share_outputs=True)

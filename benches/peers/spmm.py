@@ -65,6 +65,8 @@ def measure(shape: Shape, density: float, formats: Iterable[str], options: Any) 
         if not np.allclose(out, wanted, rtol=1e-3, atol=1e-3):
             raise SystemExit(f"{name} at {shape}, density {density}: wrong result")
     candidates["scipy csr"] = lambda: csr @ x
+    if multiply := mkl.csr(csr, x, out):
+        candidates["mkl csr"] = multiply
     found = compare(candidates, baseline="numpy", rounds=options.rounds, threads=options.threads)
     best = found.fastest([name for name in DENSE if name in candidates])
     found = type(found)(best, found.timings)
@@ -78,7 +80,14 @@ def measure(shape: Shape, density: float, formats: Iterable[str], options: Any) 
     for name, weights in packed.items():
         print(f"    {name}: {weights.kernel}, {weights.nbytes / w.nbytes:.2f} of the dense bytes")
     kernels = {name: weights.kernel for name, weights in packed.items()}
-    return {"shape": shape, "density": density, "best_dense": best, "kernels": kernels, "rows": found.rows()}
+    return {
+        "shape": shape,
+        "density": density,
+        "nnz": int(csr.nnz),
+        "best_dense": best,
+        "kernels": kernels,
+        "rows": found.rows(),
+    }
 
 
 def random_mask(rng: Any, shape: tuple[int, int], density: float) -> Any:

@@ -2,7 +2,8 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use secateur_core::{executor, simd::Target};
+use secateur_core::executor;
+use secateur_core::simd::{self, Target};
 
 /// Sets how many threads calls without `threads=` use.
 #[pyfunction]
@@ -34,10 +35,17 @@ fn cpu_targets() -> Vec<&'static str> {
     Target::available().iter().map(|target| target.name()).collect()
 }
 
+/// Floating-point operations a second that one core reaches in registers: the roof of compute-bound kernels.
+#[pyfunction]
+fn peak_flops(py: Python<'_>) -> f64 {
+    py.detach(|| simd::peak_flops(Target::detect()))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;
     m.add_function(wrap_pyfunction!(get_num_threads, m)?)?;
     m.add_function(wrap_pyfunction!(cpu_target, m)?)?;
     m.add_function(wrap_pyfunction!(cpu_targets, m)?)?;
+    m.add_function(wrap_pyfunction!(peak_flops, m)?)?;
     Ok(())
 }
