@@ -15,7 +15,7 @@ from typing import Any
 
 RECORDS = Path(__file__).resolve().parent.parent / "record"
 _MARK = "SECATEUR_BENCH_THREADS"
-_PEERS = ("secateur", "numpy", "scipy", "mkl", "onnx", "onnxruntime", "torch", "scikit-learn")
+_PEERS = ("secateur", "numpy", "scipy", "mkl", "sparse_dot_mkl", "onnx", "onnxruntime", "torch", "scikit-learn")
 
 
 def arguments(description: str | None, rounds: int = 40) -> argparse.ArgumentParser:
@@ -61,6 +61,15 @@ def processor() -> dict[str, str]:
     except OSError:
         pass
     return found or {"name": os.uname().machine}
+
+
+def last_cache() -> int:
+    """Bytes of the last-level cache, or 32 MiB where Linux does not tell."""
+    found = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        number, unit = re.fullmatch(r"(\d+)([KM]?)", path.read_text().strip()).groups()  # type: ignore[union-attr]
+        found.append(int(number) << {"": 0, "K": 10, "M": 20}[unit])
+    return max(found, default=32 << 20)
 
 
 def slug() -> str:

@@ -1,4 +1,4 @@
-"""Intel MKL's sgemm through ctypes, as a C program calls it: no wrapper's checks or copies are timed."""
+"""Intel MKL's sgemm and sgemv through ctypes, as a C program calls it: no wrapper's checks or copies are timed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def sgemm(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], obje
         raise ValueError("sgemm: expected C-contiguous float32 arrays")
     (m, k), n = w.shape, x.shape[1]
     one, zero = ctypes.c_float(1), ctypes.c_float(0)
-    pw, px, po = (ctypes.c_void_p(a.ctypes.data) for a in (w, x, out))
+    # These pointers keep their arrays.
+    pw, px, po = (a.ctypes.data_as(ctypes.c_void_p) for a in (w, x, out))
     call = lib.cblas_sgemm
     call.restype = None
 
@@ -37,3 +38,30 @@ def sgemm(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], obje
         call(_ROW_MAJOR, _NO_TRANS, _NO_TRANS, m, n, k, one, pw, k, px, n, zero, po, n)
 
     return run
+
+
+def sgemv(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], object]:
+    """A call that computes ``out = w @ x`` for a vector; all three C-contiguous."""
+    if not all(a.flags.c_contiguous and a.dtype == np.float32 for a in (w, x, out)):
+        raise ValueError("sgemv: expected C-contiguous float32 arrays")
+    m, k = w.shape
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    # These pointers keep their arrays.
+    pw, px, po = (a.ctypes.data_as(ctypes.c_void_p) for a in (w, x, out))
+    call = lib.cblas_sgemv
+    call.restype = None
+
+    def run() -> None:
+        call(_ROW_MAJOR, _NO_TRANS, m, k, one, pw, k, px, 1, zero, po, 1)
+
+    return run
+
+
+def sparse_dot() -> Callable[..., object] | None:
+    """MKL's product of a SciPy matrix and an array, or None where sparse_dot_mkl is not installed."""
+    try:
+        import sparse_dot_mkl
+    except ImportError:
+        return None
+    found: Callable[..., object] = sparse_dot_mkl.dot_product_mkl
+    return found

@@ -10,12 +10,14 @@
 //! ```
 //!
 //! A column is stored where any of its R values is nonzero, so every matrix packs exactly; full blocks pack without waste.
-//! R is 8 or 4. Taller and wider blocks are these: 16x1 is two groups with the same columns, 4x4 four columns in a row.
-//! With every column stored it is the *dense* kernel of panels.
+//! R is 4, 8 or, for few columns of the operand, 16. In panels 16x1 is two groups of 8 with the same columns; 4x4 is four
+//! columns in a row. With every column stored it is the *dense* kernel of panels. For few columns the R rows lie in the
+//! lanes instead, and `x` is broadcast to them: neither gather nor expand.
 
 use super::kblocks::KBlocks;
 use super::rows::Rows;
 use super::sweep::{Sweep, Tile};
+use super::vector::{Lanes, Operand};
 use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
 
@@ -65,6 +67,13 @@ impl<const R: usize> Block<R> {
         }
         starts.push(index.len() as u32);
         Block { rows: rows.rows(), columns: rows.columns(), blocks, starts, values, index }
+    }
+}
+
+impl<const R: usize> Block<R> {
+    /// Packed for few columns: K-blocks as long as an index reaches, so that runs are long.
+    pub fn pack_vector(rows: &Rows) -> Block<R> {
+        Block::pack(rows, KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX))
     }
 }
 
@@ -176,5 +185,51 @@ impl<const R: usize> Block<R> {
             }
             at.finish::<V, Q, T>(v, from, here, acc);
         }
+    }
+}
+
+impl<const R: usize> Lanes for Block<R> {
+    /// 16 / R columns of a block row at a time: `acc[lane] += values[lane] * x[column of lane / R]`.
+    #[inline(always)]
+    unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
+        let mut sums = [[0.0f32; LANES]; N];
+        let (at_once, groups) = (LANES / R, self.groups());
+        for (part, group) in (group * at_once..groups.min((group + 1) * at_once)).enumerate() {
+            let mut acc = [[v.splat(0.0); 2]; N];
+            for block in 0..self.blocks.len() {
+                let run = block * groups + group;
+                let (start, end) = (self.starts[run] as usize, self.starts[run + 1] as usize);
+                let whole = start + (end - start) / (2 * at_once) * (2 * at_once);
+                let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j).wrapping_add(self.blocks.base(block)));
+                // SAFETY: `pack_columns` made R values an index; an index plus its block's base is a column of the
+                // matrix, and an operand has a value a column.
+                unsafe {
+                    for i in (start..whole).step_by(2 * at_once) {
+                        for half in 0..2 {
+                            let i = i + half * at_once;
+                            let weights = v.load_ptr(self.values.as_ptr().add(i * R));
+                            for (acc, x) in acc.iter_mut().zip(x) {
+                                let x = v.spread_ptr::<R>(x, self.index.as_ptr().add(i));
+                                acc[half] = v.mul_add(weights, x, acc[half]);
+                            }
+                        }
+                    }
+                    for i in whole..end {
+                        let column = *self.index.get_unchecked(i) as usize;
+                        for (r, &weight) in self.values.get_unchecked(i * R..(i + 1) * R).iter().enumerate() {
+                            for (sums, x) in sums.iter_mut().zip(x) {
+                                sums[part * R + r] += weight * *x.add(column);
+                            }
+                        }
+                    }
+                }
+            }
+            for (sums, [even, odd]) in sums.iter_mut().zip(acc) {
+                for (lane, value) in v.to_array(v.add(even, odd)).into_iter().enumerate() {
+                    sums[part * R + lane % R] += value;
+                }
+            }
+        }
+        sums.map(|sums| v.with_lanes(sums))
     }
 }

@@ -15,7 +15,7 @@
 use super::kblocks::KBlocks;
 use super::rows::Rows;
 use super::sweep::{Sweep, Tile};
-use super::vector::{Dot, RowDots};
+use super::vector::{Lanes, Operand};
 use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
 
@@ -131,30 +131,40 @@ impl Sweep for Csr {
     }
 }
 
-impl RowDots for Csr {
+impl Lanes for Csr {
+    /// A dot product a row.
     #[inline(always)]
-    fn dots<V: Vector>(&self, v: V, x: Dot<'_>, first: usize, out: &mut [f32]) {
-        for (row, out) in (first..).zip(out) {
-            let mut acc = [v.splat(0.0); 2];
-            let mut tail = 0.0f32;
+    unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
+        let mut sums = [[0.0f32; LANES]; N];
+        let rows = group * LANES..self.rows.min((group + 1) * LANES);
+        for (lane, row) in rows.enumerate() {
+            let mut acc = [v.splat(0.0); N];
             for block in 0..self.blocks.len() {
                 let run = block * self.rows + row;
                 let run = self.starts[run] as usize..self.starts[run + 1] as usize;
                 let (values, index) = (&self.values[run.clone()], &self.index[run]);
-                let x = &x.values()[self.blocks.base(block)..];
+                let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j).wrapping_add(self.blocks.base(block)));
                 let whole = values.len() / LANES * LANES;
-                for i in (0..whole).step_by(LANES) {
-                    // SAFETY: 16 values and indices remain; an index plus its block's base is a column of the matrix,
-                    // and `Dot` holds one value a column.
-                    unsafe {
-                        let gathered = v.gather_ptr(x.as_ptr(), index.as_ptr().add(i));
-                        let acc = &mut acc[i / LANES % 2];
-                        *acc = v.mul_add(v.load_ptr(values.as_ptr().add(i)), gathered, *acc);
+                // SAFETY: 16 values and indices remain of whole registers, one of the rest; an index plus its block's
+                // base is a column of the matrix, and an operand has a value a column.
+                unsafe {
+                    for i in (0..whole).step_by(LANES) {
+                        let weights = v.load_ptr(values.as_ptr().add(i));
+                        for (acc, x) in acc.iter_mut().zip(x) {
+                            *acc = v.mul_add(weights, v.gather_ptr(x, index.as_ptr().add(i)), *acc);
+                        }
+                    }
+                    for (&weight, &i) in values[whole..].iter().zip(&index[whole..]) {
+                        for (sums, x) in sums.iter_mut().zip(x) {
+                            sums[lane] += weight * *x.add(i as usize);
+                        }
                     }
                 }
-                tail += values[whole..].iter().zip(&index[whole..]).map(|(w, &i)| w * x[i as usize]).sum::<f32>();
             }
-            *out = v.sum(v.add(acc[0], acc[1])) + tail;
+            for (sums, acc) in sums.iter_mut().zip(acc) {
+                sums[lane] += v.sum(acc);
+            }
         }
+        sums.map(|sums| v.with_lanes(sums))
     }
 }

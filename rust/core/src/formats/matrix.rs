@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::sweep::{self, Geometry, Sweep, panel_width, sweep};
-use super::vector;
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Rows, dense};
+use super::vector::{Few, Strides};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Rows, Windowed, dense};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -20,15 +20,19 @@ pub enum Kind {
         /// Rows of a block: 4, 8 or 16.
         height: usize,
     },
-    /// Single weights, one bit an element.
+    /// Single weights, one bit an element; csr for many columns.
     Bitmap,
+    /// Single weights looked up in registers, slots padded; csr for many columns.
+    Window,
+    /// The same without padding: fewer bytes, more work; csr for many columns.
+    Stream,
     /// Every element, through the `gemm` crate.
     Dense,
 }
 
 impl Kind {
     /// The names that [`Kind::parse`] knows.
-    pub const NAMES: [&'static str; 5] = ["auto", "bitmap", "block", "csr", "dense"];
+    pub const NAMES: [&'static str; 7] = ["auto", "bitmap", "block", "csr", "dense", "stream", "window"];
     /// The blocks that [`Kind::parse`] knows, as (rows, columns).
     pub const BLOCKS: [(usize, usize); 4] = [(4, 1), (8, 1), (16, 1), (4, 4)];
 
@@ -38,6 +42,8 @@ impl Kind {
             "auto" => Ok(None),
             "csr" => Ok(Some(Kind::Csr)),
             "bitmap" => Ok(Some(Kind::Bitmap)),
+            "stream" => Ok(Some(Kind::Stream)),
+            "window" => Ok(Some(Kind::Window)),
             "dense" => Ok(Some(Kind::Dense)),
             "block" if Kind::BLOCKS.contains(&block) => Ok(Some(Kind::Block { height: block.0 })),
             "block" => Err(argument!("block: {block:?} is not packed; choose from (4, 1), (8, 1), (16, 1), (4, 4)")),
@@ -45,15 +51,25 @@ impl Kind {
         }
     }
 
-    /// What the nonzeros suggest: blocks where they are full, a bitmap or compressed rows for one column, dense where
-    /// too little was removed to win.
-    fn of(rows: &Rows, one_column: bool) -> Kind {
+    /// What the nonzeros suggest: blocks where they are full, dense where too little was removed to win. For few columns,
+    /// the fewest bytes where they come from memory, and windows where they come from cache.
+    fn of(rows: &Rows, few: bool) -> Kind {
         let density = rows.density();
         if density > 0.8 {
-            Kind::Dense
-        } else if one_column {
-            if density > 0.2 { Kind::Bitmap } else { Kind::Csr }
-        } else if rows.block_fill(8) > 0.8 {
+            return Kind::Dense;
+        }
+        if few {
+            let cached = rows.nnz() * 4 < CACHE;
+            return match () {
+                () if rows.block_fill(16) > 0.8 => Kind::Block { height: 16 },
+                () if rows.block_fill(8) > 0.8 => Kind::Block { height: 8 },
+                () if density < 0.03 => Kind::Csr,
+                () if cached => Kind::Window,
+                () if density > 0.25 => Kind::Bitmap,
+                () => Kind::Stream,
+            };
+        }
+        if rows.block_fill(8) > 0.8 {
             Kind::Block { height: 8 }
         } else if rows.block_fill(4) > 0.8 {
             Kind::Block { height: 4 }
@@ -63,24 +79,40 @@ impl Kind {
     }
 }
 
+/// Bytes of values that one core may hope to find in its share of the last cache.
+const CACHE: usize = 16 << 20;
+
+/// Columns from which a panel of them beats a few at a time.
+const PANEL: usize = 6;
+
 /// Weights packed for one class of columns.
 #[derive(Debug)]
 enum Packed {
     Csr(Csr),
     Block8(Block<8>),
     Block4(Block<4>),
-    Bitmap(Bitmap),
+    Few(Box<dyn Few>),
     Dense(Vec<f32>),
 }
 
 impl Packed {
-    fn pack(rows: &Rows, kind: Kind, one_column: bool) -> Packed {
+    fn pack(rows: &Rows, kind: Kind, few: bool) -> Packed {
+        if few {
+            return match kind {
+                Kind::Dense => Packed::Dense(rows.to_dense()),
+                Kind::Bitmap => Packed::Few(Box::new(Bitmap::pack(rows))),
+                Kind::Window => Packed::Few(Box::new(Windowed::<false>::pack(rows))),
+                Kind::Stream => Packed::Few(Box::new(Windowed::<true>::pack(rows))),
+                Kind::Csr => Packed::Few(Box::new(Csr::pack_vector(rows))),
+                Kind::Block { height: 4 } => Packed::Few(Box::new(Block::<4>::pack_vector(rows))),
+                Kind::Block { height: 16 } => Packed::Few(Box::new(Block::<16>::pack_vector(rows))),
+                Kind::Block { .. } => Packed::Few(Box::new(Block::<8>::pack_vector(rows))),
+            };
+        }
         let blocks = || KBlocks::new((0..rows.columns() as u32).collect(), KBlocks::PANELS);
         match kind {
             Kind::Dense => Packed::Dense(rows.to_dense()),
-            Kind::Bitmap if one_column => Packed::Bitmap(Bitmap::pack(rows)),
-            Kind::Csr | Kind::Block { .. } if one_column => Packed::Csr(Csr::pack_vector(rows)),
-            Kind::Csr | Kind::Bitmap => Packed::Csr(Csr::pack(rows, blocks())),
+            Kind::Csr | Kind::Bitmap | Kind::Window | Kind::Stream => Packed::Csr(Csr::pack(rows, blocks())),
             Kind::Block { height: 4 } => Packed::Block4(Block::pack(rows, blocks())),
             Kind::Block { .. } => Packed::Block8(Block::pack(rows, blocks())),
         }
@@ -91,7 +123,7 @@ impl Packed {
             Packed::Csr(csr) => Some(csr),
             Packed::Block8(block) => Some(block),
             Packed::Block4(block) => Some(block),
-            Packed::Bitmap(bitmap) => Some(bitmap),
+            Packed::Few(few) => Some(&**few as &dyn Format),
             Packed::Dense(_) => None,
         }
     }
@@ -104,16 +136,15 @@ impl Packed {
     }
 
     /// For example `spmm_csr_f32_1x128__avx512`.
-    fn kernel(&self, one_column: bool, target: Target) -> String {
+    fn kernel(&self, target: Target) -> String {
         let registers = if target.name() == "avx512" { 32 } else { 8 };
         let tile = |rows: usize, lines: usize| format!("spmm_{}_f32_{rows}x{}", self.name(), lines * LANES);
         let name = match self {
             Packed::Dense(_) => return "gemm_dense_f32".into(),
-            _ if one_column => format!("spmv_{}_f32", self.name()),
+            Packed::Few(few) => format!("spmv_{}_f32", few.name()),
             Packed::Csr(csr) => tile(1, csr.tile_lines(registers)),
             Packed::Block8(block) => tile(8, block.tile_lines(registers)),
             Packed::Block4(block) => tile(4, block.tile_lines(registers)),
-            Packed::Bitmap(_) => "spmv_bitmap_f32".into(),
         };
         format!("{name}__{}", target.name())
     }
@@ -129,7 +160,7 @@ pub struct PackedMatrix {
     rows: Rows,
     kind: Option<Kind>,
     target: Target,
-    one: OnceLock<Packed>,
+    few: OnceLock<Packed>,
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
     /// Panels of earlier calls, to be used again.
@@ -149,22 +180,23 @@ impl PackedMatrix {
             rows,
             kind,
             target,
-            one: OnceLock::new(),
+            few: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
             spare: Mutex::new(Vec::new()),
         };
         if let Some(columns) = columns {
-            matrix.packed(columns == 1);
+            matrix.packed(columns);
         }
         matrix
     }
 
-    fn packed(&self, one_column: bool) -> &Packed {
-        let slot = if one_column { &self.one } else { &self.many };
+    fn packed(&self, columns: usize) -> &Packed {
+        let few = columns < PANEL;
+        let slot = if few { &self.few } else { &self.many };
         slot.get_or_init(|| {
-            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, one_column));
-            Packed::pack(&self.rows, kind, one_column)
+            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, few));
+            Packed::pack(&self.rows, kind, few)
         })
     }
 
@@ -175,15 +207,15 @@ impl PackedMatrix {
 
     /// Memory of everything packed so far, the plain rows included.
     pub fn nbytes(&self) -> usize {
-        let packed: usize = [&self.one, &self.many].iter().filter_map(|slot| slot.get()).map(Packed::nbytes).sum();
+        let packed: usize = [&self.few, &self.many].iter().filter_map(|slot| slot.get()).map(Packed::nbytes).sum();
         let plain = self.rows.nnz() * 8 + (self.rows.rows() + 1) * size_of::<usize>();
         plain + packed + self.transposed.get().map_or(0, |transposed| transposed.nbytes())
     }
 
     /// The format and kernel that a product with `columns` columns runs.
     pub fn kernel(&self, columns: usize) -> (&'static str, String) {
-        let packed = self.packed(columns == 1);
-        (packed.name(), packed.kernel(columns == 1, self.target))
+        let packed = self.packed(columns);
+        (packed.name(), packed.kernel(self.target))
     }
 
     /// The matrix transposed, packed the same way; made at first use.
@@ -223,11 +255,13 @@ impl PackedMatrix {
         if m == 0 || n == 0 {
             return Ok(());
         }
-        let packed = self.packed(n == 1);
+        let packed = self.packed(n);
         let executor = if self.rows.nnz() * n < SMALL { &Sequential } else { executor };
         match packed {
-            Packed::Csr(csr) if n == 1 => vector::multiply(csr, executor, self.target, x, y, epilogue),
-            Packed::Bitmap(bitmap) => vector::multiply(bitmap, executor, self.target, x, y, epilogue),
+            Packed::Few(few) => {
+                let columns = Strides::columns(n);
+                few.multiply(executor, self.target, n, (x, columns), (y, columns), epilogue);
+            }
             Packed::Csr(csr) => self.panels(csr, executor, n, x, y, epilogue),
             Packed::Block8(block) => self.panels(block, executor, n, x, y, epilogue),
             Packed::Block4(block) => self.panels(block, executor, n, x, y, epilogue),

@@ -1,8 +1,8 @@
 //! Weights and masks to packed weights, one file a format.
 //!
 //! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Csr`] and [`Block`]
-//! run over many columns by [`sweep`], [`Csr`] and [`Bitmap`] over one by [`vector`], dense weights by [`direct`] or the
-//! `gemm` crate. [`Packed`] is the closed list that users choose from.
+//! run over many columns by [`sweep`]; these, [`Bitmap`] and [`Windowed`] over few by [`vector`]; dense weights by [`direct`]
+//! or the `gemm` crate. [`Packed`] is the closed list that users choose from.
 
 pub mod bitmap;
 pub mod block;
@@ -18,6 +18,7 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod vector;
+pub mod windowed;
 
 pub use bitmap::Bitmap;
 pub use block::Block;
@@ -27,6 +28,7 @@ pub use epilogue::{Activation, Epilogue};
 pub use kblocks::KBlocks;
 pub use matrix::{Kind, PackedMatrix};
 pub use rows::Rows;
+pub use windowed::Windowed;
 
 /// What every packed matrix can say of itself.
 pub trait Format {

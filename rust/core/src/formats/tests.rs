@@ -7,9 +7,11 @@ use crate::simd::Target;
 use proptest::prelude::*;
 
 /// Kinds that multiply any number of columns.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 8] = [
     Kind::Csr,
     Kind::Bitmap,
+    Kind::Window,
+    Kind::Stream,
     Kind::Dense,
     Kind::Block { height: 4 },
     Kind::Block { height: 8 },
@@ -109,6 +111,9 @@ proptest! {
         prop_assert_eq!(&Csr::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Csr::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Bitmap::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Windowed::<false>::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Windowed::<true>::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Block::<16>::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Block::<4>::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Block::<8>::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Block::<8>::pack_columns(&rows, blocks(), true).to_dense(), &dense);

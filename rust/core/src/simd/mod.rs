@@ -39,11 +39,30 @@ use std::sync::OnceLock;
 /// Floats in the logical register of every target.
 pub const LANES: usize = 16;
 
+/// Floats in a [`Vector::Window`]: what one AVX-512 instruction looks 16 lanes up in.
+pub const WINDOW: usize = 2 * LANES;
+
+/// Asks for the cache line at `p`, which may be any address, to be brought near.
+#[inline(always)]
+pub fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and never faults; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// A CPU target, as a token: a value of the type proves that this CPU has the features, because only [`dispatch`] makes
 /// one. Methods that touch memory through pointers are unsafe for the pointer alone.
 pub trait Vector: Copy + Send + Sync + 'static {
     /// One register of [`LANES`] floats.
     type F32: Copy;
+    /// 16 indices of 32 bits, one a lane.
+    type Index: Copy;
+    /// [`WINDOW`] neighbouring floats, held in registers.
+    type Window: Copy;
     /// How many of them the register file holds.
     const REGISTERS: usize;
 
@@ -92,6 +111,25 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `index` is valid for reading 16 indices, and `base` at each of them.
     unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32;
+    /// Lane i takes `base[index[i / R]]`; R is 4, 8 or 16.
+    ///
+    /// # Safety
+    /// `index` is valid for reading 16 / R indices, and `base` at each of them.
+    unsafe fn spread_ptr<const R: usize>(self, base: *const f32, index: *const u16) -> Self::F32;
+    /// Loads [`WINDOW`] floats from any address.
+    ///
+    /// # Safety
+    /// `p` is valid for reading [`WINDOW`] floats.
+    unsafe fn window_ptr(self, p: *const f32) -> Self::Window;
+    /// Loads 16 indices.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 indices.
+    unsafe fn index_ptr(self, p: *const u16) -> Self::Index;
+    /// The indices without their lowest five bits: those of the next look-up.
+    fn next_index(self, index: Self::Index) -> Self::Index;
+    /// Lane i takes the window's float that the lowest five bits of `index[i]` name.
+    fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32;
 
     /// Loads the first 16 floats of `from`; panics where there are fewer.
     #[inline(always)]
@@ -244,6 +282,22 @@ mod tests {
             // SAFETY: arrays of 16, indices below 16.
             let gathered = unsafe { v.gather_ptr(a.as_ptr(), index.as_ptr()) };
             assert_eq!(v.to_array(gathered), std::array::from_fn(|i| a[index[i] as usize]));
+            // SAFETY: as above.
+            let spread = unsafe {
+                let (base, index) = (a.as_ptr(), index.as_ptr());
+                [v.spread_ptr::<4>(base, index), v.spread_ptr::<8>(base, index), v.spread_ptr::<16>(base, index)]
+            };
+            for (spread, rows) in spread.into_iter().zip([4, 8, 16]) {
+                assert_eq!(v.to_array(spread), std::array::from_fn(|i| a[index[i / rows] as usize]));
+            }
+            let packed: [u16; LANES] = std::array::from_fn(|i| (i as u16).wrapping_mul(20_011) ^ 0x2b5a);
+            // SAFETY: arrays of 32 and of 16.
+            let (window, mut index) = unsafe { (v.window_ptr(both.as_ptr()), v.index_ptr(packed.as_ptr())) };
+            for slot in 0..3 {
+                let wanted = packed.map(|packed| both[(packed >> (5 * slot) & 31) as usize]);
+                assert_eq!(v.to_array(v.look_up(window, index)), wanted, "slot {slot}");
+                index = v.next_index(index);
+            }
             for mask in [0, 1, 0x8000, 0xffff, 0xa5c3, 0x00ff_u16] {
                 // SAFETY: an array of 16.
                 let expanded = v.to_array(unsafe { v.expand_ptr(a.as_ptr(), mask) });
