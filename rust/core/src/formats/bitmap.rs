@@ -106,6 +106,10 @@ impl Lanes for Bitmap {
                 values = values.add(word.count_ones() as usize);
             }
         }
-        acc.map(|[a, b, c, d]| v.add(v.add(a, b), v.add(c, d)))
+        let mut out = [v.splat(0.0); N];
+        for (out, [a, b, c, d]) in out.iter_mut().zip(acc) {
+            *out = v.add(v.add(a, b), v.add(c, d));
+        }
+        out
     }
 }

@@ -28,6 +28,7 @@ pub struct Csr {
     /// Where run (block, row) starts; the next entry is where it ends.
     starts: Vec<u32>,
     values: Vec<f32>,
+    /// One a value, and 16 zeros that the last gather may read.
     index: Vec<u16>,
 }
 
@@ -55,6 +56,7 @@ impl Pack for Csr {
             }
         }
         starts.push(values.len() as u32);
+        index.extend([0; LANES]);
         Csr { rows: rows.rows(), columns: rows.columns(), blocks, starts, values, index }
     }
 }
@@ -132,39 +134,47 @@ impl Sweep for Csr {
 }
 
 impl Lanes for Csr {
-    /// A dot product a row.
+    /// A dot product a row, 16 nonzeros at a time, then the sums of 16 rows together.
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
-        let mut sums = [[0.0f32; LANES]; N];
+        let mut acc = [[v.splat(0.0); LANES]; N];
         let rows = group * LANES..self.rows.min((group + 1) * LANES);
-        for (lane, row) in rows.enumerate() {
-            let mut acc = [v.splat(0.0); N];
-            for block in 0..self.blocks.len() {
+        for block in 0..self.blocks.len() {
+            let base = self.blocks.base(block);
+            let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j).wrapping_add(base));
+            for (lane, row) in rows.clone().enumerate() {
                 let run = block * self.rows + row;
-                let run = self.starts[run] as usize..self.starts[run + 1] as usize;
-                let (values, index) = (&self.values[run.clone()], &self.index[run]);
-                let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j).wrapping_add(self.blocks.base(block)));
-                let whole = values.len() / LANES * LANES;
-                // SAFETY: 16 values and indices remain of whole registers, one of the rest; an index plus its block's
-                // base is a column of the matrix, and an operand has a value a column.
+                // SAFETY: `pack` made one start a (block, row) and one more. An index plus its block's base is a column,
+                // and an operand has a value a column; the 16 indices from any on are one block's, or of several blocks
+                // (more than 2¹⁶ columns) where `last` keeps to the run, or the padding of `pack`, column 0 of the block.
                 unsafe {
-                    for i in (0..whole).step_by(LANES) {
-                        let weights = v.load_ptr(values.as_ptr().add(i));
-                        for (acc, x) in acc.iter_mut().zip(x) {
-                            *acc = v.mul_add(weights, v.gather_ptr(x, index.as_ptr().add(i)), *acc);
+                    let start = *self.starts.get_unchecked(run) as usize;
+                    let end = *self.starts.get_unchecked(run + 1) as usize;
+                    let mut sums = [v.splat(0.0); N];
+                    let mut i = start;
+                    while i < end {
+                        let weights = v.load_first(self.values.as_ptr().add(i), end - i);
+                        let mut last = [0; LANES];
+                        let mut index = self.index.as_ptr().add(i);
+                        if end - i < LANES && self.blocks.len() > 1 {
+                            last[..end - i].copy_from_slice(&self.index[i..end]);
+                            index = last.as_ptr();
                         }
+                        for (sum, x) in sums.iter_mut().zip(x) {
+                            *sum = v.mul_add(weights, v.gather_ptr(x, index), *sum);
+                        }
+                        i += LANES;
                     }
-                    for (&weight, &i) in values[whole..].iter().zip(&index[whole..]) {
-                        for (sums, x) in sums.iter_mut().zip(x) {
-                            sums[lane] += weight * *x.add(i as usize);
-                        }
+                    for (acc, sum) in acc.iter_mut().zip(sums) {
+                        acc[lane] = v.add(acc[lane], sum);
                     }
                 }
             }
-            for (sums, acc) in sums.iter_mut().zip(acc) {
-                sums[lane] += v.sum(acc);
-            }
         }
-        sums.map(|sums| v.with_lanes(sums))
+        let mut out = [v.splat(0.0); N];
+        for (out, acc) in out.iter_mut().zip(&acc) {
+            *out = v.sums(acc);
+        }
+        out
     }
 }

@@ -182,14 +182,11 @@ impl<M: Lanes> Task<'_, M> {
         let m = self.matrix.shape().0;
         for group in self.groups.clone() {
             // SAFETY: `multiply` padded one value a column and cut the groups.
-            let mut acc = unsafe { self.matrix.group::<V, N>(v, x, group) };
-            if let Some(bias) = self.bias {
-                let bias = v.load(&bias[group * LANES..]);
-                acc = acc.map(|acc| v.add(acc, bias));
-            }
-            acc = acc.map(|acc| self.epilogue.activation.of_vector(v, acc));
+            let acc = unsafe { self.matrix.group::<V, N>(v, x, group) };
+            let bias = self.bias.map_or(v.splat(0.0), |bias| v.load(&bias[group * LANES..]));
             let here = LANES.min(m - group * LANES);
             for (j, acc) in (first..).zip(acc) {
+                let acc = self.epilogue.activation.of_vector(v, v.add(acc, bias));
                 let y = self.y.wrapping_add(j * self.to.apart);
                 // SAFETY: `multiply` checked that `y` holds m × n with these strides; an order names each row once, so
                 // this task alone stores to the rows of its groups.

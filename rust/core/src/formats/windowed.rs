@@ -148,14 +148,18 @@ impl<const PACKED: bool> Lanes for Windowed<PACKED> {
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
         let ((first, value), (end, _)) = (self.starts[group], self.starts[group + 1]);
         let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j));
-        let mut acc = [[v.splat(0.0); 2]; N];
+        // One accumulator a slot: a packet takes less time than two dependent multiply-adds.
+        let mut acc = [[v.splat(0.0); SLOTS]; N];
         // SAFETY: `pack` made base, index and masks one a packet, and as many values as slots or bits, 16 to spare where
         // they are expanded; a base is a column of the matrix, and WINDOW zeros follow the columns in an operand.
         unsafe {
             let mut values = self.values.as_ptr().add(value as usize);
             for packet in first as usize..end as usize {
                 let base = *self.base.get_unchecked(packet) as usize;
-                let window = x.map(|x| v.window_ptr(x.add(base)));
+                let mut windows = [v.window_ptr(x[0].add(base)); N];
+                for (window, x) in windows.iter_mut().zip(x).skip(1) {
+                    *window = v.window_ptr(x.add(base));
+                }
                 let mut index = v.index_ptr(self.index.get_unchecked(packet).0.as_ptr());
                 for slot in 0..SLOTS {
                     let weights = if PACKED {
@@ -169,13 +173,17 @@ impl<const PACKED: bool> Lanes for Windowed<PACKED> {
                         values = values.add(LANES);
                         weights
                     };
-                    for (acc, window) in acc.iter_mut().zip(window) {
-                        acc[slot % 2] = v.mul_add(weights, v.look_up(window, index), acc[slot % 2]);
+                    for (acc, window) in acc.iter_mut().zip(windows) {
+                        acc[slot] = v.mul_add(weights, v.look_up(window, index), acc[slot]);
                     }
                     index = v.next_index(index);
                 }
             }
         }
-        acc.map(|[even, odd]| v.add(even, odd))
+        let mut out = [v.splat(0.0); N];
+        for (out, [a, b, c]) in out.iter_mut().zip(acc) {
+            *out = v.add(v.add(a, b), c);
+        }
+        out
     }
 }

@@ -51,6 +51,21 @@ impl Vector for Scalar {
         let q: [f32; 4] = std::array::from_fn(|i| h[i] + h[i + 4]);
         (q[0] + q[2]) + (q[1] + q[3])
     }
+    #[inline(always)]
+    fn fold_halves(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        let fold = |a: Self::F32, i: usize| a[i] + a[i + 8];
+        std::array::from_fn(|i| if i < 8 { fold(a, i) } else { fold(b, i - 8) })
+    }
+    #[inline(always)]
+    fn fold_quarters(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        let fold = |a: Self::F32, i: usize| a[i / 4 * 8 + i % 4] + a[i / 4 * 8 + i % 4 + 4];
+        std::array::from_fn(|i| if i < 8 { fold(a, i) } else { fold(b, i - 8) })
+    }
+    #[inline(always)]
+    fn fold_pairs(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        let fold = |a: Self::F32, i: usize| a[i / 4 * 4 + i % 2 * 2] + a[i / 4 * 4 + i % 2 * 2 + 1];
+        std::array::from_fn(|i| if i % 4 < 2 { fold(a, i) } else { fold(b, i) })
+    }
 
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
