@@ -15,8 +15,8 @@ use super::rows::Rows;
 use super::vector::{Lanes, Operand};
 use crate::simd::{LANES, Vector, prefetch};
 
-/// How far ahead values are asked for, in bytes: the processor's own prefetching stops at pages.
-const AHEAD: usize = 2048;
+/// How far ahead values are asked for, in bytes: a page, where the processor's own prefetching stops.
+const AHEAD: usize = 4096;
 
 /// A matrix as a bitmap and its nonzeros.
 #[derive(Debug, Clone)]

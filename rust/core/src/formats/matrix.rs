@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use super::sweep::{self, Geometry, Sweep, panel_width, sweep};
 use super::vector::{Few, Strides};
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Rows, Windowed, dense};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Rows, Stream, dense};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -79,11 +79,21 @@ impl Kind {
     }
 }
 
+/// Whether `columns` are few: taken a few at a time, in a kernel of their own, rather than in panels of 16. Measured: below
+/// these a panel costs more.
+fn are_few(kind: Option<Kind>, columns: usize) -> bool {
+    let most = match kind {
+        Some(Kind::Dense) => 1,
+        Some(Kind::Csr) => 3,
+        Some(Kind::Bitmap) => 4,
+        Some(Kind::Block { .. }) => 6,
+        Some(Kind::Window | Kind::Stream) | None => 8,
+    };
+    columns <= most
+}
+
 /// Bytes of values that one core may hope to find in its share of the last cache.
 const CACHE: usize = 16 << 20;
-
-/// Columns from which a panel of them beats a few at a time.
-const PANEL: usize = 6;
 
 /// Weights packed for one class of columns.
 #[derive(Debug)]
@@ -101,8 +111,8 @@ impl Packed {
             return match kind {
                 Kind::Dense => Packed::Dense(rows.to_dense()),
                 Kind::Bitmap => Packed::Few(Box::new(Bitmap::pack(rows))),
-                Kind::Window => Packed::Few(Box::new(Windowed::<false>::pack(rows))),
-                Kind::Stream => Packed::Few(Box::new(Windowed::<true>::pack(rows))),
+                Kind::Window => Packed::Few(Box::new(Padded::pack(rows))),
+                Kind::Stream => Packed::Few(Box::new(Stream::pack(rows))),
                 Kind::Csr => Packed::Few(Box::new(Csr::pack_vector(rows))),
                 Kind::Block { height: 4 } => Packed::Few(Box::new(Block::<4>::pack_vector(rows))),
                 Kind::Block { height: 16 } => Packed::Few(Box::new(Block::<16>::pack_vector(rows))),
@@ -192,7 +202,7 @@ impl PackedMatrix {
     }
 
     fn packed(&self, columns: usize) -> &Packed {
-        let few = columns < PANEL;
+        let few = are_few(self.kind, columns);
         let slot = if few { &self.few } else { &self.many };
         slot.get_or_init(|| {
             let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, few));

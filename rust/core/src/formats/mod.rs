@@ -1,7 +1,7 @@
 //! Weights and masks to packed weights, one file a format.
 //!
 //! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Csr`] and [`Block`]
-//! run over many columns by [`sweep`]; these, [`Bitmap`] and [`Windowed`] over few by [`vector`]; dense weights by [`direct`]
+//! run over many columns by [`sweep`]; these, [`Bitmap`] and [`windowed`] over few by [`vector`]; dense weights by [`direct`]
 //! or the `gemm` crate. [`Packed`] is the closed list that users choose from.
 
 pub mod bitmap;
@@ -28,7 +28,7 @@ pub use epilogue::{Activation, Epilogue};
 pub use kblocks::KBlocks;
 pub use matrix::{Kind, PackedMatrix};
 pub use rows::Rows;
-pub use windowed::Windowed;
+pub use windowed::{Padded, Stream};
 
 /// What every packed matrix can say of itself.
 pub trait Format {

@@ -111,8 +111,8 @@ proptest! {
         prop_assert_eq!(&Csr::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Csr::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Bitmap::pack(&rows).to_dense(), &dense);
-        prop_assert_eq!(&Windowed::<false>::pack(&rows).to_dense(), &dense);
-        prop_assert_eq!(&Windowed::<true>::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Padded::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Stream::pack(&rows).to_dense(), &dense);
         prop_assert_eq!(&Block::<16>::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Block::<4>::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Block::<8>::pack(&rows, blocks()).to_dense(), &dense);

@@ -9,7 +9,9 @@ use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::formats::direct::Pixels;
 use crate::formats::sweep::{Geometry, Span, Sweep, sweep};
 use crate::formats::vector::{Few, Strides};
-use crate::formats::{Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Rows, Windowed, dense};
+use crate::formats::{
+    Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Padded, Rows, Stream, dense,
+};
 use crate::simd::{LANES, Target};
 
 /// A layer with weights.
@@ -138,8 +140,8 @@ impl Linear {
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
             Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
             Kernel::BitmapDots => few(Box::new(Bitmap::pack(&self.weights))),
-            Kernel::WindowDots => few(Box::new(Windowed::<false>::pack(&self.weights))),
-            Kernel::StreamDots => few(Box::new(Windowed::<true>::pack(&self.weights))),
+            Kernel::WindowDots => few(Box::new(Padded::pack(&self.weights))),
+            Kernel::StreamDots => few(Box::new(Stream::pack(&self.weights))),
             Kernel::Block4Dots => few(Box::new(Block::<4>::pack_vector(&self.weights))),
             Kernel::Block8Dots => few(Box::new(Block::<8>::pack_vector(&self.weights))),
             Kernel::Block16Dots => few(Box::new(Block::<16>::pack_vector(&self.weights))),
