@@ -16,6 +16,8 @@ CASES = int(os.environ.get("SECATEUR_CASES", "500"))
 FORMATS = [
     ("csr", (8, 1)),
     ("bitmap", (8, 1)),
+    ("window", (8, 1)),
+    ("stream", (8, 1)),
     ("dense", (8, 1)),
     ("auto", (8, 1)),
     ("block", (4, 1)),
@@ -179,7 +181,11 @@ def test_malformed_csr_is_refused_before_any_read():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda w: sc.pack(w, "coo"), ValueError, "format: unknown name .*auto, bitmap, block, csr, dense"),
+        (
+            lambda w: sc.pack(w, "coo"),
+            ValueError,
+            "format: unknown name .*auto, bitmap, block, csr, dense, stream, window",
+        ),
         (lambda w: sc.pack(w, "block", block=(3, 1)), ValueError, "block"),
         (lambda w: sc.pack(w, target="neon"), ValueError, "target: unknown name .*scalar, avx2, avx512"),
         (lambda w: sc.pack(w[0]), ValueError, "weights: expected 2 dimensions, got 1"),

@@ -15,7 +15,17 @@ from typing import Any
 
 RECORDS = Path(__file__).resolve().parent.parent / "record"
 _MARK = "SECATEUR_BENCH_THREADS"
-_PEERS = ("secateur", "numpy", "scipy", "mkl", "sparse_dot_mkl", "onnx", "onnxruntime", "torch", "scikit-learn")
+_PEERS = (
+    "secateur",
+    "numpy",
+    "scipy",
+    "mkl",
+    "sparse_dot_mkl",
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "scikit-learn",
+)
 
 
 def arguments(description: str | None, rounds: int = 40) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Intel MKL's sgemm and sgemv through ctypes, as a C program calls it: no wrapper's checks or copies are timed."""
+"""Intel MKL's sgemm and sgemv through ctypes, as a C program calls them: no wrapper's checks are timed."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@
 use super::Format;
 use super::rows::Rows;
 use super::vector::{Lanes, Operand};
-use crate::simd::{LANES, Vector, prefetch};
+use crate::simd::{Buffer, LANES, Vector, prefetch};
 
 /// How far ahead values are asked for, in bytes: a page, where the processor's own prefetching stops.
 const AHEAD: usize = 4096;
@@ -28,7 +28,7 @@ pub struct Bitmap {
     /// Where each group's values start, and the end.
     starts: Vec<u32>,
     /// The nonzeros, and 16 zeros that the last expand may read.
-    values: Vec<f32>,
+    values: Buffer,
 }
 
 impl Bitmap {
@@ -52,6 +52,7 @@ impl Bitmap {
             starts.push(values.len() as u32);
         }
         values.extend([0.0; LANES]);
+        let values = Buffer::from_slice(&values);
         Bitmap { rows: rows.rows(), columns: rows.columns(), masks, starts, values }
     }
 }

@@ -19,7 +19,7 @@ use super::rows::Rows;
 use super::sweep::{Sweep, Tile};
 use super::vector::{Lanes, Operand};
 use super::{Format, Pack};
-use crate::simd::{LANES, Vector};
+use crate::simd::{Buffer, LANES, Vector};
 
 /// A matrix in column blocks of `R` rows.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct Block<const R: usize> {
     /// Where run (block, group) starts, in stored columns; the next entry is where it ends.
     starts: Vec<u32>,
     /// R values a stored column.
-    values: Vec<f32>,
+    values: Buffer,
     index: Vec<u16>,
 }
 
@@ -76,6 +76,7 @@ impl<const R: usize> Block<R> {
             values.extend(run_values);
         }
         starts.push(index.len() as u32);
+        let values = Buffer::from_slice(&values);
         Block { rows: rows.rows(), columns: rows.columns(), blocks, whole, starts, values, index }
     }
 }
@@ -205,6 +206,7 @@ impl<const R: usize> Block<R> {
 impl<const R: usize> Lanes for Block<R> {
     /// 16 / R columns of a group of R rows at a time: `acc[lane] += values[lane] * x[column of lane / R]`.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
         let (at_once, groups) = (LANES / R, self.groups());
         assert!(self.whole == at_once, "block: packed for panels");

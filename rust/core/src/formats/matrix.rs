@@ -51,30 +51,44 @@ impl Kind {
         }
     }
 
-    /// What the nonzeros suggest: blocks where they are full, dense where too little was removed to win. For few columns,
-    /// the fewest bytes where they come from memory, and windows where they come from cache.
-    fn of(rows: &Rows, few: bool) -> Kind {
-        let density = rows.density();
-        if density > 0.8 {
-            return Kind::Dense;
-        }
+    /// What the nonzeros suggest: blocks where they are full, dense where too little was removed to win, else single
+    /// weights.
+    fn of(rows: &Rows, few: bool, target: Target) -> Kind {
         if few {
-            let cached = rows.nnz() * 4 < CACHE;
-            return match () {
-                () if rows.block_fill(16) > 0.8 => Kind::Block { height: 16 },
-                () if rows.block_fill(8) > 0.8 => Kind::Block { height: 8 },
-                () if density < 0.03 => Kind::Csr,
-                () if cached => Kind::Window,
-                () if density > 0.25 => Kind::Bitmap,
-                () => Kind::Stream,
-            };
+            return Kind::of_few(rows, target);
         }
-        if rows.block_fill(8) > 0.8 {
+        if rows.density() > 0.8 {
+            Kind::Dense
+        } else if rows.block_fill(8) > 0.8 {
             Kind::Block { height: 8 }
         } else if rows.block_fill(4) > 0.8 {
             Kind::Block { height: 4 }
         } else {
             Kind::Csr
+        }
+    }
+
+    /// For few columns: windows where weights come from cache, the fewest bytes where they come from memory. The switch
+    /// points are those of one column on Zen 4, against dense weights.
+    fn of_few(rows: &Rows, target: Target) -> Kind {
+        let (density, cached) = (rows.density(), rows.nnz() * 4 < CACHE);
+        let (dense, bitmap, stream) = match (target.name(), cached) {
+            ("avx512", true) => (0.65, 1.0, 0.0),
+            ("avx512", false) => (0.8, 0.25, 0.25),
+            // Expanding takes AVX2 too long for a bitmap, and a look-up as long as five of AVX-512.
+            ("avx2", true) => (0.27, 1.0, 0.0),
+            ("avx2", false) => (0.6, 1.0, 0.3),
+            _ => return if density > 0.8 { Kind::Dense } else { Kind::Csr },
+        };
+        match () {
+            () if density > 0.8 => Kind::Dense,
+            () if rows.block_fill(16) > 0.8 => Kind::Block { height: 16 },
+            () if rows.block_fill(8) > 0.8 => Kind::Block { height: 8 },
+            () if density < 0.25 && rows.block_fill(4) > 0.8 => Kind::Block { height: 4 },
+            () if density > dense => Kind::Dense,
+            () if density > bitmap => Kind::Bitmap,
+            () if density < stream => Kind::Stream,
+            () => Kind::Window,
         }
     }
 }
@@ -205,7 +219,7 @@ impl PackedMatrix {
         let few = are_few(self.kind, columns);
         let slot = if few { &self.few } else { &self.many };
         slot.get_or_init(|| {
-            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, few));
+            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, few, self.target));
             Packed::pack(&self.rows, kind, few)
         })
     }

@@ -164,6 +164,7 @@ impl<const MASKS: usize> Lanes for Windowed<MASKS> {
     }
 
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
         let ((first, value), (end, _)) = (self.starts[group], self.starts[group + 1]);
         let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j));

@@ -159,7 +159,10 @@ impl<'a> Costs<'a> {
             Kernel::Block8 => kept / linear.weights.block_fill(8).max(0.01) * 1.15 + 8.0 * outputs,
             Kernel::CsrDots => kept * 8.0,
             Kernel::BitmapDots => all * 1.3,
+            // A look-up in registers is one instruction of AVX-512 alone.
+            Kernel::WindowDots if self.target.name() != "avx512" => kept * 5.0 + rows * images * 10.0,
             Kernel::WindowDots => kept * 2.0 + rows * images * 10.0,
+            Kernel::StreamDots if self.target.name() != "avx512" => kept * 7.0 + rows * images * 10.0,
             Kernel::StreamDots => kept * 3.0 + rows * images * 10.0,
             Kernel::Block4Dots => kept / linear.weights.block_fill(4).max(0.01) * 1.4 + rows * images * 10.0,
             Kernel::Block8Dots => kept / linear.weights.block_fill(8).max(0.01) * 1.2 + rows * images * 10.0,

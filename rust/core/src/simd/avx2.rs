@@ -98,6 +98,16 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
+        // SAFETY: see above the impl; the masks leave what lies beyond `n` unread.
+        unsafe {
+            let n = _mm256_set1_epi32(n.min(16) as i32);
+            let low = _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            let high = _mm256_cmpgt_epi32(n, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
+            (_mm256_maskload_ps(p, low), _mm256_maskload_ps(p.wrapping_add(8), high))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
