@@ -71,7 +71,9 @@ impl Kind {
     /// For few columns: windows where weights come from cache, the fewest bytes where they come from memory. The switch
     /// points are those of one column on Zen 4, against dense weights.
     fn of_few(rows: &Rows, target: Target) -> Kind {
-        let (density, cached) = (rows.density(), rows.nnz() * 4 < CACHE);
+        let density = rows.density();
+        // Padding grows what windows read as the density falls.
+        let cached = rows.nnz() * 4 < if density > 0.25 { CACHE } else { CACHE / 4 };
         let (dense, bitmap, stream) = match (target.name(), cached) {
             ("avx512", true) => (0.65, 1.0, 0.0),
             ("avx512", false) => (0.8, 0.25, 0.25),

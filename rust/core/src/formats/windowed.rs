@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! packet     step    to where its window of 32 columns begins: at the first column that any of the 16 rows still needs
-//!            index   16 lanes × 16 bits: three columns of five bits each, counted from there
+//!            index   16 lanes × 16 bits: three columns of five bits each, counted from the window's first
 //!            values  3 slots × 16 lanes: each row's next nonzeros inside the window, up to three; zeros fill up
 //!
 //! row 0   a . b . . . c .        slot 0  [a d e …]        rows are sorted by their number of nonzeros, so that
@@ -56,7 +56,7 @@ pub struct Windowed<const MASKS: usize> {
     /// The rows by falling number of nonzeros.
     order: Vec<u32>,
     /// The first packet and the first value of each group of 16 rows, and the ends.
-    starts: Vec<(u32, u32)>,
+    starts: Vec<(usize, usize)>,
     packets: Vec<Packet<MASKS>>,
     /// Whole slots, or nonzeros slot by slot and 16 zeros that the last expand may read.
     values: Buffer,
@@ -105,7 +105,7 @@ impl<const MASKS: usize> Windowed<MASKS> {
                     values.extend(slot.iter().enumerate().filter(|&(lane, _)| held(lane)).map(|(_, value)| value));
                 }
             }
-            starts.push((packets.len() as u32, values.len() as u32));
+            starts.push((packets.len(), values.len()));
         }
         if Self::PACKED {
             values.extend([0.0; LANES]);
@@ -127,7 +127,7 @@ impl<const MASKS: usize> Format for Windowed<MASKS> {
         self.packets.len() * size_of::<Packet<MASKS>>()
             + self.values.len() * 4
             + self.order.len() * 4
-            + self.starts.len() * 8
+            + self.starts.len() * 16
     }
     fn stored(&self) -> usize {
         if Self::PACKED { self.nonzeros } else { self.values.len() }
@@ -137,7 +137,7 @@ impl<const MASKS: usize> Format for Windowed<MASKS> {
         let mut values = self.values.iter();
         for (group, rows) in self.order.chunks(LANES).enumerate() {
             let mut base = 0;
-            for packet in &self.packets[self.starts[group].0 as usize..self.starts[group + 1].0 as usize] {
+            for packet in &self.packets[self.starts[group].0..self.starts[group + 1].0] {
                 base += packet.step as usize;
                 for slot in 0..SLOTS {
                     for lane in 0..LANES {
@@ -173,9 +173,9 @@ impl<const MASKS: usize> Lanes for Windowed<MASKS> {
         // SAFETY: `pack` made as many values as slots or bits, 16 to spare where they are expanded; a sum of steps is a
         // column of the matrix, and WINDOW zeros follow the columns in an operand.
         unsafe {
-            let mut values = self.values.as_ptr().add(value as usize);
+            let mut values = self.values.as_ptr().add(value);
             let mut base = 0;
-            for packet in self.packets.get_unchecked(first as usize..end as usize) {
+            for packet in self.packets.get_unchecked(first..end) {
                 base += packet.step as usize;
                 let mut window = [v.window_ptr(x[0].add(base)); N];
                 for j in 1..N {
