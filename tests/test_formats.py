@@ -17,6 +17,8 @@ FORMATS = [
     ("csr", (8, 1)),
     ("pattern", (8, 1)),
     ("bitmap", (8, 1)),
+    ("window", (8, 1)),
+    ("stream", (8, 1)),
     ("dense", (8, 1)),
     ("auto", (8, 1)),
     ("block", (4, 1)),
@@ -225,7 +227,7 @@ def test_malformed_csr_is_refused_before_any_read():
         (
             lambda w: sc.pack(w, "coo"),
             ValueError,
-            "format: unknown name .*auto, bitmap, block, csr, dense, pattern",
+            "format: unknown name .*auto, bitmap, block, csr, dense, pattern, stream, window",
         ),
         (lambda w: sc.pack(w, "block", block=(3, 1)), ValueError, "block"),
         (lambda w: sc.pack(w, target="neon"), ValueError, "target: unknown name .*scalar, avx2, avx512"),

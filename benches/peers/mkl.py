@@ -1,4 +1,4 @@
-"""Intel MKL's sgemm through ctypes, as a C program calls it: no wrapper's checks or copies are timed."""
+"""Intel MKL's sgemm and sgemv through ctypes, as a C program calls them: no wrapper's checks are timed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import importlib.metadata
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +35,8 @@ def sgemm(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], obje
         raise ValueError("sgemm: expected C-contiguous float32 arrays")
     (m, k), n = w.shape, x.shape[1]
     one, zero = ctypes.c_float(1), ctypes.c_float(0)
-    pw, px, po = (ctypes.c_void_p(a.ctypes.data) for a in (w, x, out))
+    # These pointers keep their arrays.
+    pw, px, po = (a.ctypes.data_as(ctypes.c_void_p) for a in (w, x, out))
     call = lib.cblas_sgemm
     call.restype = None
 
@@ -63,11 +63,29 @@ def backward(lib: ctypes.CDLL, w: Array, x: Array, dy: Array, dx: Array, dw: Arr
     return run
 
 
-def csr(matrix: Any, x: Array, out: Array) -> Callable[[], object] | None:
-    """A call that computes ``out = matrix @ x`` for a SciPy CSR matrix, or None without `sparse_dot_mkl`."""
+def sgemv(lib: ctypes.CDLL, w: Array, x: Array, out: Array) -> Callable[[], object]:
+    """A call that computes ``out = w @ x`` for a vector; all three C-contiguous."""
+    if not all(a.flags.c_contiguous and a.dtype == np.float32 for a in (w, x, out)):
+        raise ValueError("sgemv: expected C-contiguous float32 arrays")
+    m, k = w.shape
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    # These pointers keep their arrays.
+    pw, px, po = (a.ctypes.data_as(ctypes.c_void_p) for a in (w, x, out))
+    call = lib.cblas_sgemv
+    call.restype = None
+
+    def run() -> None:
+        call(_ROW_MAJOR, _NO_TRANS, m, k, one, pw, k, px, 1, zero, po, 1)
+
+    return run
+
+
+def sparse_dot() -> Callable[..., object] | None:
+    """MKL's product of a SciPy matrix and an array, or None where sparse_dot_mkl is not installed."""
     os.environ.setdefault("MKL_RT", path() or "")
     try:
-        from sparse_dot_mkl import dot_product_mkl
+        import sparse_dot_mkl
     except ImportError:
         return None
-    return lambda: dot_product_mkl(matrix, x, out=out, out_scalar=0.0)
+    found: Callable[..., object] = sparse_dot_mkl.dot_product_mkl
+    return found

@@ -65,8 +65,8 @@ def measure(shape: Shape, density: float, formats: Iterable[str], options: Any) 
         if not np.allclose(out, wanted, rtol=1e-3, atol=1e-3):
             raise SystemExit(f"{name} at {shape}, density {density}: wrong result")
     candidates["scipy csr"] = lambda: csr @ x
-    if multiply := mkl.csr(csr, x, out):
-        candidates["mkl csr"] = multiply
+    if multiply := mkl.sparse_dot():
+        candidates["mkl csr"] = lambda: multiply(csr, x, out=out, out_scalar=0.0)
     found = compare(candidates, baseline="numpy", rounds=options.rounds, threads=options.threads)
     best = found.fastest([name for name in DENSE if name in candidates])
     found = type(found)(best, found.timings)

@@ -24,12 +24,14 @@ def pack(
     ----------
     weights : array-like of shape (m, k), or SciPy sparse matrix or array
         The weights; zeros are not stored. Converted to float32.
-    format : {"auto", "bitmap", "block", "csr", "dense", "pattern"}, default="auto"
-        How to store them. "auto" decides by density and by how full blocks are. "pattern" stores single
-        weights in pairs of rows that share columns, "csr" row by row.
+    format : {"auto", "bitmap", "block", "csr", "dense", "pattern", "stream", "window"}, default="auto"
+        How to store them. "auto" decides by density, size and how full blocks are. For many columns,
+        "pattern" stores single weights in pairs of rows that share columns, "csr" row by row. "bitmap",
+        "stream" and "window" are for few columns: "window" is the fastest from cache, "stream" and, where
+        more than a quarter of the weights is left, "bitmap" from memory.
     columns : int, optional
         The number of columns of the right-hand sides to pack for. By default the matrix is packed at first
-        use, once for vectors and once for more columns; ``nbytes`` counts both.
+        use, once for few columns and once for more; ``nbytes`` counts both.
     block : {(4, 1), (8, 1), (16, 1), (4, 4)}, default=(8, 1)
         Rows and columns of a block, for ``format="block"``. Any matrix packs exactly; full blocks pack
         without waste.

@@ -10,8 +10,14 @@ use secateur_core::simd::Target;
 use std::hint::black_box;
 use std::time::Duration;
 
-const FORMATS: [(&str, (usize, usize)); 4] =
-    [("csr", (8, 1)), ("pattern", (8, 1)), ("block", (8, 1)), ("bitmap", (8, 1))];
+const FORMATS: [(&str, (usize, usize)); 6] = [
+    ("csr", (8, 1)),
+    ("pattern", (8, 1)),
+    ("block", (8, 1)),
+    ("bitmap", (8, 1)),
+    ("window", (8, 1)),
+    ("stream", (8, 1)),
+];
 
 /// A xorshift: weights need no better randomness, and the bench no further crate.
 struct Random(u64);
@@ -55,8 +61,9 @@ fn bench(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group(format!("spmm/{m}x{k}x{n}/{percent}%"));
             group.sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
             for (format, block) in FORMATS {
-                if (format == "bitmap" && n > 1) || (format == "pattern" && n == 1) {
-                    continue; // a format for vectors, and one for more: each runs another's kernel where it is not at home
+                let (few, many) = (["bitmap", "window", "stream"].contains(&format), format == "pattern");
+                if (few && n > 1) || (many && n == 1) {
+                    continue; // at that width it runs another format's kernel
                 }
                 let kind = Kind::parse(format, block).expect("a format's name");
                 let height = if format == "block" { block.0 } else { 1 };

@@ -1,49 +1,58 @@
-//! One bit an element and the nonzeros in order: the format of one column at moderate sparsity.
+//! One bit an element and the nonzeros in order: least bytes at moderate sparsity.
 //!
 //! ```text
-//! row 0   . a . . b c …    masks   [0b…110010 …]     one u16 for 16 columns
-//! row 1   d . . e . . …    values  [a b c … | d e …]  row after row
-//!
-//! for each 16 columns:     acc += expand(values, mask) * x[16];   values += popcount(mask)
+//! lanes   16 rows       masks   [0b…0101  0b…0110 …]      one u16 for 16 rows of a column
+//! row 0   a . . d       values  [a b | c e | …]           column after column, group after group: one stream
+//! row 1   . c . .
+//! row 2   b e . f       for each column j:  acc[lane] += expand(values, mask) * x[j];   values += popcount(mask)
 //! ```
 //!
-//! It reads 4 bytes a nonzero and an eighth of a byte an element, and `x` in order: no gather.
+//! It reads 4 bytes a nonzero and an eighth of a byte an element, in order: no gather. Masks are read four at a time, so
+//! that where the next values lie waits for one addition in four.
 
 use super::Format;
 use super::rows::Rows;
-use super::vector::{Dot, RowDots};
-use crate::simd::{LANES, Vector};
+use super::vector::{Lanes, Operand};
+use crate::simd::{Buffer, LANES, Vector, prefetch};
 
-/// Rows computed together: their pointer chains hide each other's latency.
-const TOGETHER: usize = 4;
+/// How far ahead values are asked for, in bytes: a page, where the processor's own prefetching stops.
+const AHEAD: usize = 4096;
 
 /// A matrix as a bitmap and its nonzeros.
 #[derive(Debug, Clone)]
 pub struct Bitmap {
     rows: usize,
     columns: usize,
-    /// Masks of row after row, ⌈columns / 16⌉ each.
-    masks: Vec<u16>,
-    /// Where each row's values start, and the end.
+    /// Group after group, the masks of four columns in a word.
+    masks: Vec<u64>,
+    /// Where each group's values start, and the end.
     starts: Vec<u32>,
     /// The nonzeros, and 16 zeros that the last expand may read.
-    values: Vec<f32>,
+    values: Buffer,
 }
 
 impl Bitmap {
     /// Packs `rows`.
     pub fn pack(rows: &Rows) -> Bitmap {
-        let chunks = rows.columns().div_ceil(LANES);
-        let mut masks = vec![0u16; rows.rows() * chunks];
+        let words = rows.columns().div_ceil(4);
+        let groups = rows.rows().div_ceil(LANES);
+        let mut masks = vec![0u64; groups * words];
         let (mut starts, mut values) = (vec![0u32], Vec::with_capacity(rows.nnz() + LANES));
-        for row in 0..rows.rows() {
-            for (column, value) in rows.row(row) {
-                masks[row * chunks + column / LANES] |= 1 << (column % LANES);
+        let mut elements = Vec::new();
+        for group in 0..groups {
+            elements.clear();
+            for (lane, row) in (group * LANES..rows.rows().min((group + 1) * LANES)).enumerate() {
+                elements.extend(rows.row(row).map(|(column, value)| (column, lane, value)));
+            }
+            elements.sort_unstable_by_key(|&(column, lane, _)| (column, lane));
+            for &(column, lane, value) in &elements {
+                masks[group * words + column / 4] |= 1 << (column % 4 * LANES + lane);
                 values.push(value);
             }
             starts.push(values.len() as u32);
         }
         values.extend([0.0; LANES]);
+        let values = Buffer::from_slice(&values);
         Bitmap { rows: rows.rows(), columns: rows.columns(), masks, starts, values }
     }
 }
@@ -56,64 +65,52 @@ impl Format for Bitmap {
         (self.rows, self.columns)
     }
     fn nbytes(&self) -> usize {
-        self.masks.len() * 2 + self.starts.len() * 4 + self.values.len() * 4
+        self.masks.len() * 8 + self.starts.len() * 4 + self.values.len() * 4
     }
     fn stored(&self) -> usize {
         self.values.len() - LANES
     }
-    fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
-    }
     fn to_dense(&self) -> Vec<f32> {
-        let chunks = self.columns.div_ceil(LANES);
+        let words = self.columns.div_ceil(4);
         let mut dense = vec![0.0; self.rows * self.columns];
         let mut values = self.values.iter();
-        for row in 0..self.rows {
-            for column in 0..self.columns {
-                if self.masks[row * chunks + column / LANES] >> (column % LANES) & 1 == 1 {
-                    dense[row * self.columns + column] = values.next().copied().unwrap_or(0.0);
-                }
+        for (at, &word) in self.masks.iter().enumerate() {
+            for bit in (0..64).filter(|bit| word >> bit & 1 == 1) {
+                let (row, column) = (at / words * LANES + bit % LANES, at % words * 4 + bit / LANES);
+                dense[row * self.columns + column] = values.next().copied().unwrap_or(0.0);
             }
         }
         dense
     }
 }
 
-impl RowDots for Bitmap {
+impl Lanes for Bitmap {
     #[inline(always)]
-    fn dots<V: Vector>(&self, v: V, x: Dot<'_>, first: usize, out: &mut [f32]) {
-        let mut groups = out.chunks_exact_mut(TOGETHER);
-        let mut row = first;
-        for group in &mut groups {
-            group.copy_from_slice(&self.rows_together::<V, TOGETHER>(v, x, row));
-            row += TOGETHER;
-        }
-        for out in groups.into_remainder() {
-            *out = self.rows_together::<V, 1>(v, x, row)[0];
-            row += 1;
-        }
-    }
-}
-
-impl Bitmap {
-    #[inline(always)]
-    fn rows_together<V: Vector, const Q: usize>(&self, v: V, x: Dot<'_>, row: usize) -> [f32; Q] {
-        let chunks = self.columns.div_ceil(LANES);
-        assert!((row + Q) * chunks <= self.masks.len() && x.values().len() >= chunks * LANES);
-        let mut next: [usize; Q] = std::array::from_fn(|q| self.starts[row + q] as usize);
-        let mut acc = [v.splat(0.0); Q];
-        for chunk in 0..chunks {
-            // SAFETY: asserted above for masks and `x`; the masks of the rows before have as many bits as values were
-            // passed, so 16 values or their padding remain (`pack`).
-            unsafe {
-                let x = v.load_ptr(x.values().as_ptr().add(chunk * LANES));
-                for q in 0..Q {
-                    let mask = *self.masks.get_unchecked((row + q) * chunks + chunk);
-                    acc[q] = v.mul_add(v.expand_ptr(self.values.as_ptr().add(next[q]), mask), x, acc[q]);
-                    next[q] += mask.count_ones() as usize;
+    unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
+        let words = self.columns.div_ceil(4);
+        let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j));
+        let mut acc = [[v.splat(0.0); 4]; N];
+        // SAFETY: `pack` made the words of every group and as many values as bits, 16 to spare; the last word's columns
+        // that the matrix lacks are zeros of an operand.
+        unsafe {
+            let mut values = self.values.as_ptr().add(self.starts[group] as usize);
+            for (at, &word) in self.masks.get_unchecked(group * words..(group + 1) * words).iter().enumerate() {
+                prefetch(values.cast::<u8>().wrapping_add(AHEAD));
+                prefetch(values.cast::<u8>().wrapping_add(AHEAD + 64));
+                let before = [0, word << 48, word << 32, word << 16].map(|bits| bits.count_ones() as usize);
+                for (t, before) in before.into_iter().enumerate() {
+                    let weights = v.expand_ptr(values.add(before), (word >> (t * LANES)) as u16);
+                    for (acc, x) in acc.iter_mut().zip(x) {
+                        acc[t] = v.mul_add(weights, v.splat(*x.add(at * 4 + t)), acc[t]);
+                    }
                 }
+                values = values.add(word.count_ones() as usize);
             }
         }
-        acc.map(|acc| v.sum(acc))
+        let mut out = [v.splat(0.0); N];
+        for (out, [a, b, c, d]) in out.iter_mut().zip(acc) {
+            *out = v.add(v.add(a, b), v.add(c, d));
+        }
+        out
     }
 }

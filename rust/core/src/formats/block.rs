@@ -10,14 +10,16 @@
 //! ```
 //!
 //! A column is stored where any of its R values is nonzero, so every matrix packs exactly; full blocks pack without waste.
-//! R is 8 or 4. Taller and wider blocks are these: 16x1 is two groups with the same columns, 4x4 four columns in a row.
-//! With every column stored it is the *dense* kernel of panels.
+//! R is 4, 8 or, for few columns of the operand, 16. In panels 16x1 is two groups of 8 with the same columns; 4x4 is four
+//! columns in a row. With every column stored it is the *dense* kernel of panels. For few columns the R rows lie in the
+//! lanes instead, and `x` is broadcast to them: neither gather nor expand.
 
 use super::kblocks::KBlocks;
 use super::rows::Rows;
 use super::sweep::{Sweep, Tile};
+use super::vector::{Lanes, Operand};
 use super::{Format, Pack};
-use crate::simd::{LANES, Vector};
+use crate::simd::{Buffer, LANES, Vector};
 
 /// A matrix in column blocks of `R` rows.
 #[derive(Debug, Clone)]
@@ -25,10 +27,12 @@ pub struct Block<const R: usize> {
     rows: usize,
     columns: usize,
     blocks: KBlocks,
+    /// Every run holds a multiple of this many columns.
+    whole: usize,
     /// Where run (block, group) starts, in stored columns; the next entry is where it ends.
     starts: Vec<u32>,
     /// R values a stored column.
-    values: Vec<f32>,
+    values: Buffer,
     index: Vec<u16>,
 }
 
@@ -39,6 +43,11 @@ impl<const R: usize> Block<R> {
 
     /// Packs the columns of each group of R rows that hold a nonzero, or all of them.
     pub fn pack_columns(rows: &Rows, blocks: KBlocks, all: bool) -> Block<R> {
+        Block::pack_runs(rows, blocks, all, 1)
+    }
+
+    /// The same with runs of a multiple of `whole` columns: their last ones are repeated with zeros.
+    fn pack_runs(rows: &Rows, blocks: KBlocks, all: bool, whole: usize) -> Block<R> {
         let groups = rows.rows().div_ceil(R);
         // The dense R × columns strip of each group, a group at a time, then runs in (block, group) order.
         let mut runs: Vec<(Vec<u16>, Vec<f32>)> = vec![Default::default(); blocks.len() * groups];
@@ -58,6 +67,9 @@ impl<const R: usize> Block<R> {
                         values.extend(strip[column]);
                     }
                 }
+                let padded = index.len().next_multiple_of(whole);
+                index.resize(padded, index.last().copied().unwrap_or(0));
+                values.resize(padded * R, 0.0);
             }
         }
         let mut starts = Vec::with_capacity(runs.len() + 1);
@@ -68,11 +80,23 @@ impl<const R: usize> Block<R> {
             values.extend(run_values);
         }
         starts.push(index.len() as u32);
-        Block { rows: rows.rows(), columns: rows.columns(), blocks, starts, values, index }
+        let values = Buffer::from_slice(&values);
+        Block { rows: rows.rows(), columns: rows.columns(), blocks, whole, starts, values, index }
+    }
+}
+
+impl<const R: usize> Block<R> {
+    /// Packed for few columns: K-blocks as long as an index reaches, so that runs are long.
+    pub fn pack_vector(rows: &Rows) -> Block<R> {
+        Block::pack_runs(rows, KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX), false, LANES / R)
     }
 }
 
 impl<const R: usize> Pack for Block<R> {
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
     fn pack(rows: &Rows, blocks: KBlocks) -> Block<R> {
         Block::pack_columns(rows, blocks, false)
     }
@@ -91,9 +115,6 @@ impl<const R: usize> Format for Block<R> {
     fn stored(&self) -> usize {
         self.values.len()
     }
-    fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
-    }
     fn to_dense(&self) -> Vec<f32> {
         let groups = self.groups();
         let mut dense = vec![0.0; self.rows * self.columns];
@@ -103,7 +124,11 @@ impl<const R: usize> Format for Block<R> {
                 let run = block * groups + group;
                 for at in self.starts[run] as usize..self.starts[run + 1] as usize {
                     for r in 0..R.min(self.rows - group * R) {
-                        dense[(group * R + r) * self.columns + column_of[&self.index[at]]] = self.values[at * R + r];
+                        // Zeros fill blocks and runs.
+                        let value = self.values[at * R + r];
+                        if value != 0.0 {
+                            dense[(group * R + r) * self.columns + column_of[&self.index[at]]] = value;
+                        }
                     }
                 }
             }
@@ -189,6 +214,68 @@ impl<const R: usize> Block<R> {
                 if q < here {
                     at.finish::<V, T>(v, row + from + q, acc);
                 }
+            }
+        }
+    }
+}
+
+impl<const R: usize> Lanes for Block<R> {
+    /// 16 / R columns of a group of R rows at a time: `acc[lane] += values[lane] * x[column of lane / R]`.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
+    unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
+        let (at_once, groups) = (LANES / R, self.groups());
+        assert!(self.whole == at_once, "block: packed for panels");
+        let mut acc = [[v.splat(0.0); 4]; N];
+        for part in 0..at_once.min(groups - group * at_once) {
+            let (mut even, mut odd) = ([v.splat(0.0); N], [v.splat(0.0); N]);
+            for block in 0..self.blocks.len() {
+                let base = self.blocks.base(block);
+                let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j).wrapping_add(base));
+                let run = block * groups + group * at_once + part;
+                // SAFETY: `pack_runs` made one start a (block, group) and one more, and runs of whole registers
+                // (asserted); an operand has a value a column.
+                unsafe {
+                    let mut i = *self.starts.get_unchecked(run) as usize;
+                    let end = *self.starts.get_unchecked(run + 1) as usize;
+                    while i + 2 * at_once <= end {
+                        self.step(v, x, i, &mut even);
+                        self.step(v, x, i + at_once, &mut odd);
+                        i += 2 * at_once;
+                    }
+                    if i < end {
+                        self.step(v, x, i, &mut even);
+                    }
+                }
+            }
+            for j in 0..N {
+                acc[j][part] = v.add(even[j], odd[j]);
+            }
+        }
+        let mut out = [v.splat(0.0); N];
+        for (out, [a, b, c, d]) in out.iter_mut().zip(acc) {
+            *out = match R {
+                16 => a,
+                8 => v.fold_halves(a, b),
+                _ => v.fold_quarters(v.fold_halves(a, b), v.fold_halves(c, d)),
+            };
+        }
+        out
+    }
+}
+
+impl<const R: usize> Block<R> {
+    /// 16 / R columns from `i` on.
+    ///
+    /// # Safety
+    /// That many columns are stored from `i` on, and each `x` has a value a column from the block's base on.
+    #[inline(always)]
+    unsafe fn step<V: Vector, const N: usize>(&self, v: V, x: [*const f32; N], i: usize, acc: &mut [V::F32; N]) {
+        // SAFETY: the caller's promise, and `pack_runs` made R values an index.
+        unsafe {
+            let weights = v.load_ptr(self.values.as_ptr().add(i * R));
+            for (acc, x) in acc.iter_mut().zip(x) {
+                *acc = v.mul_add(weights, v.spread_ptr::<R>(x, self.index.as_ptr().add(i)), *acc);
             }
         }
     }

@@ -15,7 +15,7 @@
 use super::kblocks::KBlocks;
 use super::rows::Rows;
 use super::sweep::{Sweep, Tile};
-use super::vector::{Dot, RowDots};
+use super::vector::{Lanes, Operand};
 use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
 
@@ -28,6 +28,7 @@ pub struct Csr {
     /// Where run (block, row) starts; the next entry is where it ends.
     starts: Vec<u32>,
     values: Vec<f32>,
+    /// One a value, and 16 zeros that the last gather may read.
     index: Vec<u16>,
 }
 
@@ -39,6 +40,10 @@ impl Csr {
 }
 
 impl Pack for Csr {
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
     fn pack(rows: &Rows, blocks: KBlocks) -> Csr {
         let mut starts = Vec::with_capacity(blocks.len() * rows.rows() + 1);
         let (mut values, mut index) = (Vec::with_capacity(rows.nnz()), Vec::with_capacity(rows.nnz()));
@@ -55,6 +60,7 @@ impl Pack for Csr {
             }
         }
         starts.push(values.len() as u32);
+        index.extend([0; LANES]);
         Csr { rows: rows.rows(), columns: rows.columns(), blocks, starts, values, index }
     }
 }
@@ -71,9 +77,6 @@ impl Format for Csr {
     }
     fn stored(&self) -> usize {
         self.values.len()
-    }
-    fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
     }
     fn to_dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.columns];
@@ -128,30 +131,48 @@ impl Sweep for Csr {
     }
 }
 
-impl RowDots for Csr {
+impl Lanes for Csr {
+    /// A dot product a row, 16 nonzeros at a time, then the sums of 16 rows together.
     #[inline(always)]
-    fn dots<V: Vector>(&self, v: V, x: Dot<'_>, first: usize, out: &mut [f32]) {
-        for (row, out) in (first..).zip(out) {
-            let mut acc = [v.splat(0.0); 2];
-            let mut tail = 0.0f32;
-            for block in 0..self.blocks.len() {
+    unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
+        let mut acc = [[v.splat(0.0); LANES]; N];
+        let rows = group * LANES..self.rows.min((group + 1) * LANES);
+        for block in 0..self.blocks.len() {
+            let base = self.blocks.base(block);
+            let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j).wrapping_add(base));
+            for (lane, row) in rows.clone().enumerate() {
                 let run = block * self.rows + row;
-                let run = self.starts[run] as usize..self.starts[run + 1] as usize;
-                let (values, index) = (&self.values[run.clone()], &self.index[run]);
-                let x = &x.values()[self.blocks.base(block)..];
-                let whole = values.len() / LANES * LANES;
-                for i in (0..whole).step_by(LANES) {
-                    // SAFETY: 16 values and indices remain; an index plus its block's base is a column of the matrix,
-                    // and `Dot` holds one value a column.
-                    unsafe {
-                        let gathered = v.gather_ptr(x.as_ptr(), index.as_ptr().add(i));
-                        let acc = &mut acc[i / LANES % 2];
-                        *acc = v.mul_add(v.load_ptr(values.as_ptr().add(i)), gathered, *acc);
+                // SAFETY: `pack` made one start a (block, row) and one more. An index plus its block's base is a column,
+                // and an operand has a value a column; the 16 indices from any on are one block's, or of several blocks
+                // (more than 2¹⁶ columns) where `last` keeps to the run, or the padding of `pack`, column 0 of the block.
+                unsafe {
+                    let start = *self.starts.get_unchecked(run) as usize;
+                    let end = *self.starts.get_unchecked(run + 1) as usize;
+                    let mut sums = [v.splat(0.0); N];
+                    let mut i = start;
+                    while i < end {
+                        let weights = v.load_first(self.values.as_ptr().add(i), end - i);
+                        let mut last = [0; LANES];
+                        let mut index = self.index.as_ptr().add(i);
+                        if end - i < LANES && self.blocks.len() > 1 {
+                            last[..end - i].copy_from_slice(&self.index[i..end]);
+                            index = last.as_ptr();
+                        }
+                        for (sum, x) in sums.iter_mut().zip(x) {
+                            *sum = v.mul_add(weights, v.gather_ptr(x, index), *sum);
+                        }
+                        i += LANES;
+                    }
+                    for (acc, sum) in acc.iter_mut().zip(sums) {
+                        acc[lane] = v.add(acc[lane], sum);
                     }
                 }
-                tail += values[whole..].iter().zip(&index[whole..]).map(|(w, &i)| w * x[i as usize]).sum::<f32>();
             }
-            *out = v.sum(v.add(acc[0], acc[1])) + tail;
         }
+        let mut out = [v.splat(0.0); N];
+        for (out, acc) in out.iter_mut().zip(&acc) {
+            *out = v.sums(acc);
+        }
+        out
     }
 }

@@ -2,8 +2,8 @@
 
 use super::panels::{self, Spare};
 use super::sweep::Sweep;
-use super::vector;
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Pattern, Rows, dense, sddmm};
+use super::vector::{Few, Strides};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, sddmm};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -22,15 +22,19 @@ pub enum Kind {
         /// Rows of a block: 4, 8 or 16.
         height: usize,
     },
-    /// Single weights, one bit an element.
+    /// Single weights, one bit an element; csr for many columns.
     Bitmap,
+    /// Single weights looked up in registers, slots padded; csr for many columns.
+    Window,
+    /// The same without padding: fewer bytes, more work; csr for many columns.
+    Stream,
     /// Every element, through the `gemm` crate.
     Dense,
 }
 
 impl Kind {
     /// The names that [`Kind::parse`] knows.
-    pub const NAMES: [&'static str; 6] = ["auto", "bitmap", "block", "csr", "dense", "pattern"];
+    pub const NAMES: [&'static str; 8] = ["auto", "bitmap", "block", "csr", "dense", "pattern", "stream", "window"];
     /// The blocks that [`Kind::parse`] knows, as (rows, columns).
     pub const BLOCKS: [(usize, usize); 4] = [(4, 1), (8, 1), (16, 1), (4, 4)];
 
@@ -41,6 +45,8 @@ impl Kind {
             "csr" => Ok(Some(Kind::Csr)),
             "pattern" => Ok(Some(Kind::Pattern)),
             "bitmap" => Ok(Some(Kind::Bitmap)),
+            "stream" => Ok(Some(Kind::Stream)),
+            "window" => Ok(Some(Kind::Window)),
             "dense" => Ok(Some(Kind::Dense)),
             "block" if Kind::BLOCKS.contains(&block) => Ok(Some(Kind::Block { height: block.0 })),
             "block" => Err(argument!("block: {block:?} is not packed; choose from (4, 1), (8, 1), (16, 1), (4, 4)")),
@@ -48,14 +54,14 @@ impl Kind {
         }
     }
 
-    /// What the nonzeros suggest: blocks where they are full, a bitmap or compressed rows for one column, dense where
-    /// too little was removed to win.
-    fn of(rows: &Rows, one_column: bool) -> Kind {
-        let density = rows.density();
-        if density > 0.8 {
+    /// What the nonzeros suggest: blocks where they are full, dense where too little was removed to win, else single
+    /// weights.
+    fn of(rows: &Rows, few: bool, target: Target) -> Kind {
+        if few {
+            return Kind::of_few(rows, target);
+        }
+        if rows.density() > 0.8 {
             Kind::Dense
-        } else if one_column {
-            if density > 0.2 { Kind::Bitmap } else { Kind::Csr }
         } else if rows.block_fill(8) > 0.8 {
             Kind::Block { height: 8 }
         } else if rows.block_fill(4) > 0.8 {
@@ -64,7 +70,49 @@ impl Kind {
             Kind::Pattern
         }
     }
+
+    /// For few columns: windows where weights come from cache, the fewest bytes where they come from memory. The switch
+    /// points are those of one column on Zen 4, against dense weights.
+    fn of_few(rows: &Rows, target: Target) -> Kind {
+        let density = rows.density();
+        // Padding grows what windows read as the density falls.
+        let cached = rows.nnz() * 4 < if density > 0.25 { CACHE } else { CACHE / 4 };
+        let (dense, bitmap, stream) = match (target.name(), cached) {
+            ("avx512", true) => (0.65, 1.0, 0.0),
+            ("avx512", false) => (0.8, 0.25, 0.25),
+            // Expanding takes AVX2 too long for a bitmap, and a look-up as long as five of AVX-512.
+            ("avx2", true) => (0.27, 1.0, 0.0),
+            ("avx2", false) => (0.6, 1.0, 0.3),
+            _ => return if density > 0.8 { Kind::Dense } else { Kind::Csr },
+        };
+        match () {
+            () if density > 0.8 => Kind::Dense,
+            () if rows.block_fill(16) > 0.8 => Kind::Block { height: 16 },
+            () if rows.block_fill(8) > 0.8 => Kind::Block { height: 8 },
+            () if density < 0.25 && rows.block_fill(4) > 0.8 => Kind::Block { height: 4 },
+            () if density > dense => Kind::Dense,
+            () if density > bitmap => Kind::Bitmap,
+            () if density < stream => Kind::Stream,
+            () => Kind::Window,
+        }
+    }
 }
+
+/// Whether `columns` are few: taken a few at a time, in a kernel of their own, rather than in panels of 16. Measured: below
+/// these a panel costs more.
+fn are_few(kind: Option<Kind>, columns: usize) -> bool {
+    let most = match kind {
+        Some(Kind::Dense) => 1,
+        Some(Kind::Csr) => 3,
+        Some(Kind::Bitmap) => 4,
+        Some(Kind::Block { .. }) => 6,
+        Some(Kind::Pattern | Kind::Window | Kind::Stream) | None => 8,
+    };
+    columns <= most
+}
+
+/// Bytes of values that one core may hope to find in its share of the last cache.
+const CACHE: usize = 16 << 20;
 
 /// Weights packed for one class of columns.
 #[derive(Debug)]
@@ -73,7 +121,7 @@ enum Packed {
     Pattern(Pattern),
     Block8(Block<8>),
     Block4(Block<4>),
-    Bitmap(Bitmap),
+    Few(Box<dyn Few>),
     Dense(Vec<f32>),
 }
 
@@ -84,13 +132,23 @@ fn pack<M: Pack + Sweep>(rows: &Rows, target: Target) -> M {
 }
 
 impl Packed {
-    fn pack(rows: &Rows, kind: Kind, one_column: bool, target: Target) -> Packed {
+    fn pack(rows: &Rows, kind: Kind, few: bool, target: Target) -> Packed {
+        if few {
+            return match kind {
+                Kind::Dense => Packed::Dense(rows.to_dense()),
+                Kind::Bitmap => Packed::Few(Box::new(Bitmap::pack(rows))),
+                Kind::Window | Kind::Pattern => Packed::Few(Box::new(Padded::pack(rows))),
+                Kind::Stream => Packed::Few(Box::new(Stream::pack(rows))),
+                Kind::Csr => Packed::Few(Box::new(Csr::pack_vector(rows))),
+                Kind::Block { height: 4 } => Packed::Few(Box::new(Block::<4>::pack_vector(rows))),
+                Kind::Block { height: 16 } => Packed::Few(Box::new(Block::<16>::pack_vector(rows))),
+                Kind::Block { .. } => Packed::Few(Box::new(Block::<8>::pack_vector(rows))),
+            };
+        }
         match kind {
             Kind::Dense => Packed::Dense(rows.to_dense()),
-            Kind::Bitmap if one_column => Packed::Bitmap(Bitmap::pack(rows)),
-            Kind::Csr | Kind::Pattern | Kind::Block { .. } if one_column => Packed::Csr(Csr::pack_vector(rows)),
             Kind::Csr => Packed::Csr(pack(rows, target)),
-            Kind::Pattern | Kind::Bitmap => Packed::Pattern(pack(rows, target)),
+            Kind::Pattern | Kind::Bitmap | Kind::Window | Kind::Stream => Packed::Pattern(pack(rows, target)),
             Kind::Block { height: 4 } => Packed::Block4(pack(rows, target)),
             Kind::Block { .. } => Packed::Block8(pack(rows, target)),
         }
@@ -102,7 +160,7 @@ impl Packed {
             Packed::Pattern(pattern) => Some(pattern),
             Packed::Block8(block) => Some(block),
             Packed::Block4(block) => Some(block),
-            Packed::Bitmap(bitmap) => Some(bitmap),
+            Packed::Few(few) => Some(&**few as &dyn Format),
             Packed::Dense(_) => None,
         }
     }
@@ -113,7 +171,7 @@ impl Packed {
             Packed::Pattern(pattern) => pattern.values_mut(),
             Packed::Block8(block) => block.values_mut(),
             Packed::Block4(block) => block.values_mut(),
-            Packed::Bitmap(bitmap) => bitmap.values_mut(),
+            Packed::Few(_) => &mut [],
             Packed::Dense(dense) => dense,
         }
     }
@@ -126,16 +184,15 @@ impl Packed {
     }
 
     /// For example `spmm_csr_f32_1x128__avx512`.
-    fn kernel(&self, one_column: bool, target: Target) -> String {
+    fn kernel(&self, target: Target) -> String {
         let tile = |rows: usize, lines: usize| format!("spmm_{}_f32_{rows}x{}", self.name(), lines * LANES);
         let name = match self {
             Packed::Dense(_) => return "gemm_dense_f32".into(),
-            _ if one_column => format!("spmv_{}_f32", self.name()),
+            Packed::Few(few) => format!("spmv_{}_f32", few.name()),
             Packed::Csr(_) => tile(1, Csr::tile_lines(target.registers())),
             Packed::Pattern(_) => tile(2, Pattern::tile_lines(target.registers())),
             Packed::Block8(_) => tile(8, Block::<8>::tile_lines(target.registers())),
             Packed::Block4(_) => tile(4, Block::<4>::tile_lines(target.registers())),
-            Packed::Bitmap(_) => "spmv_bitmap_f32".into(),
         };
         format!("{name}__{}", target.name())
     }
@@ -151,11 +208,11 @@ pub struct PackedMatrix {
     rows: Rows,
     kind: Option<Kind>,
     target: Target,
-    one: OnceLock<Packed>,
+    few: OnceLock<Packed>,
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
-    /// Where the values of the packed forms and of the transposed matrix come from, once they had to be replaced.
-    orders: [Option<Vec<u32>>; 3],
+    /// Where the values of `many` and of `transposed` come from, once they had to be replaced.
+    orders: [Option<Vec<u32>>; 2],
     spare: Spare,
 }
 
@@ -169,23 +226,24 @@ impl PackedMatrix {
             rows,
             kind,
             target,
-            one: OnceLock::new(),
+            few: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
-            orders: [const { None }; 3],
+            orders: [const { None }; 2],
             spare: Spare::default(),
         };
         if let Some(columns) = columns {
-            matrix.packed(columns == 1);
+            matrix.packed(columns);
         }
         matrix
     }
 
-    fn packed(&self, one_column: bool) -> &Packed {
-        let slot = if one_column { &self.one } else { &self.many };
+    fn packed(&self, columns: usize) -> &Packed {
+        let few = are_few(self.kind, columns);
+        let slot = if few { &self.few } else { &self.many };
         slot.get_or_init(|| {
-            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, one_column));
-            Packed::pack(&self.rows, kind, one_column, self.target)
+            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, few, self.target));
+            Packed::pack(&self.rows, kind, few, self.target)
         })
     }
 
@@ -196,15 +254,15 @@ impl PackedMatrix {
 
     /// Memory of everything packed so far, the plain rows included.
     pub fn nbytes(&self) -> usize {
-        let packed: usize = [&self.one, &self.many].iter().filter_map(|slot| slot.get()).map(Packed::nbytes).sum();
+        let packed: usize = [&self.few, &self.many].iter().filter_map(|slot| slot.get()).map(Packed::nbytes).sum();
         let plain = self.rows.nnz() * 8 + (self.rows.rows() + 1) * size_of::<usize>();
         plain + packed + self.transposed.get().map_or(0, |transposed| transposed.nbytes())
     }
 
     /// The format and kernel that a product with `columns` columns runs.
     pub fn kernel(&self, columns: usize) -> (&'static str, String) {
-        let packed = self.packed(columns == 1);
-        (packed.name(), packed.kernel(columns == 1, self.target))
+        let packed = self.packed(columns);
+        (packed.name(), packed.kernel(self.target))
     }
 
     /// The matrix transposed, packed the same way; made at first use.
@@ -219,8 +277,9 @@ impl PackedMatrix {
         })
     }
 
-    /// Replaces the values, in the order of [`Rows::parts`], in everything packed so far: the structure stays, and so does
-    /// the packing. Where they go is worked out at the first call.
+    /// Replaces the values, in the order of [`Rows::parts`]: the structure stays, and so does the packing for many columns,
+    /// the transposed matrix included. Where values go is worked out at the first call. Packed for few columns, the matrix is
+    /// packed anew at its next use.
     ///
     /// # Errors
     /// Where there is not one value a nonzero.
@@ -230,19 +289,18 @@ impl PackedMatrix {
         }
         self.rows.values_mut().copy_from_slice(values);
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        for (order, one_column) in [(0, true), (1, false)] {
-            let slot = if one_column { &mut self.one } else { &mut self.many };
-            let Some(packed) = slot.get_mut() else { continue };
-            let order = self.orders[order].get_or_insert_with(|| {
-                let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, one_column));
-                bits(Packed::pack(&self.rows.ordinals(), kind, one_column, self.target).values_mut())
+        self.few.take();
+        if let Some(packed) = self.many.get_mut() {
+            let order = self.orders[0].get_or_insert_with(|| {
+                let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, false, self.target));
+                bits(Packed::pack(&self.rows.ordinals(), kind, false, self.target).values_mut())
             });
             for (to, &from) in packed.values_mut().iter_mut().zip(&*order) {
                 *to = if from == 0 { 0.0 } else { values[from as usize - 1] };
             }
         }
         if let Some(transposed) = self.transposed.get_mut() {
-            let order = self.orders[2].get_or_insert_with(|| bits(self.rows.ordinals().transposed().values_mut()));
+            let order = self.orders[1].get_or_insert_with(|| bits(self.rows.ordinals().transposed().values_mut()));
             transposed.update(&order.iter().map(|&from| values[from as usize - 1]).collect::<Vec<_>>())?;
         }
         Ok(())
@@ -293,11 +351,13 @@ impl PackedMatrix {
         if m == 0 || n == 0 {
             return Ok(());
         }
-        let packed = self.packed(n == 1);
+        let packed = self.packed(n);
         let executor = if self.rows.nnz() * n < SMALL { &Sequential } else { executor };
         match packed {
-            Packed::Csr(csr) if n == 1 => vector::multiply(csr, executor, self.target, x, y, epilogue),
-            Packed::Bitmap(bitmap) => vector::multiply(bitmap, executor, self.target, x, y, epilogue),
+            Packed::Few(few) => {
+                let columns = Strides::columns(n);
+                few.multiply(executor, self.target, n, (x, columns), (y, columns), epilogue);
+            }
             Packed::Csr(csr) => panels::multiply(csr, executor, self.target, &self.spare, n, x, y, epilogue),
             Packed::Pattern(pattern) => {
                 panels::multiply(pattern, executor, self.target, &self.spare, n, x, y, epilogue)

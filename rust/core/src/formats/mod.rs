@@ -1,8 +1,8 @@
 //! Weights and masks to packed weights, one file a format.
 //!
-//! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Pattern`], [`Csr`] and
-//! [`Block`] run over many columns by [`sweep`] and panels, [`Csr`] and [`Bitmap`] over one by [`vector`], dense weights by [`direct`] or the
-//! `gemm` crate. [`Packed`] is the closed list that users choose from.
+//! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Pattern`], [`Csr`]
+//! and [`Block`] run over many columns by [`sweep`] and [`panels`]; [`Block`], [`Csr`], [`Bitmap`] and [`windowed`] over few
+//! by [`vector`]; dense weights by [`direct`] or the `gemm` crate. [`Packed`] is the closed list that users choose from.
 
 pub mod bitmap;
 pub mod block;
@@ -21,6 +21,7 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod vector;
+pub mod windowed;
 
 pub use bitmap::Bitmap;
 pub use block::Block;
@@ -32,6 +33,7 @@ pub use matrix::{Kind, PackedMatrix};
 pub use pattern::Pattern;
 pub use rows::Rows;
 pub use sddmm::sddmm;
+pub use windowed::{Padded, Stream};
 
 /// What every packed matrix can say of itself.
 pub trait Format {
@@ -45,12 +47,12 @@ pub trait Format {
     fn stored(&self) -> usize;
     /// The row-major matrix.
     fn to_dense(&self) -> Vec<f32>;
-    /// The values held, in the format's order, padding included.
-    fn values_mut(&mut self) -> &mut [f32];
 }
 
 /// Packing for [`sweep`].
 pub trait Pack: Format {
     /// Packs `rows`, whose columns meet the operand and are cut as `blocks` says.
     fn pack(rows: &Rows, blocks: KBlocks) -> Self;
+    /// The values held, in the format's order, padding included.
+    fn values_mut(&mut self) -> &mut [f32];
 }

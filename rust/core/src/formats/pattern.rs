@@ -129,6 +129,10 @@ impl Pattern {
 }
 
 impl Pack for Pattern {
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
     fn pack(rows: &Rows, blocks: KBlocks) -> Pattern {
         let mut next: Vec<_> = (0..rows.rows()).map(|row| rows.row(row).peekable()).collect();
         let mut packed = Pattern {
@@ -182,9 +186,6 @@ impl Format for Pattern {
     }
     fn stored(&self) -> usize {
         self.values.len()
-    }
-    fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
     }
     fn to_dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.columns];

@@ -7,10 +7,12 @@ use crate::simd::Target;
 use proptest::prelude::*;
 
 /// Kinds that multiply any number of columns.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 9] = [
     Kind::Csr,
     Kind::Pattern,
     Kind::Bitmap,
+    Kind::Window,
+    Kind::Stream,
     Kind::Dense,
     Kind::Block { height: 4 },
     Kind::Block { height: 8 },
@@ -168,9 +170,55 @@ proptest! {
         prop_assert_eq!(&Pattern::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Csr::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Bitmap::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Padded::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Stream::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Block::<16>::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Block::<4>::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Block::<8>::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Block::<8>::pack_columns(&rows, blocks(), true).to_dense(), &dense);
+    }
+}
+
+/// Rows wider than 16-bit indices and steps reach: several K-blocks, and packets that lead over gaps.
+#[test]
+fn wide_rows() {
+    let (m, k) = (19, 200_001);
+    let mut dense = vec![0.0; m * k];
+    for (row, column) in [(0, 0), (0, 65_535), (0, 65_536), (1, 131_073), (2, 200_000), (2, 3), (17, 140_000), (18, 7)]
+    {
+        dense[row * k + column] = (row + column % 10 + 1) as f32;
+    }
+    let rows = Rows::from_dense(m, k, &dense).unwrap();
+    assert_eq!(Padded::pack(&rows).to_dense(), dense);
+    assert_eq!(Stream::pack(&rows).to_dense(), dense);
+    for n in [1, 3] {
+        let x = numbers(k * n, 1.0, 5);
+        let bias = vec![0.0; m];
+        for target in Target::available() {
+            for kind in KINDS {
+                let y = multiply(&rows, kind, target, 1, n, &x, Epilogue::default());
+                check(&rows, n, &x, &bias, Activation::None, &y, &format!("{kind:?} {}", target.name()));
+            }
+        }
+    }
+}
+
+/// The kernels of few columns on 16 rows more or less, every number of them.
+#[test]
+fn few_columns() {
+    for (m, k) in [(1, 40), (15, 100), (16, 17), (17, 64), (48, 129)] {
+        let rows = Rows::from_dense(m, k, &numbers(m * k, 0.3, m as u64)).unwrap();
+        let bias = numbers(m, 1.0, 9);
+        for n in 1..=9 {
+            let x = numbers(k * n, 1.0, n as u64);
+            for target in Target::available() {
+                for kind in KINDS {
+                    let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Tanh };
+                    let y = multiply(&rows, kind, target, 2, n, &x, epilogue);
+                    check(&rows, n, &x, &bias, Activation::Tanh, &y, &format!("{kind:?} {} {n}", target.name()));
+                }
+            }
+        }
     }
 }
 
@@ -180,7 +228,7 @@ fn bits_do_not_depend_on_threads() {
     let rows = Rows::from_dense(m, k, &numbers(m * k, 0.3, 3)).unwrap();
     let x = numbers(k * n, 1.0, 4);
     for kind in KINDS {
-        for n in [1, n] {
+        for n in [1, 3, n] {
             let once = multiply(&rows, kind, Target::detect(), 1, n, &x[..k * n], Epilogue::default());
             for threads in [2, 3, 8] {
                 for _ in 0..20 {

@@ -8,8 +8,10 @@ use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::formats::direct::Pixels;
 use crate::formats::sweep::{Geometry, Span, Sweep, sweep};
-use crate::formats::vector::{RowDots, multiply};
-use crate::formats::{Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Pattern, Rows, dense};
+use crate::formats::vector::{Few, Strides};
+use crate::formats::{
+    Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense,
+};
 use crate::simd::{LANES, Target};
 
 /// A layer with weights.
@@ -47,10 +49,20 @@ pub enum Kernel {
     Block4,
     /// Blocks of eight rows.
     Block8,
-    /// Single weights, one dot product an output.
+    /// Single weights, a few images at a time, one dot product an output.
     CsrDots,
-    /// A bitmap, one dot product an output.
+    /// A bitmap, a few images at a time, outputs in the lanes.
     BitmapDots,
+    /// Windows with padded slots, a few images at a time, outputs in the lanes.
+    WindowDots,
+    /// Windows without padding, a few images at a time, outputs in the lanes.
+    StreamDots,
+    /// Blocks of four rows, a few images at a time, outputs in the lanes.
+    Block4Dots,
+    /// Blocks of eight rows, a few images at a time, outputs in the lanes.
+    Block8Dots,
+    /// Blocks of sixteen rows, a few images at a time, outputs in the lanes.
+    Block16Dots,
 }
 
 impl Kernel {
@@ -66,7 +78,10 @@ impl Kernel {
             Kernel::Csr | Kernel::CsrDots => "csr",
             Kernel::Pattern => "pattern",
             Kernel::Block4 | Kernel::Block8 => "block",
+            Kernel::Block4Dots | Kernel::Block8Dots | Kernel::Block16Dots => "block",
             Kernel::BitmapDots => "bitmap",
+            Kernel::WindowDots => "window",
+            Kernel::StreamDots => "stream",
         }
     }
 }
@@ -115,6 +130,10 @@ impl Linear {
     ) -> Box<dyn Operator> {
         let layer = Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), ..self.clone() };
         let channels = self.input.c;
+        let few = |weights| -> Box<dyn Operator> {
+            let layer = Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), ..self.clone() };
+            Box::new(FewLinear { layer, weights, images, target })
+        };
         match kernel {
             Kernel::Direct => {
                 let dense = channels_last(&self.weights, self.window, channels);
@@ -122,8 +141,13 @@ impl Linear {
                 Box::new(DirectLinear { layer, direct, images })
             }
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
-            Kernel::CsrDots => Box::new(DotsLinear { layer, dots: Csr::pack_vector(&self.weights), images, target }),
-            Kernel::BitmapDots => Box::new(DotsLinear { layer, dots: Bitmap::pack(&self.weights), images, target }),
+            Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
+            Kernel::BitmapDots => few(Box::new(Bitmap::pack(&self.weights))),
+            Kernel::WindowDots => few(Box::new(Padded::pack(&self.weights))),
+            Kernel::StreamDots => few(Box::new(Stream::pack(&self.weights))),
+            Kernel::Block4Dots => few(Box::new(Block::<4>::pack_vector(&self.weights))),
+            Kernel::Block8Dots => few(Box::new(Block::<8>::pack_vector(&self.weights))),
+            Kernel::Block16Dots => few(Box::new(Block::<16>::pack_vector(&self.weights))),
             Kernel::Panel => {
                 let sweep = |blocks| Block::<8>::pack_columns(&self.weights, blocks, true);
                 self.swept(layer, sweep, "dense", input, output, images, target)
@@ -406,28 +430,26 @@ impl Operator for GemmLinear {
     }
 }
 
-struct DotsLinear<M> {
+struct FewLinear {
     layer: Linear,
-    dots: M,
+    weights: Box<dyn Few>,
     images: usize,
     target: Target,
 }
 
-impl<M: RowDots + Send> Operator for DotsLinear<M> {
+impl Operator for FewLinear {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
         let (m, k) = (self.layer.weights.rows(), self.layer.weights.columns());
-        let executor = sequential_if_small(executor, self.dots.stored());
-        for image in 0..self.images {
-            let (x, y) = (&input[image * k..(image + 1) * k], &mut output[image * m..(image + 1) * m]);
-            multiply(&self.dots, executor, self.target, x, y, self.layer.epilogue());
-        }
+        let executor = sequential_if_small(executor, self.weights.stored() * self.images);
+        let (x, y) = ((input, Strides::rows(k)), (output, Strides::rows(m)));
+        self.weights.multiply(executor, self.target, self.images, x, y, self.layer.epilogue());
     }
 
     fn kernel(&self) -> String {
-        format!("spmv_{}_f32__{}", self.dots.name(), self.target.name())
+        format!("spmv_{}_f32__{}", self.weights.name(), self.target.name())
     }
 
     fn nbytes(&self) -> usize {
-        self.dots.nbytes()
+        self.weights.nbytes()
     }
 }

@@ -159,7 +159,15 @@ impl<'a> Costs<'a> {
             Kernel::Block4 => kept / linear.weights.block_fill(4).max(0.01) * 1.15 + 8.0 * outputs,
             Kernel::Block8 => kept / linear.weights.block_fill(8).max(0.01) * 1.15 + 8.0 * outputs,
             Kernel::CsrDots => kept * 8.0,
-            Kernel::BitmapDots => kept * 2.5 + all * 0.7,
+            Kernel::BitmapDots => all * 1.3,
+            // A look-up in registers is one instruction of AVX-512 alone.
+            Kernel::WindowDots if self.target.name() != "avx512" => kept * 5.0 + rows * images * 10.0,
+            Kernel::WindowDots => kept * 2.0 + rows * images * 10.0,
+            Kernel::StreamDots if self.target.name() != "avx512" => kept * 7.0 + rows * images * 10.0,
+            Kernel::StreamDots => kept * 3.0 + rows * images * 10.0,
+            Kernel::Block4Dots => kept / linear.weights.block_fill(4).max(0.01) * 1.4 + rows * images * 10.0,
+            Kernel::Block8Dots => kept / linear.weights.block_fill(8).max(0.01) * 1.2 + rows * images * 10.0,
+            Kernel::Block16Dots => kept / linear.weights.block_fill(16).max(0.01) + rows * images * 10.0,
         };
         0.3 + macs * 2e-5
     }
@@ -252,6 +260,17 @@ fn plain(input: Layout, output: Layout) -> Choice {
 /// Images from which they are worth the lanes.
 const FEW: usize = 8;
 
+/// The kernels of few images.
+const DOTS: [Kernel; 7] = [
+    Kernel::CsrDots,
+    Kernel::BitmapDots,
+    Kernel::WindowDots,
+    Kernel::StreamDots,
+    Kernel::Block4Dots,
+    Kernel::Block8Dots,
+    Kernel::Block16Dots,
+];
+
 /// The layouts worth trying for an edge.
 fn layouts(shape: Shape, images: usize) -> Vec<Layout> {
     let mut layouts = vec![Layout::RowMajor];
@@ -280,8 +299,10 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
     let sparse = [Kernel::Csr, Kernel::Pattern, Kernel::Block4, Kernel::Block8];
     let mut choices = vec![with(Kernel::Direct, Layout::ChannelsLast, Layout::ChannelsLast)];
     if linear.is_vector() {
-        let gemm = [Kernel::Gemm, Kernel::CsrDots, Kernel::BitmapDots];
-        choices.extend(gemm.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
+        choices.push(with(Kernel::Gemm, Layout::RowMajor, Layout::RowMajor));
+        if images <= 2 * FEW {
+            choices.extend(DOTS.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
+        }
     }
     if images >= FEW {
         let layout = batch_inner(images);

@@ -20,6 +20,8 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 // callers' promise, as the trait says.
 impl Vector for Avx2 {
     type F32 = (__m256, __m256);
+    type Index = (__m256i, __m256i);
+    type Window = [__m256; 4];
 
     const REGISTERS: usize = 8;
 
@@ -71,7 +73,40 @@ impl Vector for Avx2 {
             _mm_cvtss_f32(_mm_add_ss(p, _mm_shuffle_ps::<1>(p, p)))
         }
     }
+    #[inline(always)]
+    fn fold_halves(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_add_ps(a.0, a.1), _mm256_add_ps(b.0, b.1)) }
+    }
+    #[inline(always)]
+    fn fold_quarters(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let low = (_mm256_permute2f128_ps::<0x20>(a.0, a.1), _mm256_permute2f128_ps::<0x20>(b.0, b.1));
+            let high = (_mm256_permute2f128_ps::<0x31>(a.0, a.1), _mm256_permute2f128_ps::<0x31>(b.0, b.1));
+            self.add(low, high)
+        }
+    }
+    #[inline(always)]
+    fn fold_pairs(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let even = (_mm256_shuffle_ps::<0b10_00_10_00>(a.0, b.0), _mm256_shuffle_ps::<0b10_00_10_00>(a.1, b.1));
+            let odd = (_mm256_shuffle_ps::<0b11_01_11_01>(a.0, b.0), _mm256_shuffle_ps::<0b11_01_11_01>(a.1, b.1));
+            self.add(even, odd)
+        }
+    }
 
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
+        // SAFETY: see above the impl; the masks leave what lies beyond `n` unread.
+        unsafe {
+            let n = _mm256_set1_epi32(n.min(16) as i32);
+            let low = _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            let high = _mm256_cmpgt_epi32(n, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
+            (_mm256_maskload_ps(p, low), _mm256_maskload_ps(p.wrapping_add(8), high))
+        }
+    }
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
         // SAFETY: see above the impl.
@@ -96,11 +131,95 @@ impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {
         // SAFETY: see above the impl.
+        unsafe { (gather8(base, index), gather8(base, index.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn spread_ptr<const R: usize>(self, base: *const f32, index: *const u16) -> Self::F32 {
+        // SAFETY: see above the impl.
         unsafe {
-            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()));
-            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(index.add(8).cast()));
-            (_mm256_i32gather_ps::<4>(base, low), _mm256_i32gather_ps::<4>(base, high))
+            match R {
+                16 => self.splat(*base.add(*index as usize)),
+                8 => (
+                    _mm256_broadcast_ss(&*base.add(*index as usize)),
+                    _mm256_broadcast_ss(&*base.add(*index.add(1) as usize)),
+                ),
+                _ => {
+                    let four = gather4(base, index);
+                    let four = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(four), four);
+                    let (low, high) =
+                        (_mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3));
+                    (_mm256_permutevar_ps(four, low), _mm256_permutevar_ps(four, high))
+                }
+            }
         }
+    }
+    #[inline(always)]
+    unsafe fn window_ptr(self, p: *const f32) -> Self::Window {
+        // SAFETY: see above the impl.
+        unsafe { std::array::from_fn(|i| _mm256_loadu_ps(p.add(8 * i))) }
+    }
+    #[inline(always)]
+    unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe {
+            let (low, high) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast()));
+            (_mm256_cvtepu16_epi32(low), _mm256_cvtepu16_epi32(high))
+        }
+    }
+    #[inline(always)]
+    fn next_index(self, index: Self::Index) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_srli_epi32::<5>(index.0), _mm256_srli_epi32::<5>(index.1)) }
+    }
+    #[inline(always)]
+    fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (look_up8(window, index.0), look_up8(window, index.1)) }
+    }
+}
+
+/// Eight floats at a time by the lowest three bits; bits 3 and 4, moved to the sign, choose among the four.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn look_up8([a, b, c, d]: [__m256; 4], index: __m256i) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (a, b) = (_mm256_permutevar8x32_ps(a, index), _mm256_permutevar8x32_ps(b, index));
+        let (c, d) = (_mm256_permutevar8x32_ps(c, index), _mm256_permutevar8x32_ps(d, index));
+        let bit3 = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+        let bit4 = _mm256_castsi256_ps(_mm256_slli_epi32::<27>(index));
+        _mm256_blendv_ps(_mm256_blendv_ps(a, b, bit3), _mm256_blendv_ps(c, d, bit3), bit4)
+    }
+}
+
+/// Loads and inserts: the gather instructions of AMD's Zen take longer.
+///
+/// # Safety
+/// The CPU has AVX2; `index` is valid for reading 8 indices, and `base` at each of them.
+#[inline(always)]
+pub(super) unsafe fn gather8(base: *const f32, index: *const u16) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = _mm256_castps128_ps256(gather4(base, index));
+        _mm256_insertf128_ps::<1>(low, gather4(base, index.add(4)))
+    }
+}
+
+/// As [`gather8`], four.
+///
+/// # Safety
+/// The CPU has AVX2; `index` is valid for reading 4 indices, and `base` at each of them.
+#[inline(always)]
+pub(super) unsafe fn gather4(base: *const f32, index: *const u16) -> __m128 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [a, b, c, d] = index.cast::<[u16; 4]>().read_unaligned();
+        let x = _mm_load_ss(base.add(a as usize));
+        let x = _mm_insert_ps::<0x10>(x, _mm_load_ss(base.add(b as usize)));
+        let x = _mm_insert_ps::<0x20>(x, _mm_load_ss(base.add(c as usize)));
+        _mm_insert_ps::<0x30>(x, _mm_load_ss(base.add(d as usize)))
     }
 }
 

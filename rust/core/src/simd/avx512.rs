@@ -1,5 +1,6 @@
 //! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
 
+use super::avx2::{gather4, gather8};
 use super::{Kernel, Vector};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -21,6 +22,8 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 // callers' promise, as the trait says.
 impl Vector for Avx512 {
     type F32 = __m512;
+    type Index = __m512i;
+    type Window = (__m512, __m512);
 
     const REGISTERS: usize = 32;
 
@@ -68,7 +71,31 @@ impl Vector for Avx512 {
             _mm_cvtss_f32(_mm_add_ss(p, _mm_shuffle_ps::<1>(p, p)))
         }
     }
+    #[inline(always)]
+    fn fold_halves(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b))
+        }
+    }
+    #[inline(always)]
+    fn fold_quarters(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+        }
+    }
+    #[inline(always)]
+    fn fold_pairs(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b)) }
+    }
 
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
+        // SAFETY: see above the impl; the mask leaves what lies beyond `n` unread.
+        unsafe { _mm512_maskz_loadu_ps(((1u32 << n.min(16)) - 1) as __mmask16, p) }
+    }
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
         // SAFETY: see above the impl.
@@ -92,10 +119,44 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {
         // SAFETY: see above the impl.
+        unsafe { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(gather8(base, index)), gather8(base, index.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn spread_ptr<const R: usize>(self, base: *const f32, index: *const u16) -> Self::F32 {
+        // SAFETY: see above the impl.
         unsafe {
-            let index = _mm512_cvtepu16_epi32(_mm256_loadu_si256(index.cast()));
-            _mm512_i32gather_ps::<4>(index, base)
+            match R {
+                16 => _mm512_set1_ps(*base.add(*index as usize)),
+                8 => {
+                    let (low, high) = (base.add(*index as usize), base.add(*index.add(1) as usize));
+                    _mm512_mask_broadcastss_ps(_mm512_set1_ps(*low), 0xff00, _mm_load_ss(high))
+                }
+                _ => {
+                    let order = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                    _mm512_permutexvar_ps(order, _mm512_castps128_ps512(gather4(base, index)))
+                }
+            }
         }
+    }
+    #[inline(always)]
+    unsafe fn window_ptr(self, p: *const f32) -> Self::Window {
+        // SAFETY: see above the impl.
+        unsafe { (_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16))) }
+    }
+    #[inline(always)]
+    unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    fn next_index(self, index: Self::Index) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_srli_epi32::<5>(index) }
+    }
+    #[inline(always)]
+    fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_permutex2var_ps(window.0, index, window.1) }
     }
 }
 

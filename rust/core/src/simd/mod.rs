@@ -39,11 +39,30 @@ use std::sync::OnceLock;
 /// Floats in the logical register of every target.
 pub const LANES: usize = 16;
 
+/// Floats in a [`Vector::Window`]: what one AVX-512 instruction looks 16 lanes up in.
+pub const WINDOW: usize = 2 * LANES;
+
+/// Asks for the cache line at `p`, which may be any address, to be brought near.
+#[inline(always)]
+pub fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and never faults; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// A CPU target, as a token: a value of the type proves that this CPU has the features, because only [`dispatch`] makes
 /// one. Methods that touch memory through pointers are unsafe for the pointer alone.
 pub trait Vector: Copy + Send + Sync + 'static {
     /// One register of [`LANES`] floats.
     type F32: Copy;
+    /// 16 indices of 32 bits, one a lane.
+    type Index: Copy;
+    /// [`WINDOW`] neighbouring floats, held in registers.
+    type Window: Copy;
     /// How many of them the register file holds.
     const REGISTERS: usize;
 
@@ -62,11 +81,37 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// The sum of the lanes, always in the same order: halves, quarters, eighths, pairs.
     fn sum(self, a: Self::F32) -> f32;
 
+    /// Of each, the first half plus the second: `a` in the first half of the result, `b` in the second.
+    fn fold_halves(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// As [`Vector::fold_halves`] inside each half of the registers, quarter to quarter: a's halves, then b's.
+    fn fold_quarters(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Inside each quarter: lanes 0 + 1 and 2 + 3 of `a`, then of `b`.
+    fn fold_pairs(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// Lane i is the sum of the lanes of `rows[i]`, always in the same order.
+    #[inline(always)]
+    fn sums(self, rows: &[Self::F32; LANES]) -> Self::F32 {
+        let low = self.fold_pairs(quarters(self, rows, 0), quarters(self, rows, 1));
+        let high = self.fold_pairs(quarters(self, rows, 2), quarters(self, rows, 3));
+        self.fold_pairs(low, high)
+    }
+
     /// Loads 16 floats from any address.
     ///
     /// # Safety
     /// `p` is valid for reading 16 floats.
     unsafe fn load_ptr(self, p: *const f32) -> Self::F32;
+    /// Loads the first `n` lanes, `n` up to 16; the others are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `n` floats.
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the caller's promise, and the array holds 16.
+        unsafe { std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n.min(LANES)) }
+        self.with_lanes(lanes)
+    }
     /// Stores 16 floats to any address.
     ///
     /// # Safety
@@ -92,6 +137,25 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `index` is valid for reading 16 indices, and `base` at each of them.
     unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32;
+    /// Lane i takes `base[index[i / R]]`; R is 4, 8 or 16.
+    ///
+    /// # Safety
+    /// `index` is valid for reading 16 / R indices, and `base` at each of them.
+    unsafe fn spread_ptr<const R: usize>(self, base: *const f32, index: *const u16) -> Self::F32;
+    /// Loads [`WINDOW`] floats from any address.
+    ///
+    /// # Safety
+    /// `p` is valid for reading [`WINDOW`] floats.
+    unsafe fn window_ptr(self, p: *const f32) -> Self::Window;
+    /// Loads 16 indices.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 indices.
+    unsafe fn index_ptr(self, p: *const u16) -> Self::Index;
+    /// The indices without their lowest five bits: those of the next look-up.
+    fn next_index(self, index: Self::Index) -> Self::Index;
+    /// Lane i takes the window's float that the lowest five bits of `index[i]` name.
+    fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32;
 
     /// Loads the first 16 floats of `from`; panics where there are fewer.
     #[inline(always)]
@@ -121,8 +185,15 @@ pub trait Vector: Copy + Send + Sync + 'static {
     }
 }
 
+/// Rows q, q + 4, q + 8 and q + 12 folded to a quarter each. Folding pairs then puts row 4r + q in lane q of quarter r.
+#[inline(always)]
+fn quarters<V: Vector>(v: V, rows: &[V::F32; LANES], q: usize) -> V::F32 {
+    v.fold_quarters(v.fold_halves(rows[q], rows[q + 4]), v.fold_halves(rows[q + 8], rows[q + 12]))
+}
+
 /// Code to run on a target. Mark `run`, and every function that it calls with `V`, `#[inline(always)]`: only code inlined
-/// into the target's entry point is compiled for the target.
+/// into the target's entry point is compiled for the target. Closures cannot be marked: where one is called more than once
+/// it may stay a function of its own, without the target's instructions.
 pub trait Kernel {
     /// What `run` returns.
     type Output;
@@ -247,6 +318,30 @@ mod tests {
             assert_eq!(v.to_array(v.max(x, y)), each(f32::max));
             assert_eq!(v.to_array(v.mul_add(x, y, v.splat(1.5))), each(|a, b| a.mul_add(b, 1.5)));
             assert_eq!(v.sum(x), 0.0);
+            let halves: [f32; LANES] = std::array::from_fn(|i| {
+                let from = if i < 8 { a } else { b };
+                from[i % 8] + from[i % 8 + 8]
+            });
+            assert_eq!(v.to_array(v.fold_halves(x, y)), halves);
+            let quarters: [f32; LANES] = std::array::from_fn(|i| {
+                let from = if i < 8 { a } else { b };
+                let at = i % 8 / 4 * 8 + i % 4;
+                from[at] + from[at + 4]
+            });
+            assert_eq!(v.to_array(v.fold_quarters(x, y)), quarters);
+            let pairs: [f32; LANES] = std::array::from_fn(|i| {
+                let from = if i % 4 < 2 { a } else { b };
+                let at = i / 4 * 4 + i % 2 * 2;
+                from[at] + from[at + 1]
+            });
+            assert_eq!(v.to_array(v.fold_pairs(x, y)), pairs);
+            let rows: [V::F32; LANES] = std::array::from_fn(|i| v.mul(x, v.splat(i as f32)));
+            assert_eq!(v.to_array(v.sums(&rows)), std::array::from_fn(|i| v.sum(rows[i])));
+            for n in [0, 1, 7, 16] {
+                // SAFETY: an array of 16.
+                let first = unsafe { v.load_first(b.as_ptr(), n) };
+                assert_eq!(v.to_array(first), std::array::from_fn(|i| if i < n { b[i] } else { 0.0 }));
+            }
             let both: Vec<f32> = a.iter().chain(&b).copied().collect();
             let (even, odd) = v.unzip(x, y);
             assert_eq!(v.to_array(even), std::array::from_fn(|i| both[2 * i]));
@@ -255,6 +350,22 @@ mod tests {
             // SAFETY: arrays of 16, indices below 16.
             let gathered = unsafe { v.gather_ptr(a.as_ptr(), index.as_ptr()) };
             assert_eq!(v.to_array(gathered), std::array::from_fn(|i| a[index[i] as usize]));
+            // SAFETY: as above.
+            let spread = unsafe {
+                let (base, index) = (a.as_ptr(), index.as_ptr());
+                [v.spread_ptr::<4>(base, index), v.spread_ptr::<8>(base, index), v.spread_ptr::<16>(base, index)]
+            };
+            for (spread, rows) in spread.into_iter().zip([4, 8, 16]) {
+                assert_eq!(v.to_array(spread), std::array::from_fn(|i| a[index[i / rows] as usize]));
+            }
+            let packed: [u16; LANES] = std::array::from_fn(|i| (i as u16).wrapping_mul(20_011) ^ 0x2b5a);
+            // SAFETY: arrays of 32 and of 16.
+            let (window, mut index) = unsafe { (v.window_ptr(both.as_ptr()), v.index_ptr(packed.as_ptr())) };
+            for slot in 0..3 {
+                let wanted = packed.map(|packed| both[(packed >> (5 * slot) & 31) as usize]);
+                assert_eq!(v.to_array(v.look_up(window, index)), wanted, "slot {slot}");
+                index = v.next_index(index);
+            }
             for mask in [0, 1, 0x8000, 0xffff, 0xa5c3, 0x00ff_u16] {
                 // SAFETY: an array of 16.
                 let expanded = v.to_array(unsafe { v.expand_ptr(a.as_ptr(), mask) });

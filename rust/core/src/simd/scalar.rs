@@ -1,6 +1,6 @@
 //! The plain target: an array of 16 floats, whatever the compiler makes of it.
 
-use super::{LANES, Vector};
+use super::{LANES, Vector, WINDOW};
 
 /// Token of the plain target.
 #[derive(Clone, Copy)]
@@ -14,6 +14,8 @@ impl Scalar {
 
 impl Vector for Scalar {
     type F32 = [f32; LANES];
+    type Index = [u16; LANES];
+    type Window = [f32; WINDOW];
 
     const REGISTERS: usize = 8;
 
@@ -49,6 +51,21 @@ impl Vector for Scalar {
         let q: [f32; 4] = std::array::from_fn(|i| h[i] + h[i + 4]);
         (q[0] + q[2]) + (q[1] + q[3])
     }
+    #[inline(always)]
+    fn fold_halves(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        let fold = |a: Self::F32, i: usize| a[i] + a[i + 8];
+        std::array::from_fn(|i| if i < 8 { fold(a, i) } else { fold(b, i - 8) })
+    }
+    #[inline(always)]
+    fn fold_quarters(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        let fold = |a: Self::F32, i: usize| a[i / 4 * 8 + i % 4] + a[i / 4 * 8 + i % 4 + 4];
+        std::array::from_fn(|i| if i < 8 { fold(a, i) } else { fold(b, i - 8) })
+    }
+    #[inline(always)]
+    fn fold_pairs(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        let fold = |a: Self::F32, i: usize| a[i / 4 * 4 + i % 2 * 2] + a[i / 4 * 4 + i % 2 * 2 + 1];
+        std::array::from_fn(|i| if i % 4 < 2 { fold(a, i) } else { fold(b, i) })
+    }
 
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
@@ -76,5 +93,28 @@ impl Vector for Scalar {
     unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {
         // SAFETY: the caller's promise: 16 indices, each valid from `base`.
         std::array::from_fn(|i| unsafe { *base.add(*index.add(i) as usize) })
+    }
+    #[inline(always)]
+    unsafe fn spread_ptr<const R: usize>(self, base: *const f32, index: *const u16) -> Self::F32 {
+        // SAFETY: the caller's promise: 16 / R indices, each valid from `base`.
+        std::array::from_fn(|i| unsafe { *base.add(*index.add(i / R) as usize) })
+    }
+    #[inline(always)]
+    unsafe fn window_ptr(self, p: *const f32) -> Self::Window {
+        // SAFETY: the caller's promise: that many readable floats at `p`.
+        unsafe { p.cast::<Self::Window>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
+        // SAFETY: the caller's promise: 16 readable indices at `p`.
+        unsafe { p.cast::<Self::Index>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn next_index(self, index: Self::Index) -> Self::Index {
+        index.map(|index| index >> 5)
+    }
+    #[inline(always)]
+    fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
+        index.map(|index| window[index as usize % WINDOW])
     }
 }
