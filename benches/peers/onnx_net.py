@@ -1,4 +1,4 @@
-"""The reference CNN as an ONNX file and in an ONNX Runtime session, the way its users would run it."""
+"""The reference CNN and single convolutions as ONNX files and in an ONNX Runtime session, the way its users would run it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,25 @@ def reference_cnn(parameters: Mapping[str, Array]) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in parameters.items()],
     )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def convolution(weight: Array, bias: Array, groups: int = 1) -> onnx.ModelProto:
+    """One convolution with ReLU that keeps the image's size; NCHW, any batch and size."""
+    pads = [size // 2 for size in weight.shape[2:]]
+    nodes = [
+        helper.make_node("Conv", ["x", "weight", "bias"], ["c"], "conv", pads=[*pads, *pads], group=groups),
+        helper.make_node("Relu", ["c"], ["y"], "relu"),
+    ]
+    channels = {"x": weight.shape[1] * groups, "y": weight.shape[0]}
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", count, "h", "w"])
+        for name, count in channels.items()
+    )
+    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
+    graph = helper.make_graph(nodes, "convolution", [x], [y], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
