@@ -33,6 +33,10 @@ pub struct Block<const R: usize> {
 }
 
 impl<const R: usize> Block<R> {
+    fn groups(&self) -> usize {
+        self.rows.div_ceil(R)
+    }
+
     /// Packs the columns of each group of R rows that hold a nonzero, or all of them.
     pub fn pack_columns(rows: &Rows, blocks: KBlocks, all: bool) -> Block<R> {
         let groups = rows.rows().div_ceil(R);
@@ -91,8 +95,7 @@ impl<const R: usize> Format for Block<R> {
         let groups = self.groups();
         let mut dense = vec![0.0; self.rows * self.columns];
         for block in 0..self.blocks.len() {
-            let column_of: std::collections::HashMap<u16, usize> =
-                self.blocks.columns(block).map(|column| (self.blocks.index(block, column), column)).collect();
+            let column_of = self.blocks.columns_by_index(block);
             for group in 0..groups {
                 let run = block * groups + group;
                 for at in self.starts[run] as usize..self.starts[run + 1] as usize {
@@ -113,9 +116,6 @@ impl<const R: usize> Sweep for Block<R> {
     fn blocks(&self) -> usize {
         self.blocks.len()
     }
-    fn groups(&self) -> usize {
-        self.rows.div_ceil(R)
-    }
     fn group_rows(&self) -> usize {
         R
     }
@@ -130,13 +130,15 @@ impl<const R: usize> Sweep for Block<R> {
     #[inline(always)]
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {
         // Whole groups in registers where they fit, else four rows at a time.
-        // SAFETY: the caller's promise, passed on.
-        unsafe {
-            if R == 8 && V::REGISTERS >= 32 {
-                self.rows_of_group::<V, 8, T>(v, at, 0);
-            } else {
-                for from in (0..R).step_by(4) {
-                    self.rows_of_group::<V, 4, T>(v, at, from);
+        for row in at.rows(self.rows).step_by(R) {
+            // SAFETY: the caller's promise, passed on.
+            unsafe {
+                if R == 8 && V::REGISTERS >= 32 {
+                    self.rows_of_group::<V, 8, T>(v, &at, row, 0);
+                } else {
+                    for from in (0..R.min(self.rows - row)).step_by(4) {
+                        self.rows_of_group::<V, 4, T>(v, &at, row, from);
+                    }
                 }
             }
         }
@@ -144,26 +146,34 @@ impl<const R: usize> Sweep for Block<R> {
 }
 
 impl<const R: usize> Block<R> {
-    /// Rows `from .. from + Q` of one group.
+    /// Rows `from .. from + Q` of the group that starts at `row`, where they exist.
     ///
     /// # Safety
     /// As [`Sweep::tile`].
     #[inline(always)]
-    unsafe fn rows_of_group<V: Vector, const Q: usize, const T: usize>(&self, v: V, at: Tile<'_>, from: usize) {
-        let run = at.block * self.groups() + at.group;
-        let first_row = at.group * R + from;
-        if first_row >= self.rows {
-            return;
-        }
-        let here = Q.min(self.rows - first_row);
+    unsafe fn rows_of_group<V: Vector, const Q: usize, const T: usize>(
+        &self,
+        v: V,
+        at: &Tile<'_>,
+        row: usize,
+        from: usize,
+    ) {
+        let run = at.block * self.groups() + row / R;
+        let here = self.rows - row - from;
         // SAFETY: `pack_columns` made one start a (block, group) and one more, R values an index, and indices that with
         // their block's base are at most `reach`, which the caller's operand covers; only rows of the matrix are loaded
         // and stored.
         unsafe {
-            let (start, end) = (*self.starts.get_unchecked(run) as usize, *self.starts.get_unchecked(run + 1) as usize);
+            let run = *self.starts.get_unchecked(run) as usize..*self.starts.get_unchecked(run + 1) as usize;
             let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
-            let mut acc = at.start::<V, Q, T>(v, first_row, from, here);
-            for i in start..end {
+            // Small bodies with constant bounds: the loops unroll and accumulators stay in registers.
+            let mut acc = [[v.splat(0.0); T]; Q];
+            for (q, acc) in acc.iter_mut().enumerate() {
+                if q < here {
+                    *acc = at.start::<V, T>(v, row + from + q);
+                }
+            }
+            for i in run {
                 let line = base.add(*self.index.get_unchecked(i) as usize * at.unit);
                 let x: [V::F32; T] = std::array::from_fn(|t| v.load_ptr(line.add(t * LANES)));
                 let values = self.values.as_ptr().add(i * R + from);
@@ -174,7 +184,11 @@ impl<const R: usize> Block<R> {
                     }
                 }
             }
-            at.finish::<V, Q, T>(v, from, here, acc);
+            for (q, &acc) in acc.iter().enumerate() {
+                if q < here {
+                    at.finish::<V, T>(v, row + from + q, acc);
+                }
+            }
         }
     }
 }

@@ -75,9 +75,7 @@ impl Format for Csr {
     fn to_dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.columns];
         for block in 0..self.blocks.len() {
-            // Positions are unique, so an index names its column.
-            let column_of: std::collections::HashMap<u16, usize> =
-                self.blocks.columns(block).map(|column| (self.blocks.index(block, column), column)).collect();
+            let column_of = self.blocks.columns_by_index(block);
             for row in 0..self.rows {
                 let run = block * self.rows + row;
                 for at in self.starts[run] as usize..self.starts[run + 1] as usize {
@@ -96,9 +94,6 @@ impl Sweep for Csr {
     fn blocks(&self) -> usize {
         self.blocks.len()
     }
-    fn groups(&self) -> usize {
-        self.rows
-    }
     fn group_rows(&self) -> usize {
         1
     }
@@ -112,21 +107,23 @@ impl Sweep for Csr {
 
     #[inline(always)]
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {
-        let run = at.block * self.rows + at.group;
-        // SAFETY: `pack` made one start a (block, row) and one more, ascending to the number of values; every index plus
-        // its block's base is at most `reach`, which the caller's operand covers.
-        unsafe {
-            let (start, end) = (*self.starts.get_unchecked(run) as usize, *self.starts.get_unchecked(run + 1) as usize);
-            let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
-            let [mut acc] = at.start::<V, 1, T>(v, at.group, 0, 1);
-            for i in start..end {
-                let value = v.splat(*self.values.get_unchecked(i));
-                let line = base.add(*self.index.get_unchecked(i) as usize * at.unit);
-                for (t, acc) in acc.iter_mut().enumerate() {
-                    *acc = v.mul_add(value, v.load_ptr(line.add(t * LANES)), *acc);
+        let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
+        for row in at.rows(self.rows) {
+            let run = at.block * self.rows + row;
+            // SAFETY: `pack` made one start a (block, row) and one more, ascending to the number of values; every index plus
+            // its block's base is at most `reach`, which the caller's operand covers.
+            unsafe {
+                let run = *self.starts.get_unchecked(run) as usize..*self.starts.get_unchecked(run + 1) as usize;
+                let mut acc = at.start::<V, T>(v, row);
+                for i in run {
+                    let value = v.splat(*self.values.get_unchecked(i));
+                    let line = base.add(*self.index.get_unchecked(i) as usize * at.unit);
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        *acc = v.mul_add(value, v.load_ptr(line.add(t * LANES)), *acc);
+                    }
                 }
+                at.finish::<V, T>(v, row, acc);
             }
-            at.finish::<V, 1, T>(v, 0, 1, [acc]);
         }
     }
 }

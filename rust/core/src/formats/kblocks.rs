@@ -1,5 +1,6 @@
 //! Columns cut into K-blocks, so that the operand rows of a block stay in cache and an index takes 16 bits.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// Where the columns of a matrix meet the operand, and how they are cut.
@@ -15,9 +16,10 @@ impl KBlocks {
     /// Columns of a block for convolutions with pixels in the lanes, whose taps share most of their registers.
     pub const PIXELS: usize = 512;
 
-    /// Cuts columns with these positions into runs of at most `most` columns that span less than 2¹⁶ positions. A matrix
-    /// without columns is one empty block, so that bias and activation still happen.
+    /// Cuts columns with these positions into runs of at most `most` columns, in any case below 2¹⁶, that span less than
+    /// 2¹⁶ positions. A matrix without columns is one empty block, so that bias and activation still happen.
     pub fn new(positions: Vec<u32>, most: usize) -> KBlocks {
+        let most = most.min(u16::MAX as usize);
         let mut blocks = Vec::new();
         let (mut start, mut low, mut high) = (0, u32::MAX, 0);
         for (column, &position) in positions.iter().enumerate() {
@@ -59,6 +61,11 @@ impl KBlocks {
     /// A column's index in its block.
     pub fn index(&self, block: usize, column: usize) -> u16 {
         (self.positions[column] - self.blocks[block].1) as u16
+    }
+
+    /// The column of every index of a block: positions are unique, so an index names its column.
+    pub fn columns_by_index(&self, block: usize) -> HashMap<u16, usize> {
+        self.columns(block).map(|column| (self.index(block, column), column)).collect()
     }
 
     /// The largest position; `None` without columns.

@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use super::sweep::{self, Geometry, Sweep, panel_width, sweep};
 use super::vector;
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Rows, dense};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Pattern, Rows, dense};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -13,8 +13,10 @@ use std::sync::{Mutex, OnceLock};
 /// The formats that users name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Single weights.
+    /// Single weights, row by row.
     Csr,
+    /// Single weights, in pairs of rows.
+    Pattern,
     /// Blocks of this height; the width only says how the weights were pruned.
     Block {
         /// Rows of a block: 4, 8 or 16.
@@ -28,7 +30,7 @@ pub enum Kind {
 
 impl Kind {
     /// The names that [`Kind::parse`] knows.
-    pub const NAMES: [&'static str; 5] = ["auto", "bitmap", "block", "csr", "dense"];
+    pub const NAMES: [&'static str; 6] = ["auto", "bitmap", "block", "csr", "dense", "pattern"];
     /// The blocks that [`Kind::parse`] knows, as (rows, columns).
     pub const BLOCKS: [(usize, usize); 4] = [(4, 1), (8, 1), (16, 1), (4, 4)];
 
@@ -37,6 +39,7 @@ impl Kind {
         match name {
             "auto" => Ok(None),
             "csr" => Ok(Some(Kind::Csr)),
+            "pattern" => Ok(Some(Kind::Pattern)),
             "bitmap" => Ok(Some(Kind::Bitmap)),
             "dense" => Ok(Some(Kind::Dense)),
             "block" if Kind::BLOCKS.contains(&block) => Ok(Some(Kind::Block { height: block.0 })),
@@ -58,7 +61,7 @@ impl Kind {
         } else if rows.block_fill(4) > 0.8 {
             Kind::Block { height: 4 }
         } else {
-            Kind::Csr
+            Kind::Pattern
         }
     }
 }
@@ -67,6 +70,7 @@ impl Kind {
 #[derive(Debug)]
 enum Packed {
     Csr(Csr),
+    Pattern(Pattern),
     Block8(Block<8>),
     Block4(Block<4>),
     Bitmap(Bitmap),
@@ -79,8 +83,9 @@ impl Packed {
         match kind {
             Kind::Dense => Packed::Dense(rows.to_dense()),
             Kind::Bitmap if one_column => Packed::Bitmap(Bitmap::pack(rows)),
-            Kind::Csr | Kind::Block { .. } if one_column => Packed::Csr(Csr::pack_vector(rows)),
-            Kind::Csr | Kind::Bitmap => Packed::Csr(Csr::pack(rows, blocks())),
+            Kind::Csr | Kind::Pattern | Kind::Block { .. } if one_column => Packed::Csr(Csr::pack_vector(rows)),
+            Kind::Csr => Packed::Csr(Csr::pack(rows, blocks())),
+            Kind::Pattern | Kind::Bitmap => Packed::Pattern(Pattern::pack(rows, blocks())),
             Kind::Block { height: 4 } => Packed::Block4(Block::pack(rows, blocks())),
             Kind::Block { .. } => Packed::Block8(Block::pack(rows, blocks())),
         }
@@ -89,6 +94,7 @@ impl Packed {
     fn format(&self) -> Option<&dyn Format> {
         match self {
             Packed::Csr(csr) => Some(csr),
+            Packed::Pattern(pattern) => Some(pattern),
             Packed::Block8(block) => Some(block),
             Packed::Block4(block) => Some(block),
             Packed::Bitmap(bitmap) => Some(bitmap),
@@ -111,6 +117,7 @@ impl Packed {
             Packed::Dense(_) => return "gemm_dense_f32".into(),
             _ if one_column => format!("spmv_{}_f32", self.name()),
             Packed::Csr(csr) => tile(1, csr.tile_lines(registers)),
+            Packed::Pattern(pattern) => tile(2, pattern.tile_lines(registers)),
             Packed::Block8(block) => tile(8, block.tile_lines(registers)),
             Packed::Block4(block) => tile(4, block.tile_lines(registers)),
             Packed::Bitmap(_) => "spmv_bitmap_f32".into(),
@@ -191,7 +198,7 @@ impl PackedMatrix {
         self.transposed.get_or_init(|| {
             // Columns of blocks are rows of the transposed matrix, where they are single weights.
             let kind = match self.kind {
-                Some(Kind::Block { .. }) => Some(Kind::Csr),
+                Some(Kind::Block { .. }) => Some(Kind::Pattern),
                 kind => kind,
             };
             Box::new(PackedMatrix::new(self.rows.transposed(), kind, None, self.target))
@@ -229,6 +236,7 @@ impl PackedMatrix {
             Packed::Csr(csr) if n == 1 => vector::multiply(csr, executor, self.target, x, y, epilogue),
             Packed::Bitmap(bitmap) => vector::multiply(bitmap, executor, self.target, x, y, epilogue),
             Packed::Csr(csr) => self.panels(csr, executor, n, x, y, epilogue),
+            Packed::Pattern(pattern) => self.panels(pattern, executor, n, x, y, epilogue),
             Packed::Block8(block) => self.panels(block, executor, n, x, y, epilogue),
             Packed::Block4(block) => self.panels(block, executor, n, x, y, epilogue),
             Packed::Dense(weights) => {

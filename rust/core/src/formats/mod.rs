@@ -1,7 +1,7 @@
 //! Weights and masks to packed weights, one file a format.
 //!
-//! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Csr`] and [`Block`]
-//! run over many columns by [`sweep`], [`Csr`] and [`Bitmap`] over one by [`vector`], dense weights by [`direct`] or the
+//! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Pattern`], [`Csr`] and
+//! [`Block`] run over many columns by [`sweep`], [`Csr`] and [`Bitmap`] over one by [`vector`], dense weights by [`direct`] or the
 //! `gemm` crate. [`Packed`] is the closed list that users choose from.
 
 pub mod bitmap;
@@ -12,6 +12,7 @@ pub mod direct;
 pub mod epilogue;
 pub mod kblocks;
 pub mod matrix;
+pub mod pattern;
 pub mod rows;
 mod shared;
 pub mod sweep;
@@ -26,6 +27,7 @@ pub use direct::Direct;
 pub use epilogue::{Activation, Epilogue};
 pub use kblocks::KBlocks;
 pub use matrix::{Kind, PackedMatrix};
+pub use pattern::Pattern;
 pub use rows::Rows;
 
 /// What every packed matrix can say of itself.

@@ -10,18 +10,20 @@
 //!
 //! for tile in span:                 T lines of the operand and of the result
 //!   for block in K-blocks:          the tile's operand rows of one block stay in L1
-//!     for group in row groups:      R rows of the matrix
+//!     for group in row groups:      R rows of the matrix, as the format groups them
 //!       acc[R][T] = bias or partial result
 //!       for (position, values[R]):  acc[r][t] += values[r] * operand[position·unit + t]
 //!       store acc                   last block: bias was added first, activation now
 //! ```
 //!
-//! Every result element is summed in the order of the columns, whatever the tile, the task or the thread.
+//! Tasks share rows by *bands* of [`BAND_ROWS`]: inside a band a format may take the rows in any order. Every result element
+//! is summed in the order that the packing has fixed, whatever the tile, the task or the thread.
 
 use super::epilogue::{Activation, Epilogue};
 use super::shared::Shared;
 use crate::executor::Executor;
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
+use std::ops::Range;
 
 /// A contiguous run of operand lines and where its results go, in floats from the start of either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,41 +75,42 @@ pub fn panel_width(n: usize, most: usize) -> usize {
     n.div_ceil(panels).next_multiple_of(LANES).max(LANES)
 }
 
+/// Rows of a band. Fixed: see executor.rs.
+pub const BAND_ROWS: usize = 128;
+
 /// A packed matrix that [`sweep`] can run.
 pub trait Sweep: Sync {
     /// Rows of the matrix.
     fn rows(&self) -> usize;
     /// K-blocks, at least 1.
     fn blocks(&self) -> usize;
-    /// Row groups.
-    fn groups(&self) -> usize;
-    /// Rows in a group (the last group may hold fewer).
+    /// Rows that are swept together.
     fn group_rows(&self) -> usize;
     /// The largest position of any column; `None` without columns.
     fn reach(&self) -> Option<usize>;
     /// Lines in a tile on a target with this many registers: at most 6.
     fn tile_lines(&self, registers: usize) -> usize;
 
-    /// One tile of T lines, one K-block, one row group.
+    /// One tile of T lines, one K-block, some bands of rows.
     ///
     /// # Safety
-    /// `input` holds [`Sweep::reach`] · `unit` + 16 T floats; `output` holds 16 T floats in each of the group's rows,
+    /// `input` holds [`Sweep::reach`] · `unit` + 16 T floats; `output` holds 16 T floats in each of the bands' rows,
     /// `row_stride` apart.
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>);
 }
 
 /// The place of one call of [`Sweep::tile`].
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Tile<'a> {
     /// K-block.
     pub block: usize,
-    /// Row group.
-    pub group: usize,
+    /// Bands of rows.
+    pub bands: Range<usize>,
     /// The operand at position 0.
     pub input: *const f32,
     /// Floats in one step of a position.
     pub unit: usize,
-    /// The result's first row of the group.
+    /// The result's row 0.
     pub output: *mut f32,
     /// Floats between two rows of the result.
     pub row_stride: usize,
@@ -115,68 +118,50 @@ pub struct Tile<'a> {
     pub first: bool,
     /// The last K-block applies the activation.
     pub last: bool,
-    /// Bias of all rows, padded to whole groups.
+    /// Bias of all rows.
     pub bias: &'a [f32],
     /// Results are clamped to this from below.
     pub floor: f32,
 }
 
 impl Tile<'_> {
-    /// The accumulators to start from: Q rows from row `r` of the group on, of which `here` exist.
-    ///
-    /// # Safety
-    /// As [`Sweep::tile`]; the bias holds Q rows from `row` on.
+    /// The rows of the bands, in a matrix of `rows`.
     #[inline(always)]
-    pub unsafe fn start<V: Vector, const Q: usize, const T: usize>(
-        &self,
-        v: V,
-        row: usize,
-        r: usize,
-        here: usize,
-    ) -> [[V::F32; T]; Q] {
-        // Small bodies with constant bounds, here and in `finish`: the loops unroll and accumulators stay in registers.
-        let mut acc = [[v.splat(0.0); T]; Q];
-        for (q, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe {
-                if self.first {
-                    *acc = [v.splat(*self.bias.get_unchecked(row + q)); T];
-                } else if q < here {
-                    *acc = std::array::from_fn(|t| v.load_ptr(self.output.add((r + q) * self.row_stride + t * LANES)));
-                }
-            }
-        }
-        acc
+    pub fn rows(&self, rows: usize) -> Range<usize> {
+        self.bands.start * BAND_ROWS..(self.bands.end * BAND_ROWS).min(rows)
     }
 
-    /// Stores the accumulators of Q rows from row `r` of the group on, of which `here` exist.
+    /// The accumulators of a row to start from.
     ///
     /// # Safety
-    /// As [`Sweep::tile`].
+    /// `row` is one of the bands'; otherwise as [`Sweep::tile`].
     #[inline(always)]
-    pub unsafe fn finish<V: Vector, const Q: usize, const T: usize>(
-        &self,
-        v: V,
-        r: usize,
-        here: usize,
-        acc: [[V::F32; T]; Q],
-    ) {
-        let floor = v.splat(if self.last { self.floor } else { f32::NEG_INFINITY });
-        for (q, acc) in acc.iter().enumerate() {
-            if q < here {
-                for (t, &x) in acc.iter().enumerate() {
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        v.store_ptr(self.output.add((r + q) * self.row_stride + t * LANES), v.max(x, floor));
-                    }
-                }
+    pub unsafe fn start<V: Vector, const T: usize>(&self, v: V, row: usize) -> [V::F32; T] {
+        // SAFETY: the caller's promise; the bias holds all rows.
+        unsafe {
+            if self.first {
+                [v.splat(*self.bias.get_unchecked(row)); T]
+            } else {
+                let from = self.output.add(row * self.row_stride);
+                std::array::from_fn(|t| v.load_ptr(from.add(t * LANES)))
             }
+        }
+    }
+
+    /// Stores the accumulators of a row.
+    ///
+    /// # Safety
+    /// As [`Tile::start`].
+    #[inline(always)]
+    pub unsafe fn finish<V: Vector, const T: usize>(&self, v: V, row: usize, acc: [V::F32; T]) {
+        let floor = v.splat(if self.last { self.floor } else { f32::NEG_INFINITY });
+        for (t, &x) in acc.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { v.store_ptr(self.output.add(row * self.row_stride + t * LANES), v.max(x, floor)) }
         }
     }
 }
 
-/// Rows of the matrix in one task, where there are too few spans to keep the threads busy. Fixed: see executor.rs.
-const TASK_ROWS: usize = 128;
 /// Lines in one task, about.
 const TASK_LINES: usize = 8;
 
@@ -205,19 +190,19 @@ pub fn sweep<M: Sweep>(
     let lines: usize = geometry.spans.iter().map(|span| span.lines).max().unwrap_or(1).max(1);
     let spans_a_task = (TASK_LINES / lines).max(1);
     let span_tasks = geometry.spans.len().div_ceil(spans_a_task);
-    let groups_a_task = (TASK_ROWS / matrix.group_rows()).max(1);
     // Cutting rows re-reads the operand, so it is done only where the spans are few.
-    let group_tasks = if span_tasks >= 8 { 1 } else { matrix.groups().div_ceil(groups_a_task) };
-    let groups_a_task = matrix.groups().div_ceil(group_tasks);
+    let bands = matrix.rows().div_ceil(BAND_ROWS);
+    let band_tasks = if span_tasks >= 8 { 1 } else { bands };
+    let bands_a_task = bands.div_ceil(band_tasks);
 
-    executor.run(span_tasks * group_tasks, &|task| {
-        let first_span = task / group_tasks * spans_a_task;
-        let first_group = task % group_tasks * groups_a_task;
+    executor.run(span_tasks * band_tasks, &|task| {
+        let first_span = task / band_tasks * spans_a_task;
+        let first_band = task % band_tasks * bands_a_task;
         let run = Run {
             matrix,
             geometry,
             spans: &geometry.spans[first_span..(first_span + spans_a_task).min(geometry.spans.len())],
-            groups: first_group..(first_group + groups_a_task).min(matrix.groups()),
+            bands: first_band..(first_band + bands_a_task).min(bands),
             input: input.as_ptr(),
             output: output.get(),
             bias: &bias,
@@ -233,7 +218,7 @@ struct Run<'a, M: Sweep> {
     matrix: &'a M,
     geometry: &'a Geometry,
     spans: &'a [Span],
-    groups: std::ops::Range<usize>,
+    bands: Range<usize>,
     input: *const f32,
     output: *mut f32,
     bias: &'a [f32],
@@ -268,38 +253,32 @@ impl<M: Sweep> Kernel for Run<'_, M> {
 }
 
 impl<M: Sweep> Run<'_, M> {
-    /// All K-blocks and row groups of one tile.
+    /// All K-blocks and bands of one tile.
     #[inline(always)]
     fn tile<V: Vector, const T: usize>(&self, v: V, span: &Span, line: usize) {
         let blocks = self.matrix.blocks();
         for block in 0..blocks {
-            for group in self.groups.clone() {
-                let row = group * self.matrix.group_rows();
-                let offset = span.output + row * self.geometry.row_stride + line * LANES;
-                // SAFETY: `sweep` asserted that the operand reaches the largest position of every span and that the
-                // result holds every row of every span; this tile lies inside `span`.
-                unsafe {
-                    let at = Tile {
-                        block,
-                        group,
-                        // Without columns there may be no operand behind the pointer.
-                        input: self.input.wrapping_add(span.input + line * LANES),
-                        unit: self.geometry.unit,
-                        output: self.output.add(offset),
-                        row_stride: self.geometry.row_stride,
-                        first: block == 0,
-                        last: block + 1 == blocks,
-                        bias: self.bias,
-                        floor: self.floor,
-                    };
-                    self.matrix.tile::<V, T>(v, at);
-                }
+            // SAFETY: `sweep` asserted that the operand reaches the largest position of every span and that the result
+            // holds every row of every span; this tile lies inside `span`.
+            unsafe {
+                let at = Tile {
+                    block,
+                    bands: self.bands.clone(),
+                    // Without columns there may be no operand behind the pointer.
+                    input: self.input.wrapping_add(span.input + line * LANES),
+                    unit: self.geometry.unit,
+                    output: self.output.add(span.output + line * LANES),
+                    row_stride: self.geometry.row_stride,
+                    first: block == 0,
+                    last: block + 1 == blocks,
+                    bias: self.bias,
+                    floor: self.floor,
+                };
+                self.matrix.tile::<V, T>(v, at);
             }
         }
         if let Some(activation) = self.afterwards {
-            let rows = self.groups.start * self.matrix.group_rows()
-                ..(self.groups.end * self.matrix.group_rows()).min(self.matrix.rows());
-            for row in rows {
+            for row in self.bands.start * BAND_ROWS..(self.bands.end * BAND_ROWS).min(self.matrix.rows()) {
                 for t in 0..T {
                     let at = span.output + row * self.geometry.row_stride + (line + t) * LANES;
                     // SAFETY: a result that this task has just stored.

@@ -7,8 +7,9 @@ use crate::simd::Target;
 use proptest::prelude::*;
 
 /// Kinds that multiply any number of columns.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Csr,
+    Kind::Pattern,
     Kind::Bitmap,
     Kind::Dense,
     Kind::Block { height: 4 },
@@ -107,6 +108,7 @@ proptest! {
         let rows = Rows::from_dense(m, k, &dense).unwrap();
         let blocks = || KBlocks::new((0..k as u32).collect(), KBlocks::PANELS);
         prop_assert_eq!(&Csr::pack(&rows, blocks()).to_dense(), &dense);
+        prop_assert_eq!(&Pattern::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Csr::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Bitmap::pack(&rows).to_dense(), &dense);
         prop_assert_eq!(&Block::<4>::pack(&rows, blocks()).to_dense(), &dense);
