@@ -1,7 +1,8 @@
 """Single convolutions: plans of one Conv2D, dense and pruned, against ONNX Runtime on the same dense layer.
 
-Both sides are the whole call from Python, NCHW in and out, with bias and ReLU. The mask is random. ONNX Runtime gains
-nothing from zeros, so it runs the dense layer alone; all densities of a shape are timed in one interleaved run.
+Both sides are the whole call from Python, NCHW in and out, with bias and ReLU. The mask is random. ONNX
+Runtime gains nothing from zeros, so it runs the dense layer alone; all densities of a shape are timed in one
+interleaved run.
 
     python -m benches.peers.conv --set 3x3 --densities 1 0.2 0.1
     python -m benches.peers.conv --batch 32 --explain
@@ -46,7 +47,7 @@ SETS = {
         Layer(512, 128, 28, 1),
         Layer(1024, 256, 14, 1),
     ],
-    "mobile": [Layer(128, 128, 56, 1), Layer(512, 512, 14, 1), Layer(512, 512, 14, 3, 512)],
+    "mobile": [Layer(128, 128, 56, 1), Layer(512, 512, 14, 1)],
 }
 
 

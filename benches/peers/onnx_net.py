@@ -1,4 +1,4 @@
-"""The reference CNN and single convolutions as ONNX files and in an ONNX Runtime session, the way its users would run it."""
+"""The reference CNN and single convolutions in ONNX Runtime sessions, the way its users would run them."""
 
 from __future__ import annotations
 
