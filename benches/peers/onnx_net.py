@@ -1,4 +1,4 @@
-"""The reference CNN as an ONNX file and in an ONNX Runtime session, the way its users would run it."""
+"""The reference CNN and single convolutions in ONNX Runtime sessions, the way its users would run them."""
 
 from __future__ import annotations
 
@@ -65,6 +65,30 @@ def feed_forward(parameters: Mapping[str, Array], batch: int | str = "n") -> onn
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in parameters.items()],
     )
     # An opset and a file version that DeepSparse reads too.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def convolution(
+    weight: Array,
+    bias: Array,
+    groups: int = 1,
+    image: tuple[int | str, int | str, int | str] = ("n", "h", "w"),
+) -> onnx.ModelProto:
+    """One convolution with ReLU that keeps the image's size; NCHW; `image` is batch, rows and columns."""
+    pads = [size // 2 for size in weight.shape[2:]]
+    nodes = [
+        helper.make_node("Conv", ["x", "weight", "bias"], ["c"], "conv", pads=[*pads, *pads], group=groups),
+        helper.make_node("Relu", ["c"], ["y"], "relu"),
+    ]
+    channels = {"x": weight.shape[1] * groups, "y": weight.shape[0]}
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [image[0], count, *image[1:]])
+        for name, count in channels.items()
+    )
+    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
+    graph = helper.make_graph(nodes, "convolution", [x], [y], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
     return model
