@@ -77,7 +77,7 @@ def measure(layer: Layer, batch: int, options: Any, peer: Any) -> dict[str, Any]
             name = f"deepsparse {density:g}"
             candidates[name] = peer.candidate(fixed.SerializeToString(), x, wanted)
             work[name] = 2.0 * layer.macs * batch * density
-        if "onnxruntime" not candidates:
+        if "onnxruntime" not in candidates:
             candidates["onnxruntime"] = partial(runner.run, None, {"x": x})
             work["onnxruntime"] = 2.0 * layer.macs * batch
         conv = sc.nn.Conv2D(layer.filters, layer.size, padding="same", activation="relu")
