@@ -12,7 +12,7 @@ pub mod direct;
 pub mod epilogue;
 pub mod kblocks;
 pub mod matrix;
-mod panels;
+pub mod panels;
 pub mod pattern;
 pub mod rows;
 mod sddmm;

@@ -4,9 +4,11 @@
 //! RowMajor       n, c, h, w                     what users pass: NCHW images, (n, features) vectors
 //! ChannelsLast   n, h, w, c                     outputs in the lanes: dense convolution, small batches
 //! BatchInner(l)  panel, c, h, w, 16·l images    images in the lanes: every filter tap is an aligned offset, Flatten is free
-//! PixelPanel     n, c, h, w padded to 16·…      pixels in the lanes: sparse convolution of single images
+//! PixelPanel     n, c, h, w padded to 16·…      pixels in the lanes: pooling of single images
+//! Cells(grid)    n, c, cell rows, columns, 16   16 pieces of one image in the lanes: convolution of single images
 //! ```
 
+use super::cells::Grid;
 use crate::simd::LANES;
 
 /// The shape of one image: channels, rows, columns. A vector of features is (features, 1, 1).
@@ -52,6 +54,8 @@ pub enum Layout {
     },
     /// n, c, h, w with rows padded to whole registers.
     PixelPanel,
+    /// n, c, row of a cell, column of a cell, cell.
+    Cells(Grid),
 }
 
 /// Steps between neighbours, in elements. Images are counted within their group.
@@ -95,6 +99,11 @@ impl Layout {
                 let pitch = w.next_multiple_of(LANES);
                 Strides { group: 1, group_step: c * h * pitch, n: 0, c: h * pitch, h: pitch, w: 1 }
             }
+            // Steps down and right within a cell.
+            Layout::Cells(grid) => {
+                let (channel, row) = (grid.channel_len(), grid.size.1 * LANES);
+                Strides { group: 1, group_step: c * channel, n: 0, c: channel, h: row, w: LANES }
+            }
         }
     }
 
@@ -109,13 +118,14 @@ impl Layout {
         self.len(shape, images) + if self == Layout::PixelPanel { LANES } else { 0 }
     }
 
-    /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`.
+    /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`, `cells:9x30`.
     pub fn name(self) -> String {
         match self {
             Layout::RowMajor => "row-major".into(),
             Layout::ChannelsLast => "channels-last".into(),
             Layout::BatchInner { lines } => format!("batch-inner:{}", lines * LANES),
             Layout::PixelPanel => "pixel-panel".into(),
+            Layout::Cells(grid) => format!("cells:{}x{}", grid.size.0, grid.size.1),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A Dense layer is a convolution of one pixel by one pixel. Borders are a relayout's business: windows here lie inside the
 //! image. The columns of the weight matrix are in (channel, row, column) order, as Conv2D weights lie in memory.
 
+use super::pointwise::{DensePointwise, Pointwise};
 use super::pool::Window;
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, Sequential, for_each_chunk};
@@ -100,13 +101,18 @@ fn channels_last(weights: &Rows, window: Window, channels: usize) -> Vec<f32> {
 }
 
 impl Linear {
-    fn epilogue(&self) -> Epilogue<'_> {
+    pub(super) fn epilogue(&self) -> Epilogue<'_> {
         Epilogue { bias: self.bias.as_deref(), activation: self.activation }
     }
 
     /// Whether the layer is a plain matrix-vector product.
     pub fn is_vector(&self) -> bool {
         self.input.h * self.input.w == 1
+    }
+
+    /// Whether the layer is a convolution by one pixel at a time: a matmul of each image.
+    pub fn is_pointwise(&self) -> bool {
+        self.window == Window::ONE && !self.is_vector()
     }
 
     /// Multiply-adds of one image that a dense run does.
@@ -130,6 +136,14 @@ impl Linear {
     ) -> Box<dyn Operator> {
         let layer = Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), ..self.clone() };
         let channels = self.input.c;
+        if let (Layout::Cells(read), Layout::Cells(written)) = (input, output) {
+            // Cells are a batch of small images.
+            let shape = |c, (h, w)| Shape { c, h, w };
+            let (from, to) = (shape(channels, read.size), shape(self.output.c, written.size));
+            let cell = Linear { input: from, output: to, ..self.clone() };
+            let layout = Layout::BatchInner { lines: 1 };
+            return cell.build(kernel, layout, layout, images * LANES, target);
+        }
         let few = |weights| -> Box<dyn Operator> {
             let layer = Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), ..self.clone() };
             Box::new(FewLinear { layer, weights, images, target })
@@ -139,6 +153,9 @@ impl Linear {
                 let dense = channels_last(&self.weights, self.window, channels);
                 let direct = Direct::pack(self.weights.rows(), self.weights.columns(), &dense, target);
                 Box::new(DirectLinear { layer, direct, images })
+            }
+            Kernel::Gemm if self.is_pointwise() => {
+                Box::new(DensePointwise { layer, dense: self.weights.to_dense(), images })
             }
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
             Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
@@ -166,7 +183,7 @@ impl Linear {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the arguments of build, passed on")]
-    fn swept<M: Sweep + Format + Send + 'static>(
+    fn swept<M: Sweep + Pack + Send + 'static>(
         &self,
         layer: Linear,
         pack: impl Fn(KBlocks) -> M,
@@ -176,12 +193,15 @@ impl Linear {
         images: usize,
         target: Target,
     ) -> Box<dyn Operator> {
+        if output == Layout::RowMajor {
+            return Box::new(Pointwise::new(layer, pack, format, images, target));
+        }
         let (geometry, blocks, taps) = match output {
             Layout::BatchInner { lines } => {
                 let (geometry, positions) = self.batch_inner(lines, images);
-                let tile =
-                    M::tile_lines(target.registers()).min(geometry.spans.iter().map(|s| s.lines).max().unwrap_or(1));
-                (geometry, KBlocks::new(positions, KBlocks::panels(tile)), None)
+                let longest = geometry.spans.iter().map(|span| span.lines).max().unwrap_or(1);
+                let columns = self.block_columns(M::tile_lines(target.registers()).min(longest), lines);
+                (geometry, KBlocks::new(positions, columns), None)
             }
             _ => {
                 let taps = Taps::new(self, input);
@@ -190,6 +210,16 @@ impl Linear {
             }
         };
         Box::new(SweptLinear { layer, matrix: pack(blocks), format, geometry, taps, images, target })
+    }
+
+    /// Columns of a K-block whose operand stays in the first-level cache, in tiles of so many lines, `lines` a pixel: taps
+    /// that lie side by side share theirs.
+    fn block_columns(&self, tile: usize, lines: usize) -> usize {
+        let (rows, columns) = self.window.size;
+        let pixels = (tile / lines).max(1);
+        let taps = if self.window.stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
+        let channel = rows * taps * lines.min(tile);
+        KBlocks::panels(channel).max(1) * rows * columns
     }
 
     /// Images in the lanes: every tap is an offset of whole pixels.
@@ -322,7 +352,7 @@ impl Taps {
 /// Multiply-adds below which a step is not worth waking other threads for: about as long as they take to wake.
 const SMALL: usize = 4_000_000;
 
-fn sequential_if_small(executor: &dyn Executor, macs: usize) -> &dyn Executor {
+pub(super) fn sequential_if_small(executor: &dyn Executor, macs: usize) -> &dyn Executor {
     if macs < SMALL { &Sequential } else { executor }
 }
 

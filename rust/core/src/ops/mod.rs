@@ -2,9 +2,11 @@
 //!
 //! An operator is built for one batch size and one pair of layouts, and then only runs.
 
+pub mod cells;
 pub mod elementwise;
 pub mod layout;
 pub mod linear;
+pub mod pointwise;
 pub mod pool;
 pub mod relayout;
 

@@ -8,6 +8,7 @@ use super::graph::{Graph, Node, Op};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::malformed;
+use crate::ops::cells::{Grid, has_rows};
 use crate::ops::elementwise::{Activate, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::Pool;
@@ -83,6 +84,10 @@ impl<'a> Costs<'a> {
         let (from, to) = (from.canonical(shape), to.canonical(shape));
         if from == to {
             return 0.0;
+        }
+        let cells = |layout| matches!(layout, Layout::Cells(_));
+        if cells(from) && !has_rows(to) || cells(to) && !has_rows(from) {
+            return f64::INFINITY;
         }
         if let Some(&known) = self.relayouts.get(&(shape, from, to)) {
             return known;
@@ -208,11 +213,15 @@ impl<'a> Costs<'a> {
         let graph = self.graph;
         let node = &graph.nodes()[at];
         choices[at].kernel?;
+        // What cuts an image into cells is a node's own work where the border is laid around it too: dense kernels go without.
+        let rows = |layout| if matches!(layout, Layout::Cells(_)) { Layout::RowMajor } else { layout };
         let before = at.checked_sub(1).map_or(Layout::RowMajor, |at| choices[at].output);
         let after = choices.get(at + 1).map_or(Layout::RowMajor, |next| next.input);
         let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
         let (mut chosen, mut dense) = (f64::INFINITY, f64::INFINITY);
         for (choice, us) in self.candidates(node) {
+            let before = if choice.input == before { before } else { rows(before) };
+            let after = if choice.output == after { after } else { rows(after) };
             let us = us + self.relayout(input, before, choice.input) + self.relayout(output, choice.output, after);
             if choice == choices[at] {
                 chosen = us;
@@ -247,6 +256,12 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
             let mut choices = Vec::new();
             for from in layouts(input, images) {
                 choices.extend(layouts(output, images).into_iter().map(|to| plain(from, to)));
+            }
+            // Straight into the cells that a convolution behind it reads.
+            let behind = graph.nodes().iter().filter(|behind| behind.input == node.output);
+            let cells = behind.flat_map(|behind| candidates(graph, behind, images)).map(|choice| choice.input);
+            if let Some(cells) = cells.into_iter().find(|layout| matches!(layout, Layout::Cells(_))) {
+                choices.push(plain(Layout::RowMajor, cells));
             }
             choices
         }
@@ -304,11 +319,18 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
             choices.extend(DOTS.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
         }
     }
+    if linear.is_pointwise() && images <= 2 * FEW {
+        let kernels = sparse.into_iter().chain([Kernel::Panel, Kernel::Gemm]);
+        choices.extend(kernels.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
+    }
     if images >= FEW {
         let layout = batch_inner(images);
         choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, layout)));
     }
     if images <= 2 * FEW && !linear.is_vector() && linear.output.w >= 4 {
+        let (written, read) = Grid::of(linear.output, linear.window.size, linear.window.stride);
+        let kernels = sparse.into_iter().chain([Kernel::Panel]);
+        choices.extend(kernels.map(|kernel| with(kernel, Layout::Cells(read), Layout::Cells(written))));
         for input in [Layout::RowMajor, Layout::PixelPanel] {
             let kernels = sparse.into_iter().chain([Kernel::Panel]);
             choices.extend(kernels.map(|kernel| with(kernel, input, Layout::PixelPanel)));

@@ -171,6 +171,16 @@ pub trait Vector: Copy + Send + Sync + 'static {
         // SAFETY: the slice holds at least 16 floats.
         unsafe { self.store_ptr(to.as_mut_ptr(), a) }
     }
+    /// Stores the first `n` lanes, at most all 16, into `to`; panics where it holds fewer.
+    #[inline(always)]
+    fn store_some(self, to: &mut [f32], a: Self::F32, n: usize) {
+        if n >= LANES {
+            return self.store(to, a);
+        }
+        assert!(to.len() >= n);
+        // SAFETY: the slice holds at least `n` floats.
+        unsafe { self.store_first(to.as_mut_ptr(), a, n) }
+    }
     /// The lanes as an array.
     #[inline(always)]
     fn to_array(self, a: Self::F32) -> [f32; LANES] {

@@ -1,0 +1,160 @@
+//! One image cut into 16 cells, which take the lanes that a batch would: every filter tap is an aligned offset then.
+//!
+//! ```text
+//! 8 rows x 12 columns, 2 cells across:     cell (p, q) starts at row p·R·stride, column q·J·stride and holds what R x J
+//!  0 0 0 0 0 0 | 1 1 1 1 1 1              outputs read: neighbours overlap by the filter's size less one
+//!  2 2 2 2 2 2 | 3 3 3 3 3 3  …
+//!                                          [image][channel][row of a cell][column of a cell][16 cells]
+//! into cells and out of them:              16 rows of pixels, one a cell, transposed in registers
+//! ```
+//!
+//! A convolution of one image becomes the convolution of a batch of 16 small ones.
+
+use super::relayout::{Border, unzip_all};
+use super::{Layout, Shape};
+use crate::simd::{Kernel, LANES, Vector};
+
+/// Cells of one shape over an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Grid {
+    /// Rows and columns from a cell to the next.
+    pub step: (usize, usize),
+    /// Rows and columns of a cell.
+    pub size: (usize, usize),
+    /// Cells side by side.
+    pub across: usize,
+}
+
+impl Grid {
+    /// The grids of the output and of the input of a convolution of this window: whichever cut computes least, overlaps
+    /// and tiles of four pixels considered.
+    pub fn of(output: Shape, size: (usize, usize), stride: (usize, usize)) -> (Grid, Grid) {
+        let grids = (1..=LANES).map(|across| {
+            let step = (output.h.div_ceil(LANES / across).max(1), output.w.div_ceil(across).max(1));
+            let read = ((step.0 - 1) * stride.0 + size.0, (step.1 - 1) * stride.1 + size.1);
+            // In tenths of a pixel: a row of pixels that does not fill its tiles, and the cells to fill.
+            let cost = step.0 * (10 * step.1 + if step.1.is_multiple_of(4) { 0 } else { 4 }) + 2 * read.0 * read.1;
+            (cost, across, step, read)
+        });
+        let (_, across, step, read) = grids.min().unwrap_or((0, 1, (1, 1), size));
+        let input = Grid { step: (step.0 * stride.0, step.1 * stride.1), size: read, across };
+        (Grid { step, size: step, across }, input)
+    }
+
+    /// Floats of one channel of one image.
+    pub fn channel_len(&self) -> usize {
+        self.size.0 * self.size.1 * LANES
+    }
+
+    /// The first row and column of a cell.
+    fn origin(&self, cell: usize) -> (usize, usize) {
+        (cell / self.across * self.step.0, cell % self.across * self.step.1)
+    }
+}
+
+/// Whether images can be cut into cells from this layout, and put together into it: rows of pixels lie side by side.
+pub fn has_rows(layout: Layout) -> bool {
+    matches!(layout, Layout::RowMajor | Layout::PixelPanel)
+}
+
+/// One channel of one image into cells, with a border of zeros.
+pub struct Cut<'a> {
+    /// The cells.
+    pub grid: Grid,
+    /// Shape of the image, without the border.
+    pub shape: Shape,
+    /// The border.
+    pub border: Border,
+    /// Floats between rows of the source.
+    pub pitch: usize,
+    /// The channel, from its first pixel on.
+    pub from: &'a [f32],
+    /// All of the channel's cells.
+    pub to: &'a mut [f32],
+    /// The channel with its border and room for a register behind each row; zero, but for pixels of an earlier channel.
+    pub plane: &'a mut [f32],
+}
+
+/// Floats in a row of [`Cut::plane`].
+fn plane_pitch(grid: Grid) -> usize {
+    (grid.across - 1) * grid.step.1 + grid.size.1.next_multiple_of(LANES)
+}
+
+/// Floats of [`Cut::plane`].
+pub fn plane_len(grid: Grid) -> usize {
+    let (row, _) = grid.origin(LANES - 1);
+    (row + grid.size.0) * plane_pitch(grid)
+}
+
+impl Kernel for Cut<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Cut { grid, shape, border, pitch, from, to, plane } = self;
+        let plane_pitch = plane_pitch(grid);
+        // Rows and columns that no window reads lie behind the last cell.
+        let rows = plane.len() / plane_pitch;
+        for (y, to) in plane.chunks_exact_mut(plane_pitch).skip(border.top).take(shape.h.min(rows)).enumerate() {
+            let width = shape.w.min(plane_pitch - border.left);
+            to[border.left..border.left + width].copy_from_slice(&from[y * pitch..y * pitch + width]);
+        }
+        let starts: [usize; LANES] = std::array::from_fn(|cell| {
+            let (row, column) = grid.origin(cell);
+            row * plane_pitch + column
+        });
+        for (row, line) in to.chunks_exact_mut(grid.size.1 * LANES).enumerate() {
+            for (at, columns) in line.chunks_mut(LANES * LANES).enumerate() {
+                let at = row * plane_pitch + at * LANES;
+                let mut tile = [v.splat(0.0); LANES];
+                for (register, start) in tile.iter_mut().zip(starts) {
+                    *register = v.load(&plane[start + at..]);
+                }
+                unzip_all(v, &mut tile);
+                for (to, register) in columns.chunks_exact_mut(LANES).zip(tile) {
+                    v.store(to, register);
+                }
+            }
+        }
+    }
+}
+
+/// One channel of one image out of cells.
+pub struct Join<'a> {
+    /// The cells, which do not overlap.
+    pub grid: Grid,
+    /// Shape of the image.
+    pub shape: Shape,
+    /// Floats between rows of the result.
+    pub pitch: usize,
+    /// All of the channel's cells.
+    pub from: &'a [f32],
+    /// The channel, from its first pixel on.
+    pub to: &'a mut [f32],
+}
+
+impl Kernel for Join<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Join { grid, shape, pitch, from, to } = self;
+        for (row, line) in from.chunks_exact(grid.size.1 * LANES).enumerate() {
+            for (at, columns) in line.chunks(LANES * LANES).enumerate() {
+                let mut tile = [v.splat(0.0); LANES];
+                for (register, from) in tile.iter_mut().zip(columns.chunks_exact(LANES)) {
+                    *register = v.load(from);
+                }
+                unzip_all(v, &mut tile);
+                for (cell, &register) in tile.iter().enumerate() {
+                    let (y, x) = grid.origin(cell);
+                    let (y, x) = (y + row, x + at * LANES);
+                    if y < shape.h && x < shape.w {
+                        let width = (columns.len() / LANES).min(shape.w - x);
+                        v.store_some(&mut to[y * pitch + x..], register, width);
+                    }
+                }
+            }
+        }
+    }
+}

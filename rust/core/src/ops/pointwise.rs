@@ -1,0 +1,92 @@
+//! Convolution by one pixel, row-major in and out: the weights times each image as a (channels, pixels) matrix. Pixels are the
+//! columns of a matmul, so nothing is laid out anew.
+
+use super::Operator;
+use super::linear::{Linear, sequential_if_small};
+use crate::executor::Executor;
+use crate::formats::panels::{Spare, multiply};
+use crate::formats::sweep::Sweep;
+use crate::formats::{Epilogue, Format, KBlocks, Pack, dense};
+use crate::simd::{LANES, Target};
+
+/// A convolution by one pixel with packed weights.
+pub struct Pointwise<M> {
+    layer: Linear,
+    matrix: M,
+    format: &'static str,
+    images: usize,
+    target: Target,
+    spare: Spare,
+}
+
+impl<M: Sweep> Pointwise<M> {
+    /// Packs the layer's weights by `pack`; `layer` may be left without them.
+    pub fn new(
+        layer: Linear,
+        pack: impl Fn(KBlocks) -> M,
+        format: &'static str,
+        images: usize,
+        target: Target,
+    ) -> Pointwise<M> {
+        let positions = (0..layer.input.c as u32).collect();
+        let blocks = KBlocks::new(positions, KBlocks::panels(M::tile_lines(target.registers())));
+        Pointwise { layer, matrix: pack(blocks), format, images, target, spare: Spare::default() }
+    }
+}
+
+impl<M: Sweep + Pack + Format + Send> Operator for Pointwise<M> {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let (from, to) = (self.layer.input, self.layer.output);
+        let pixels = to.h * to.w;
+        let executor = sequential_if_small(executor, self.matrix.stored() * pixels);
+        let images = input.chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
+        for (x, y) in images.take(self.images) {
+            multiply(&self.matrix, executor, self.target, &self.spare, pixels, x, y, self.layer.epilogue());
+        }
+    }
+
+    fn kernel(&self) -> String {
+        let (rows, columns) = (self.matrix.group_rows(), M::tile_lines(self.target.registers()) * LANES);
+        format!("spmm_{}_f32_{rows}x{columns}__{}", self.format, self.target.name())
+    }
+
+    fn nbytes(&self) -> usize {
+        self.matrix.nbytes()
+    }
+}
+
+/// A convolution by one pixel with dense weights.
+pub struct DensePointwise {
+    /// The layer, which may be left without weights.
+    pub layer: Linear,
+    /// Its weights, row-major.
+    pub dense: Vec<f32>,
+    /// Images.
+    pub images: usize,
+}
+
+impl Operator for DensePointwise {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let (from, to) = (self.layer.input, self.layer.output);
+        let pixels = to.h * to.w;
+        let Epilogue { bias, activation } = self.layer.epilogue();
+        let executor = sequential_if_small(executor, self.layer.macs());
+        let images = input.chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
+        for (x, y) in images.take(self.images) {
+            let view = dense::Matrix::row_major;
+            dense::gemm(executor, (to.c, from.c, pixels), view(&self.dense, from.c), view(x, pixels), 0.0, y);
+            for (row, y) in y.chunks_exact_mut(pixels.max(1)).enumerate() {
+                let bias = bias.map_or(0.0, |bias| bias[row]);
+                y.iter_mut().for_each(|y| *y = activation.of(*y + bias));
+            }
+        }
+    }
+
+    fn kernel(&self) -> String {
+        "gemm_dense_f32".into()
+    }
+
+    fn nbytes(&self) -> usize {
+        self.dense.len() * 4
+    }
+}
