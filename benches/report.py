@@ -70,12 +70,13 @@ def machine(day: Mapping[str, Any], date: str) -> list[str]:
     def values(key: str) -> str:
         return " / ".join(dict.fromkeys(str(entry[key]) for entry in entries if entry.get(key)))
 
-    names, versions = [], {}
+    names: list[str] = []
+    versions: dict[str, dict[str, None]] = {}
     for entry in entries:
-        cpu = entry.get("cpu", {})
+        cpu = entry.get("cpu") or {}
         numbers = ", ".join(f"{key} {cpu[key]}" for key in ("family", "model", "stepping") if key in cpu)
         names.append(cpu.get("name", "unknown") + (f" ({numbers})" if numbers else ""))
-        for library, version in entry.get("versions", {}).items():
+        for library, version in (entry.get("versions") or {}).items():
             versions.setdefault(library, {})[version] = None
     lines = [f"- Processor: {' / '.join(dict.fromkeys(names))}", f"- Date: {date}"]
     if values("target"):

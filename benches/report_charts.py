@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from .report_read import Family, Point
 
 DPI = 100
 INCHES = (9.0, 4.8)
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>"
+#: The least density that has a colour of its own in the rooflines.
+SPARSEST = 0.02
 
 
 def speedup(title: str, points: Sequence[Point], path: Path) -> None:
@@ -36,29 +39,21 @@ def speedup(title: str, points: Sequence[Point], path: Path) -> None:
 
 def roofline(family: Family, points: Sequence[Point], bandwidth: float | None, path: Path) -> None:
     """GF/s of nonzero multiply-adds over flop per byte, under the roofs of the cores and of the memory."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     threads = points[0].threads
     figure, axes = _figure(f"{family.kind}: roofline, {plural(threads)}")
-    groups = list(dict.fromkeys(point.group for point in points))
-    # By sparsity and not by density: 0.1 in two entries is one colour.
-    levels = {point.sparsity: point.density for point in points}
-    ordered = sorted(levels, key=lambda sparsity: -levels[sparsity])
-    from matplotlib import colormaps
-    from matplotlib.lines import Line2D
-
-    # Without the ends of the colour map, which are nearly black.
-    shades = colormaps["turbo"]
-    colour = {each: shades(0.08 + 0.86 * i / max(1, len(ordered) - 1)) for i, each in enumerate(ordered)}
+    by = "group" if len({point.group for point in points}) > 1 else "shape"
+    names = list(dict.fromkeys(getattr(point, by) for point in points))
+    marker = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+    colour = {
+        point.sparsity: _colour(point.density) for point in sorted(points, key=lambda each: -each.density)
+    }
+    dot: dict[str, Any] = {"linestyle": "", "markersize": 7, "markeredgecolor": "0.3", "markeredgewidth": 0.5}
     for point in points:
-        marker = MARKERS[groups.index(point.group) % len(MARKERS)]
-        axes.plot(
-            point.intensity,
-            point.gflops,
-            marker,
-            color=colour[point.sparsity],
-            markeredgecolor="0.3",
-            markeredgewidth=0.5,
-            markersize=7,
-        )
+        shown = {"marker": marker[getattr(point, by)], "color": colour[point.sparsity], **dot}
+        axes.plot(point.intensity, point.gflops, **shown)
     x = [point.intensity for point in points]
     y = [point.gflops for point in points]
     peak, handles = family.peak.get(threads, 0.0) * threads, []
@@ -73,18 +68,12 @@ def roofline(family: Family, points: Sequence[Point], bandwidth: float | None, p
         reach = [left, peak / bandwidth * 1e9 if peak else right]
         limit = [each * bandwidth / 1e9 for each in reach]
         handles += axes.plot(reach, limit, "-.", label=f"memory, {bandwidth / 1e9:.0f} GB/s", **roof)
-    dot: dict[str, Any] = {"linestyle": "", "markersize": 8}
+    handles += [Line2D([], [], marker=marker[name], color="0.6", label=name, **dot) for name in names]
     handles += [
-        Line2D([], [], marker=MARKERS[i % len(MARKERS)], color="0.5", label=group, **dot)
-        for i, group in enumerate(groups)
-    ]
-    handles += [
-        Line2D([], [], marker="o", color=colour[each], label=f"{each} zeros", **dot) for each in ordered
+        Line2D([], [], marker="o", color=colour[each], label=f"{each} zeros", **dot) for each in colour
     ]
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(min(y) / 1.6, max(y) * 1.6))
     axes.set(xlabel="flop per byte moved", ylabel="GF/s of nonzero multiply-adds")
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -95,6 +84,14 @@ def roofline(family: Family, points: Sequence[Point], bandwidth: float | None, p
 def plural(threads: int) -> str:
     """`1 thread`, `2 threads`."""
     return f"{threads} thread" + ("s" if threads > 1 else "")
+
+
+def _colour(density: float) -> Any:
+    """From blue to red, the same for a density in every chart."""
+    from matplotlib import colormaps
+
+    # Without the ends of the colour map, which are nearly black.
+    return colormaps["turbo"](0.08 + 0.86 * min(1.0, math.log(density) / math.log(SPARSEST)))
 
 
 def _figure(title: str) -> tuple[Any, Any]:

@@ -136,10 +136,10 @@ def _by_name(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _spmm(title: str, threads: int, result: Mapping[str, Any]) -> Iterator[Point]:
     rows, (m, k, n) = _by_name(result), result["shape"]
     density, kernels = result["density"], result["kernels"]
-    nonzero = result.get("nnz", round(density * m * k))
+    nonzero = int(result.get("nnz", round(density * m * k)))
 
     def moved(name: str) -> float:
-        return weight_bytes(kernels[name], title, nonzero, m * k) + 4 * (k * n + m * n)
+        return weight_bytes(kernels[name], title, nonzero, m * k) + float(4 * n * (k + m))
 
     ours = [name for name in rows if name.startswith("secateur")]
     where = (title, f"{m}x{k}x{n}", density, threads)
@@ -206,7 +206,7 @@ def _net(
         return " + ".join(dict.fromkeys(short(step["kernel"]) for step in plans[name] if step["macs"]))
 
     def moved(name: str) -> float:
-        return sum(step["nbytes"] for step in plans[name]) + operands
+        return float(sum(step["nbytes"] for step in plans[name])) + operands
 
     of = {name: float(name.removeprefix("secateur ")) for name in plans}
     for name, density in sorted(of.items(), key=lambda item: -item[1]):
