@@ -7,7 +7,7 @@ DEEPSPARSE_VENV := .venv-deepsparse
 SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long bench bench-env bench-deepsparse lint build wheel
+.PHONY: help run test test-long bench charts bench-env bench-deepsparse lint build wheel
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,9 +31,12 @@ rust-test: # nextest where it is installed, cargo's own runner elsewhere
 
 bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libraries; writes benches/record
 	cargo bench -p secateur-core --benches
-	for script in spmm spmv select cnn nodes; do for threads in 1 2; do \
+	for script in spmm spmv backward ffn conv select cnn nodes; do for threads in 1 2; do \
 	  $(BIN)/python -m benches.peers.$$script --threads $$threads || exit 1; done; done
 	! test -e $(BENCH_VENV)/.built || $(BENCH_VENV)/bin/python -m benches.peers.training_step --threads 2
+
+charts: $(VENV)/.built ## Tables and charts of the newest record: docs/benchmarks.md, docs/img (RECORD=path for another)
+	$(BIN)/python -m benches.report $(if $(RECORD),--record "$(RECORD)")
 
 bench-env: $(BENCH_VENV)/.built ## An environment with torch beside everything else, in .venv-bench (large)
 
