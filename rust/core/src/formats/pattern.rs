@@ -273,11 +273,11 @@ impl Sweep for Pattern {
                 let alternate = one.min(other);
                 for _ in 0..alternate {
                     let (i, j, p, q) = (line(), line(), value(), value());
-                    for t in 0..T {
-                        a[t] = v.mul_add(p, v.load_ptr(i.add(t * LANES)), a[t]);
+                    for (t, a) in a.iter_mut().enumerate() {
+                        *a = v.mul_add(p, v.load_ptr(i.add(t * LANES)), *a);
                     }
-                    for t in 0..T {
-                        b[t] = v.mul_add(q, v.load_ptr(j.add(t * LANES)), b[t]);
+                    for (t, b) in b.iter_mut().enumerate() {
+                        *b = v.mul_add(q, v.load_ptr(j.add(t * LANES)), *b);
                     }
                 }
                 for _ in alternate..one {
