@@ -158,3 +158,73 @@ impl Kernel for Join<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::with_threads;
+    use crate::ops::Operator;
+    use crate::ops::pool::Window;
+    use crate::ops::relayout::Relayout;
+    use crate::simd::Target;
+
+    /// Every pixel of every cell is the image's or zero; cells without overlap make the image again.
+    #[test]
+    fn cells_hold_what_windows_read() {
+        let borders = [Border::default(), Border { top: 1, left: 2, bottom: 1, right: 3 }];
+        for (c, h, w) in [(1, 1, 4), (3, 7, 7), (17, 14, 14), (2, 28, 29), (2, 5, 56)] {
+            for (size, stride) in [((1, 1), (1, 1)), ((3, 3), (1, 1)), ((5, 2), (2, 3))] {
+                for border in borders {
+                    let shape = Shape { c, h, w };
+                    let padded = border.around(shape);
+                    if padded.h >= size.0 && padded.w >= size.1 {
+                        let (h, w) = Window { size, stride }.over(padded.h, padded.w);
+                        check(shape, border, Shape { c, h, w }, Grid::of(Shape { c, h, w }, size, stride));
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(shape: Shape, border: Border, output: Shape, (written, read): (Grid, Grid)) {
+        let (images, executor) = (2, with_threads(2));
+        let image = |shape: Shape| (1..=images * shape.len()).map(|i| i as f32).collect::<Vec<_>>();
+        let pixel = |pixels: &[f32], shape: Shape, channel: usize, y: usize, x: usize| match (y, x) {
+            _ if y < shape.h && x < shape.w => pixels[(channel * shape.h + y) * shape.w + x],
+            _ => 0.0,
+        };
+        // Pixels of cells, by (channel of all images, row, column, cell).
+        let each = |grid: Grid, f: &mut dyn FnMut(usize, usize, (usize, usize))| {
+            for at in 0..images * shape.c * grid.channel_len() {
+                let (line, cell) = (at / LANES, at % LANES);
+                let (row, column) = (line / grid.size.1 % grid.size.0, line % grid.size.1);
+                let (y, x) = grid.origin(cell);
+                f(at, at / grid.channel_len(), (y + row, x + column));
+            }
+        };
+        for target in Target::available() {
+            for layout in [Layout::RowMajor, Layout::PixelPanel] {
+                let x = image(shape);
+                let mut rows = vec![f32::NAN; layout.buffer_len(shape, images)];
+                let relayout = |shape, border, from, to| Relayout::new(shape, border, from, to, images, target);
+                relayout(shape, Border::default(), Layout::RowMajor, layout).run(&*executor, &x, &mut rows, &mut []);
+                let mut cells = vec![f32::NAN; Layout::Cells(read).len(shape, images)];
+                relayout(shape, border, layout, Layout::Cells(read)).run(&*executor, &rows, &mut cells, &mut []);
+                each(read, &mut |at, channel, (y, x_)| {
+                    let (y, x_) = (y.wrapping_sub(border.top), x_.wrapping_sub(border.left));
+                    assert_eq!(cells[at], pixel(&x, shape, channel, y, x_), "{shape:?} {border:?} {read:?}");
+                });
+
+                let y = image(output);
+                let mut cells = vec![f32::NAN; Layout::Cells(written).len(output, images)];
+                each(written, &mut |at, channel, (row, column)| cells[at] = pixel(&y, output, channel, row, column));
+                let mut rows = vec![f32::NAN; layout.buffer_len(output, images)];
+                let mut joined = vec![f32::NAN; y.len()];
+                let border = Border::default();
+                relayout(output, border, Layout::Cells(written), layout).run(&*executor, &cells, &mut rows, &mut []);
+                relayout(output, border, layout, Layout::RowMajor).run(&*executor, &rows, &mut joined, &mut []);
+                assert_eq!(joined, y, "{output:?} {written:?}");
+            }
+        }
+    }
+}
