@@ -1,17 +1,20 @@
 //! Convolution of every channel by itself: nothing is summed over channels, so a matrix product has nothing to do here.
 //!
 //! ```text
-//! channels last       lanes are channels: y[pixel] = Σ over taps  weights[tap] · x[pixel + tap], register by register
-//! images or pixels    lanes are neighbours of one channel: a filter's weights are broadcast once a plane, and every
-//!                     tap is an offset into the channel
+//! images or pixels in the lanes, one channel at a time       channels in the lanes, one pixel at a time
 //!
-//! acc = bias                                    up to 9 taps in a pass, whose operands have fixed lengths: no index is
-//! for each tap of the pass:                     checked inside the loop; larger filters take several passes
-//!   acc += weight[tap] · x[offset[tap] + i]
+//! copy the channel into a plane with its border              for each line of channels:
+//! for each line of the plane:                                  acc = bias
+//!   acc = bias                                                 for each tap inside the image:
+//!   for each tap: acc += weight · plane[line + offset(tap)]      acc += weights[tap] · x[pixel + offset(tap)]
+//! copy the rows of the image out
 //! ```
+//!
+//! A plane is one run, whatever the width of its rows: what is computed where a row's windows hang over into the next one is
+//! never copied out. For stride s it is s · s planes, of every s-th row and column, and a tap lies in one of them. So border
+//! and stride cost a copy in the first-level cache, and no pass over the whole activations.
 
-use super::linear::Linear;
-use super::pool::Window;
+use super::linear::{Linear, sequential_if_small};
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
 use crate::formats::Activation;
@@ -24,17 +27,18 @@ pub struct Depthwise {
     weights: Buffer,
     bias: Buffer,
     layouts: (Layout, Layout),
+    /// Whether zeros are skipped: not with the channels in the lanes.
+    sparse: bool,
     images: usize,
     target: Target,
 }
 
 /// Floats that a task computes, about.
-const TASK: usize = 8192;
+const TASK: usize = 1 << 15;
 
 impl Depthwise {
-    /// The operator for a layer and layouts that [`crate::plan::choose`] lists: channels last only where every channel has
-    /// one filter.
-    pub fn new(layer: &Linear, layouts: (Layout, Layout), images: usize, target: Target) -> Depthwise {
+    /// The operator for a layer and layouts that [`crate::plan::choose`] lists.
+    pub fn new(layer: &Linear, layouts: (Layout, Layout), sparse: bool, images: usize, target: Target) -> Depthwise {
         let (filters, taps) = (layer.weights.rows(), layer.weights.columns());
         let lanes = filters.next_multiple_of(LANES);
         let mut weights = Buffer::zeroed(lanes * taps);
@@ -48,39 +52,48 @@ impl Depthwise {
         if let Some(from) = &layer.bias {
             bias[..filters].copy_from_slice(from);
         }
-        let layer = layer.without_weights();
-        Depthwise { layer, weights, bias, layouts, images, target }
+        Depthwise { layer: layer.without_weights(), weights, bias, layouts, sparse, images, target }
     }
 }
 
+/// Whether the channels lie side by side, and every one has one filter.
 fn channels_in_lanes(layer: &Linear, (input, output): (Layout, Layout)) -> bool {
-    input.strides(layer.input).c == 1 && output.strides(layer.output).c == 1
+    let sides = (input.strides(layer.input).c, output.strides(layer.output).c);
+    sides == (1, 1) && layer.input.c == layer.output.c
 }
 
 impl Operator for Depthwise {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
-        let executor = super::linear::sequential_if_small(executor, self.layer.macs() * self.images);
-        let (from, to) = (self.layouts.0.strides(self.layer.input), self.layouts.1.strides(self.layer.output));
-        let len = self.layouts.1.len(self.layer.output, self.images);
-        let lanes = channels_in_lanes(&self.layer, self.layouts);
+        let Depthwise { layer, layouts, images, target, .. } = self;
+        let executor = sequential_if_small(executor, layer.macs() * images);
+        let step = layouts.0.strides(layer.input).group_step;
+        let lanes = channels_in_lanes(layer, *layouts);
         // A unit is a row of the output, or a channel of a group of images.
-        let (unit, units) = if lanes { (to.h, self.layer.output.h) } else { (to.c, self.layer.output.c) };
+        let Shape { c, h, w } = layer.output;
+        let (unit, units) = if lanes { (w * c, h) } else { (layouts.1.strides(layer.output).c, c) };
         let share = TASK.div_ceil(unit.max(1));
+        let len = layouts.1.len(layer.output, *images);
         for_each_chunk(executor, &mut output[..len], share * unit, &|task, output| {
-            for (at, output) in output.chunks_exact_mut(unit).enumerate() {
-                let (group, at) = ((task * share + at) / units, (task * share + at) % units);
-                let input = &input[group * from.group_step..];
-                if lanes {
-                    dispatch(self.target, Row { layer: self, y: at, input, output });
-                } else {
-                    dispatch(self.target, Plane { layer: self, filter: at, input, output });
+            let units_of = output.chunks_exact_mut(unit).enumerate();
+            let place = |at: usize| ((task * share + at) / units, (task * share + at) % units);
+            if lanes {
+                for (at, output) in units_of {
+                    let (image, y) = place(at);
+                    dispatch(*target, Row { op: self, y, input: &input[image * step..], output });
+                }
+            } else {
+                let mut planes = Planes::new(self);
+                for (at, output) in units_of {
+                    let (group, filter) = place(at);
+                    let input = &input[group * step..];
+                    dispatch(*target, Channel { op: self, planes: &mut planes, group, filter, input, output });
                 }
             }
         });
     }
 
     fn kernel(&self) -> String {
-        format!("depthwise_dense_f32__{}", self.target.name())
+        format!("depthwise_{}_f32__{}", if self.sparse { "csr" } else { "dense" }, self.target.name())
     }
 
     fn nbytes(&self) -> usize {
@@ -88,13 +101,17 @@ impl Operator for Depthwise {
     }
 }
 
-/// Taps in a pass: with their weights, the sum and an operand they fit 16 registers.
+/// Taps in a pass: their weights stay in registers, with the sums of a tile.
 const PASS: usize = 9;
+
+/// Lines in a tile.
+const TILE: usize = 4;
 
 /// Calls a pass with its number of taps as a constant.
 macro_rules! with_taps {
     ($taps:expr, $this:ident.$pass:ident::<$V:ty>($($arg:expr),*)) => {
         match $taps {
+            0 => $this.$pass::<$V, 0>($($arg),*),
             1 => $this.$pass::<$V, 1>($($arg),*),
             2 => $this.$pass::<$V, 2>($($arg),*),
             3 => $this.$pass::<$V, 3>($($arg),*),
@@ -108,10 +125,203 @@ macro_rules! with_taps {
     };
 }
 
+/// A channel with its border, and its result in rows as far apart.
+struct Planes {
+    /// Floats of a pixel: images in the lanes, or one.
+    pixel: usize,
+    /// Floats of a row of a plane, and of a plane.
+    pitch: usize,
+    plane: usize,
+    /// For every row and column modulo the stride a plane; what is not of the image stays 0.
+    input: Buffer,
+    output: Buffer,
+    /// The group and channel that `input` holds.
+    held: Option<(usize, usize)>,
+    /// The taps of a filter: where they lie, and their weights.
+    taps: Vec<(usize, f32)>,
+}
+
+impl Planes {
+    fn new(op: &Depthwise) -> Planes {
+        let Linear { window, border, input, output, .. } = op.layer;
+        let outer = border.around(input);
+        let pixel = op.layouts.0.strides(input).group;
+        let pitch = outer.w.div_ceil(window.stride.1) * pixel;
+        let plane = outer.h.div_ceil(window.stride.0) * pitch;
+        let len = ((output.h - 1) * pitch + output.w * pixel).next_multiple_of(TILE * LANES);
+        let floats = window.stride.0 * window.stride.1 * plane + TILE * LANES + pitch;
+        Planes {
+            pixel,
+            pitch,
+            plane,
+            input: Buffer::zeroed(floats),
+            output: Buffer::zeroed(len),
+            held: None,
+            taps: Vec::new(),
+        }
+    }
+}
+
+/// A channel of the output for a group of images.
+struct Channel<'a> {
+    op: &'a Depthwise,
+    planes: &'a mut Planes,
+    group: usize,
+    filter: usize,
+    /// The group's images.
+    input: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl Kernel for Channel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self, v: V) {
+        let layer = &self.op.layer;
+        self.fill(v);
+        self.list_taps();
+        let count = self.planes.taps.len();
+        for pass in 0..count.div_ceil(PASS).max(1) {
+            with_taps!(count - pass * PASS, self.pass::<V>(v, pass));
+        }
+        let to = self.op.layouts.1.strides(layer.output);
+        let (pitch, row) = (self.planes.pitch, layer.output.w * self.planes.pixel);
+        for y in 0..layer.output.h {
+            copy(&mut self.output[y * to.h..][..row], &self.planes.output[y * pitch..]);
+        }
+        if matches!(layer.activation, Activation::Tanh | Activation::Sigmoid) {
+            layer.activation.of_slice(v, self.output);
+        }
+    }
+}
+
+impl Channel<'_> {
+    /// Copies the filter's channel into the planes.
+    #[inline(always)]
+    fn fill<V: Vector>(&mut self, v: V) {
+        let Linear { window, border, input, output, .. } = &self.op.layer;
+        let from = self.op.layouts.0.strides(*input);
+        let channel = self.filter / (output.c / input.c);
+        let held = (self.group, channel);
+        if self.planes.held.replace(held) == Some(held) {
+            return;
+        }
+        let (pixel, (down, right)) = (self.planes.pixel, window.stride);
+        for y in 0..input.h {
+            // Longer than the row, for whole registers.
+            let row = &self.input[channel * from.c + y * from.h..];
+            let at = y + border.top;
+            let first = at % down * right * self.planes.plane + at / down * self.planes.pitch;
+            for x in 0..right.min(input.w) {
+                // Columns x, x + s, x + 2s … are neighbours in one plane.
+                let at = x + border.left;
+                let start = first + at % right * self.planes.plane + at / right * pixel;
+                let count = (input.w - x).div_ceil(right);
+                let to = &mut self.planes.input[start..][..count * pixel];
+                if right == 1 {
+                    copy(to, row);
+                } else if pixel > 1 {
+                    for (to, from) in to.chunks_exact_mut(pixel).zip(row[x * pixel..].chunks(right * pixel)) {
+                        copy(to, from);
+                    }
+                } else if right == 2 {
+                    halve(v, &row[x..], to);
+                } else {
+                    to.iter_mut().zip(row[x..].iter().step_by(right)).for_each(|(to, &x)| *to = x);
+                }
+            }
+        }
+    }
+
+    fn list_taps(&mut self) {
+        let Depthwise { layer, weights, sparse, .. } = self.op;
+        let (window, (down, right)) = (layer.window, layer.window.stride);
+        let planes = &mut *self.planes;
+        planes.taps.clear();
+        let count = layer.weights.columns();
+        for (tap, &w) in weights[self.filter * count..][..count].iter().enumerate() {
+            if *sparse && w == 0.0 {
+                continue;
+            }
+            let (y, x) = (tap / window.size.1 * window.dilation.0, tap % window.size.1 * window.dilation.1);
+            let plane = (y % down * right + x % right) * planes.plane;
+            planes.taps.push((plane + y / down * planes.pitch + x / right * planes.pixel, w));
+        }
+    }
+
+    /// Adds up to [`PASS`] taps to the whole plane.
+    #[inline(always)]
+    fn pass<V: Vector, const T: usize>(&mut self, v: V, pass: usize) {
+        let Planes { input, output, taps, .. } = &mut *self.planes;
+        let mut offsets = [0; T];
+        let mut factors = [v.splat(0.0); T];
+        for t in 0..T {
+            let (offset, w) = taps[pass * PASS + t];
+            (offsets[t], factors[t]) = (offset, v.splat(w));
+        }
+        let last = pass * PASS + T == taps.len();
+        let floor = v.splat(if last { floor(self.op.layer.activation) } else { f32::NEG_INFINITY });
+        let bias = v.splat(self.op.bias[self.filter]);
+        for (tile, out) in output.chunks_exact_mut(TILE * LANES).enumerate() {
+            let mut acc = [bias; TILE];
+            if pass > 0 {
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    *acc = v.load(&out[p * LANES..]);
+                }
+            }
+            for t in 0..T {
+                let x = &input[offsets[t] + tile * TILE * LANES..][..TILE * LANES];
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    *acc = v.mul_add(factors[t], v.load(&x[p * LANES..]), *acc);
+                }
+            }
+            for (p, &acc) in acc.iter().enumerate() {
+                v.store(&mut out[p * LANES..], v.max(acc, floor));
+            }
+        }
+    }
+}
+
+/// Fills `to` from the start of `from`: rows are short, and calls of memcpy would take longer than the arithmetic.
+#[inline(always)]
+fn copy(to: &mut [f32], from: &[f32]) {
+    #[inline(always)]
+    fn pieces<const N: usize>(to: &mut [f32], from: &[f32]) {
+        for (to, from) in to.as_chunks_mut::<N>().0.iter_mut().zip(from.as_chunks::<N>().0) {
+            *to = *from;
+        }
+        // The last piece ends with the row, over what the one before has written.
+        let last = to.len() - N;
+        to[last..][..N].copy_from_slice(&from[last..][..N]);
+    }
+    let from = &from[..to.len()];
+    match to.len() {
+        0..4 => to.iter_mut().zip(from).for_each(|(to, &x)| *to = x),
+        4..8 => pieces::<4>(to, from),
+        8..16 => pieces::<8>(to, from),
+        _ => pieces::<LANES>(to, from),
+    }
+}
+
+/// Fills `to` from every second element.
+#[inline(always)]
+fn halve<V: Vector>(v: V, from: &[f32], to: &mut [f32]) {
+    for (i, to) in to.chunks_mut(LANES).enumerate() {
+        let from = &from[2 * i * LANES..];
+        match (from.as_chunks::<{ 2 * LANES }>().0.first(), to.len()) {
+            (Some(pair), LANES) => v.store(to, v.unzip(v.load(pair), v.load(&pair[LANES..])).0),
+            (Some(pair), _) => copy(to, &v.to_array(v.unzip(v.load(pair), v.load(&pair[LANES..])).0)),
+            _ => to.iter_mut().zip(from.iter().step_by(2)).for_each(|(to, &x)| *to = x),
+        }
+    }
+}
+
 /// A row of the output, channels in the lanes.
 struct Row<'a> {
-    layer: &'a Depthwise,
+    op: &'a Depthwise,
     y: usize,
+    /// The image.
     input: &'a [f32],
     output: &'a mut [f32],
 }
@@ -121,166 +331,89 @@ impl Kernel for Row<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
-        let taps = self.layer.layer.weights.columns();
-        for x in 0..self.layer.layer.output.w {
-            for first in (0..taps).step_by(PASS) {
-                with_taps!(taps - first, self.pass::<V>(v, x, first, taps));
+        let Linear { window, border, input: Shape { h, w, c }, output, activation, .. } = self.op.layer;
+        let lanes = self.op.bias.len();
+        let inside = |at: usize, before: usize, len: usize| at.checked_sub(before).filter(|&at| at < len);
+        // Where the taps inside the image read, and their weights.
+        let mut taps: Vec<(usize, usize)> = Vec::with_capacity(window.size.0 * window.size.1);
+        for x in 0..output.w {
+            taps.clear();
+            for i in 0..window.size.0 {
+                let row = inside(self.y * window.stride.0 + i * window.dilation.0, border.top, h);
+                for j in 0..window.size.1 {
+                    let column = inside(x * window.stride.1 + j * window.dilation.1, border.left, w);
+                    if let (Some(row), Some(column)) = (row, column) {
+                        taps.push(((row * w + column) * c, (i * window.size.1 + j) * lanes));
+                    }
+                }
+            }
+            for pass in 0..taps.len().div_ceil(PASS).max(1) {
+                with_taps!(taps.len() - pass * PASS, self.pass::<V>(v, x, pass, &taps));
             }
         }
-    }
-}
-
-impl Row<'_> {
-    /// Taps `first .. first + T` of pixel `x`.
-    #[inline(always)]
-    fn pass<V: Vector, const T: usize>(&mut self, v: V, x: usize, first: usize, taps: usize) {
-        let Depthwise { layer, weights, bias, .. } = self.layer;
-        let Linear { window, input: Shape { c, w, .. }, activation, .. } = *layer;
-        let start = (self.y * window.stride.0 * w + x * window.stride.1) * c;
-        let offsets = offsets::<T>(window, first, (w * c, c));
-        let lanes = bias.len();
-        let from: [&[f32]; T] = offsets.map(|offset| &self.input[start + offset..][..c]);
-        let mut factors = [bias.as_chunks::<LANES>().0; T];
-        for (t, factor) in factors.iter_mut().enumerate() {
-            *factor = weights[(first + t) * lanes..][..lanes].as_chunks::<LANES>().0;
-        }
-        let (last, floor) = (first + T == taps, v.splat(floor(activation)));
-        let out = &mut self.output[x * c..][..c];
-        let (whole, rest) = out.as_chunks_mut::<LANES>();
-        let lines = whole.len();
-        let registers = from.map(|from| &from.as_chunks::<LANES>().0[..lines]);
-        let factors_of = factors.map(|factors| &factors[..lines]);
-        let biases = &bias.as_chunks::<LANES>().0[..lines];
-        for (line, out) in whole.iter_mut().enumerate() {
-            let mut acc = v.load(if first == 0 { &biases[line] } else { &*out });
-            for t in 0..T {
-                acc = v.mul_add(v.load(&registers[t][line]), v.load(&factors_of[t][line]), acc);
-            }
-            v.store(out, if last { v.max(acc, floor) } else { acc });
-        }
-        let done = lines * LANES;
-        for (lane, out) in rest.iter_mut().enumerate() {
-            let mut acc = if first == 0 { bias[done + lane] } else { *out };
-            for t in 0..T {
-                acc = from[t][done + lane].mul_add(factors[t][lines][lane], acc);
-            }
-            *out = if last && activation == Activation::Relu { acc.max(0.0) } else { acc };
-        }
-        if last && floor_only(activation).is_none() {
-            activation.of_slice(v, out);
-        }
-    }
-}
-
-/// A channel of the output for a group of images, images or pixels in the lanes.
-struct Plane<'a> {
-    layer: &'a Depthwise,
-    filter: usize,
-    input: &'a [f32],
-    output: &'a mut [f32],
-}
-
-impl Kernel for Plane<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(mut self, v: V) {
-        let taps = self.layer.layer.weights.columns();
-        for first in (0..taps).step_by(PASS) {
-            with_taps!(taps - first, self.pass::<V>(v, first, taps));
-        }
-        let activation = self.layer.layer.activation;
-        if floor_only(activation).is_none() {
+        if matches!(activation, Activation::Tanh | Activation::Sigmoid) {
             activation.of_slice(v, self.output);
         }
     }
 }
 
-impl Plane<'_> {
-    /// Taps `first .. first + T` of the whole plane.
+impl Row<'_> {
+    /// Adds up to [`PASS`] taps to pixel `x`.
     #[inline(always)]
-    fn pass<V: Vector, const T: usize>(&mut self, v: V, first: usize, taps: usize) {
-        let Depthwise { layer, weights, bias, layouts, .. } = self.layer;
-        let Linear { window, output, activation, .. } = layer;
-        let (from, to) = (layouts.0.strides(layer.input), layouts.1.strides(*output));
-        let channel = self.filter / (output.c / layer.input.c) * from.c;
-        let offsets = offsets::<T>(*window, first, (from.h, from.w));
-        let values = &weights[self.filter * taps..][first..first + T];
-        let mut factors = [v.splat(0.0); T];
-        for (factor, &w) in factors.iter_mut().zip(values) {
-            *factor = v.splat(w);
+    fn pass<V: Vector, const T: usize>(&mut self, v: V, x: usize, pass: usize, taps: &[(usize, usize)]) {
+        let mut here = [(0, 0); T];
+        here.copy_from_slice(&taps[pass * PASS..][..T]);
+        let last = pass * PASS + T == taps.len();
+        let floor = if last { floor(self.op.layer.activation) } else { f32::NEG_INFINITY };
+        let channels = self.op.layer.input.c;
+        let out = &mut self.output[x * channels..][..channels];
+        let tiles = channels / (TILE * LANES);
+        for tile in 0..tiles {
+            tile_of::<V, T, TILE>(v, self.op, self.input, &here, out, (tile * TILE * LANES, pass == 0, floor));
         }
-        let floor = if first + T == taps { floor(*activation) } else { f32::NEG_INFINITY };
-        let floor = v.splat(floor);
-        let start = (first == 0).then(|| v.splat(bias[self.filter]));
-        // Neighbouring outputs read neighbouring inputs at stride 1: a row is one run. Else every pixel of images is one.
-        let (run, pixels) = if window.stride.1 == 1 || to.w == 1 { (to.h, 1) } else { (to.w, output.w) };
-        let step = if to.w == 1 { window.stride.1 } else { 1 };
-        for y in 0..output.h {
-            for pixel in 0..pixels {
-                let at = channel + y * window.stride.0 * from.h + pixel * window.stride.1 * from.w;
-                let out = &mut self.output[y * to.h + pixel * to.w..][..run];
-                if step == 2 {
-                    for (line, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                        let mut acc = start.unwrap_or(v.load(out));
-                        for t in 0..T {
-                            let at = at + offsets[t] + 2 * line * LANES;
-                            let (even, _) = v.unzip(load(v, self.input, at), load(v, self.input, at + LANES));
-                            acc = v.mul_add(factors[t], even, acc);
-                        }
-                        v.store(out, v.max(acc, floor));
-                    }
-                    continue;
-                }
-                let registers = offsets.map(|offset| self.input[at + offset..][..run].as_chunks::<LANES>().0);
-                let (out, _) = out.as_chunks_mut::<LANES>();
-                let registers = registers.map(|registers| &registers[..out.len()]);
-                for (line, out) in out.iter_mut().enumerate() {
-                    let mut acc = start.unwrap_or(v.load(out));
-                    for t in 0..T {
-                        acc = v.mul_add(factors[t], v.load(&registers[t][line]), acc);
-                    }
-                    v.store(out, v.max(acc, floor));
-                }
+        let done = tiles * TILE * LANES;
+        let whole = channels / LANES * LANES;
+        for line in (done..whole).step_by(LANES) {
+            tile_of::<V, T, 1>(v, self.op, self.input, &here, out, (line, pass == 0, floor));
+        }
+        for (lane, out) in out.iter_mut().enumerate().skip(whole) {
+            let mut acc = if pass == 0 { self.op.bias[lane] } else { *out };
+            for (from, weights) in here {
+                acc = self.input[from + lane].mul_add(self.op.weights[weights + lane], acc);
             }
+            *out = if acc > floor { acc } else { floor };
         }
     }
 }
 
-/// Where taps `first .. first + T` lie, from the first tap of the filter, given the steps of rows and columns.
+/// P lines of channels from `first` on.
 #[inline(always)]
-fn offsets<const T: usize>(window: Window, first: usize, (down, right): (usize, usize)) -> [usize; T] {
-    let mut offsets = [0; T];
-    for (t, offset) in offsets.iter_mut().enumerate() {
-        let (row, column) = ((first + t) / window.size.1, (first + t) % window.size.1);
-        *offset = row * window.dilation.0 * down + column * window.dilation.1 * right;
+fn tile_of<V: Vector, const T: usize, const P: usize>(
+    v: V,
+    op: &Depthwise,
+    input: &[f32],
+    taps: &[(usize, usize); T],
+    out: &mut [f32],
+    (first, fresh, floor): (usize, bool, f32),
+) {
+    let out = &mut out[first..][..P * LANES];
+    let from = if fresh { &op.bias[first..][..P * LANES] } else { &*out };
+    let mut acc = [v.splat(0.0); P];
+    for (p, acc) in acc.iter_mut().enumerate() {
+        *acc = v.load(&from[p * LANES..]);
     }
-    offsets
-}
-
-/// A register of pixels; those beyond the buffer are of no row.
-#[inline(always)]
-fn load<V: Vector>(v: V, input: &[f32], at: usize) -> V::F32 {
-    match input.get(at..at + LANES) {
-        Some(lanes) => v.load(lanes),
-        None => {
-            let mut lanes = [0.0; LANES];
-            let rest = input.get(at..).unwrap_or(&[]);
-            lanes[..rest.len()].copy_from_slice(rest);
-            v.load(&lanes)
+    for &(x, w) in taps {
+        let (x, w) = (&input[x + first..][..P * LANES], &op.weights[w + first..][..P * LANES]);
+        for (p, acc) in acc.iter_mut().enumerate() {
+            *acc = v.mul_add(v.load(&x[p * LANES..]), v.load(&w[p * LANES..]), *acc);
         }
     }
-}
-
-/// What results are clamped to from below, where the activation is nothing but that.
-fn floor_only(activation: Activation) -> Option<f32> {
-    match activation {
-        Activation::None => Some(f32::NEG_INFINITY),
-        Activation::Relu => Some(0.0),
-        Activation::Tanh | Activation::Sigmoid => None,
+    for (p, &acc) in acc.iter().enumerate() {
+        v.store(&mut out[p * LANES..], v.max(acc, v.splat(floor)));
     }
 }
 
+/// What results are clamped to from below as they are stored.
 fn floor(activation: Activation) -> f32 {
-    floor_only(activation).unwrap_or(f32::NEG_INFINITY)
+    if activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY }
 }

@@ -6,6 +6,7 @@
 
 use super::depthwise::Depthwise;
 use super::pool::Window;
+use super::relayout::Border;
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::formats::direct::Pixels;
@@ -29,7 +30,9 @@ pub struct Linear {
     pub window: Window,
     /// Filters of group g read the channels of group g alone: the columns of the weights are those of one group.
     pub groups: usize,
-    /// Shape of an input image, borders included.
+    /// Zeros around the image. Only depthwise layers make them themselves; elsewhere they are in the image already.
+    pub border: Border,
+    /// Shape of an input image.
     pub input: Shape,
     /// Shape of an output image.
     pub output: Shape,
@@ -47,6 +50,8 @@ pub enum Kernel {
     Panel,
     /// Dense, every channel by itself, channels, images or pixels in the lanes.
     Depthwise,
+    /// Single weights, every channel by itself, images or pixels in the lanes.
+    DepthwiseCsr,
     /// Single weights, row by row, images or pixels in the lanes.
     Csr,
     /// Single weights in pairs of rows, images or pixels in the lanes.
@@ -81,7 +86,7 @@ impl Kernel {
     pub fn format(self) -> &'static str {
         match self {
             Kernel::Direct | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise => "dense",
-            Kernel::Csr | Kernel::CsrDots => "csr",
+            Kernel::Csr | Kernel::CsrDots | Kernel::DepthwiseCsr => "csr",
             Kernel::Pattern => "pattern",
             Kernel::Block4 | Kernel::Block8 => "block",
             Kernel::Block4Dots | Kernel::Block8Dots | Kernel::Block16Dots => "block",
@@ -90,6 +95,11 @@ impl Kernel {
             Kernel::StreamDots => "stream",
         }
     }
+}
+
+/// Whether every channel is a group.
+pub(crate) fn depthwise(groups: usize, channels: usize) -> bool {
+    groups > 1 && groups == channels
 }
 
 /// The columns of the weights where pixel order is wanted: (row, column, channel) instead of (channel, row, column).
@@ -120,7 +130,7 @@ impl Linear {
 
     /// Whether every channel is a group.
     pub fn is_depthwise(&self) -> bool {
-        self.groups > 1 && self.groups == self.input.c
+        depthwise(self.groups, self.input.c)
     }
 
     /// The weights of each group.
@@ -165,7 +175,10 @@ impl Linear {
                 };
                 Box::new(DirectLinear { layer, groups: self.parts().map(pack).collect(), images })
             }
-            Kernel::Depthwise => Box::new(Depthwise::new(self, (input, output), images, target)),
+            Kernel::Depthwise | Kernel::DepthwiseCsr => {
+                let sparse = kernel == Kernel::DepthwiseCsr;
+                Box::new(Depthwise::new(self, (input, output), sparse, images, target))
+            }
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
             Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
             Kernel::BitmapDots => few(Box::new(Bitmap::pack(&self.weights))),

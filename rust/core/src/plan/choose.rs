@@ -158,6 +158,7 @@ impl<'a> Costs<'a> {
             Kernel::Gemm => all * 1.15 + 100_000.0,
             Kernel::Panel => all * 1.2,
             Kernel::Depthwise => all * 2.0,
+            Kernel::DepthwiseCsr => kept * 2.0 + 4.0 * outputs,
             Kernel::Csr => (kept + 8.0 * outputs) * 1.5,
             Kernel::Pattern => (kept + 8.0 * outputs) * 1.2,
             Kernel::Block4 => kept / linear.weights.block_fill(4).max(0.01) * 1.15 + 8.0 * outputs,
@@ -329,14 +330,21 @@ fn depthwise_candidates(
     images: usize,
     with: impl Fn(Kernel, Layout, Layout) -> Choice,
 ) -> Vec<Choice> {
-    let last = if linear.input.c == linear.output.c { Kernel::Depthwise } else { Kernel::Direct };
-    let mut choices = vec![with(last, Layout::ChannelsLast, Layout::ChannelsLast)];
+    let both = [Kernel::Depthwise, Kernel::DepthwiseCsr];
+    let mut choices = both.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)).to_vec();
+    let last = with(Kernel::Depthwise, Layout::ChannelsLast, Layout::ChannelsLast);
+    if linear.input.c == linear.output.c && !choices.contains(&last) {
+        choices.push(last);
+    }
     if images >= FEW {
         let layout = batch_inner(images);
-        choices.extend([Kernel::Depthwise, Kernel::Csr].map(|kernel| with(kernel, layout, layout)));
+        choices.extend(both.map(|kernel| with(kernel, layout, layout)));
     }
-    if images <= 2 * FEW && linear.output.w >= 4 && linear.window.stride.1 <= 2 {
-        choices.push(with(Kernel::Depthwise, Layout::PixelPanel, Layout::PixelPanel));
+    if images <= 2 * FEW && linear.input.w >= 4 && linear.output.w >= 4 {
+        let pixels = Layout::PixelPanel;
+        for (input, output) in [(pixels, pixels), (pixels, Layout::RowMajor), (Layout::RowMajor, pixels)] {
+            choices.extend(both.map(|kernel| with(kernel, input, output)));
+        }
     }
     choices
 }

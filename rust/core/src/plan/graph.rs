@@ -4,7 +4,7 @@ use crate::argument;
 use crate::error::Result;
 use crate::formats::{Activation, Rows};
 use crate::ops::Shape;
-use crate::ops::linear::Linear;
+use crate::ops::linear::{Linear, depthwise};
 use crate::ops::pool::{Reduction, Window};
 use crate::ops::relayout::Border;
 
@@ -121,7 +121,20 @@ impl Graph {
         check_bias(name, bias.as_deref(), weights.rows())?;
         let output = Shape::features(weights.rows());
         let window = Window::ONE;
-        self.push(name, Op::Linear(Linear { weights, bias, activation, window, groups: 1, input, output }), output);
+        self.push(
+            name,
+            Op::Linear(Linear {
+                weights,
+                bias,
+                activation,
+                window,
+                groups: 1,
+                border: Border::default(),
+                input,
+                output,
+            }),
+            output,
+        );
         Ok(())
     }
 
@@ -149,14 +162,21 @@ impl Graph {
             return Err(argument!("{name}: {} weights a filter, {channels} channels x {taps} taps", weights.columns()));
         }
         check_bias(name, bias.as_deref(), weights.rows())?;
-        let input = border.around(self.output());
-        check_window(name, window, input)?;
-        if !border.is_zero() {
-            self.push(&format!("{name}.pad"), Op::Pad(border), input);
-        }
-        let (h, w) = window.over(input.h, input.w);
+        let outer = border.around(self.output());
+        check_window(name, window, outer)?;
+        let (h, w) = window.over(outer.h, outer.w);
         let output = Shape { c: weights.rows(), h, w };
-        self.push(name, Op::Linear(Linear { weights, bias, activation, window, groups, input, output }), output);
+        let border = if depthwise(groups, outer.c) {
+            border
+        } else {
+            if !border.is_zero() {
+                self.push(&format!("{name}.pad"), Op::Pad(border), outer);
+            }
+            Border::default()
+        };
+        let input = self.output();
+        let linear = Linear { weights, bias, activation, window, groups, border, input, output };
+        self.push(name, Op::Linear(linear), output);
         Ok(())
     }
 
