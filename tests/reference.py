@@ -5,29 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 
-def windows(x, size, strides, pads, fill=0.0):
+def windows(x, size, strides, pads, fill=0.0, dilation=(1, 1)):
     """The windows of images (n, c, h, w) as float64 (n, c, oh, ow, kh, kw); pads as in `same_pads`."""
+    extent = [(length - 1) * step + 1 for length, step in zip(size, dilation, strict=True)]
     top, left, bottom, right = pads
     padded = np.pad(
         np.asarray(x, np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill
     )
-    view = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(2, 3))
-    return view[:, :, :: strides[0], :: strides[1]]
+    view = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=(2, 3))
+    return view[:, :, :: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]
 
 
-def same_pads(size, window, strides):
+def same_pads(size, window, strides, dilation=(1, 1)):
     """SAME padding of images of `size`: top, left, bottom, right; an odd element at the bottom and right."""
     sides = []
-    for length, kernel, stride in zip(size, window, strides, strict=True):
-        missing = max(0, (-(-length // stride) - 1) * stride + kernel - length)
+    for length, kernel, stride, step in zip(size, window, strides, dilation, strict=True):
+        missing = max(0, (-(-length // stride) - 1) * stride + (kernel - 1) * step + 1 - length)
         sides.append((missing // 2, missing - missing // 2))
     return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
 
 
-def conv2d(x, weight, bias, strides, pads):
-    """Cross-correlation of (n, c, h, w) with (o, c, kh, kw)."""
-    views = windows(x, weight.shape[2:], strides, pads)
-    y = np.einsum("nchwij,ocij->nohw", views, np.asarray(weight, np.float64))
+def conv2d(x, weight, bias, strides, pads, dilation=(1, 1), groups=1):
+    """Cross-correlation of (n, c, h, w) with (o, c / groups, kh, kw)."""
+    views = windows(x, weight.shape[2:], strides, pads, dilation=dilation)
+    parts = zip(
+        np.split(views, groups, axis=1), np.split(np.asarray(weight, np.float64), groups), strict=True
+    )
+    y = np.concatenate([np.einsum("nchwij,ocij->nohw", view, w) for view, w in parts], axis=1)
     return y if bias is None else y + np.asarray(bias, np.float64)[:, None, None]
 
 

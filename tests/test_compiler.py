@@ -9,6 +9,7 @@ import pytest
 
 import secateur as sc
 from secateur import nn
+from secateur.compiler import describe
 
 
 def cnn(**options):
@@ -54,6 +55,50 @@ def test_plans_equal_their_models(options, target):
         if n:
             np.testing.assert_allclose(y, model.predict(x), atol=2e-6)
         assert np.array_equal(x, before)
+
+
+def grouped(filters, groups):
+    """Depthwise, dilated, and in groups."""
+    model = nn.Sequential(
+        [
+            nn.Conv2D(8, 3, padding="same", dilation=(2, 1), activation="relu"),
+            nn.Conv2D(filters, 3, padding="same", groups=8, use_bias=False),
+            nn.BatchNorm(),
+            nn.ReLU(),
+            nn.Conv2D(12, 3, strides=2, groups=groups, dilation=(1, 2), activation="tanh"),
+            nn.Conv2D(12, 5, padding="same", groups=12, activation="sigmoid"),
+            nn.Flatten(),
+            nn.Dense(5),
+        ]
+    )
+    return model.build((2, 16, 18), random_state=0)
+
+
+@pytest.mark.parametrize(("filters", "groups"), [(8, 2), (16, 4)])
+@pytest.mark.parametrize("target", sc._core.cpu_targets())
+def test_groups_and_dilation_run_and_survive_files(filters, groups, target, tmp_path):
+    for model in (grouped(filters, groups), pruned(grouped(filters, groups))):
+        plan = sc.compile(model, batch=(1, 32), target=target)
+        sc.save(plan, tmp_path / "plan.safetensors")
+        loaded = sc.load(tmp_path / "plan.safetensors")
+        sc.save(model, tmp_path / "model.safetensors")
+        again = sc.load(tmp_path / "model.safetensors")
+        assert [layer.config() for layer in again.layers] == [layer.config() for layer in model.layers]
+        for n in (1, 5, 32, 33):
+            x = np.random.default_rng(n).standard_normal((n, 2, 16, 18), dtype=np.float32)
+            np.testing.assert_allclose(plan(x), model.predict(x), atol=5e-6)
+            np.testing.assert_allclose(loaded(x), model.predict(x), atol=5e-6)
+            assert np.array_equal(again.predict(x), model.predict(x))
+    macs = [row["macs"] for row in plan.report(1, dense=False) if row["op"] == "Conv2D"]
+    assert macs == [layer.macs() for layer in model.layers if isinstance(layer, nn.Conv2D)]
+
+
+def test_descriptions_without_dilation_and_groups_mean_one():
+    input_shape, description = describe(cnn())
+    old = [{key: node[key] for key in node if key not in ("dilation", "groups")} for node in description]
+    x = np.random.default_rng(0).standard_normal((2, 2, 16, 18), dtype=np.float32)
+    plans = [sc.Plan(input_shape, nodes, [2], timed=False) for nodes in (old, description)]
+    assert np.array_equal(plans[0](x), plans[1](x))
 
 
 def test_a_plan_keeps_its_own_weights():

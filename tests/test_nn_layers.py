@@ -80,6 +80,46 @@ def test_conv2d_gradients(activation, padding, kernel, strides):
     check_layer(layer, (2, 5, 4), forward)
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(("strides", "dilation"), [(1, 1), (1, 2), ((2, 3), (3, 1)), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("channels", "filters", "groups"), [(2, 3, 1), (4, 6, 2), (3, 3, 3), (3, 6, 3)])
+def test_dilated_and_grouped_conv2d_gradients(
+    activation, padding, strides, dilation, channels, filters, groups
+):
+    layer = nn.Conv2D(filters, (3, 2), strides, padding, activation, dilation=dilation, groups=groups)
+
+    def forward(x, params):
+        geometry = (layer.strides, layer.pads, layer.dilation, groups)
+        z = reference.conv2d(x, params["weight"], params["bias"], *geometry)
+        return reference.ACTIVATIONS[activation](z)
+
+    check_layer(layer, (channels, 8, 5), forward)
+    assert layer.params["weight"].shape == (filters, channels // groups, 3, 2)
+    if padding == "same":
+        assert layer.pads == reference.same_pads((8, 5), (3, 2), layer.strides, layer.dilation)
+    assert layer.macs() == int(np.prod(layer.output_shape)) * (channels // groups) * 6
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"dilation": 0}, "dilation: expected a positive integer"),
+    ({"dilation": (1, 2, 3)}, "dilation: expected one or two positive integers"),
+    ({"groups": 0}, "groups: expected a positive integer"),
+    ({"groups": 1.5}, "groups: expected a positive integer"),
+    ({"groups": 4}, "groups: expected a divisor of the 6 filters, got 4"),
+])  # fmt: skip
+def test_bad_dilation_and_groups_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        nn.Conv2D(6, 3, **arguments)
+
+
+def test_what_dilation_and_groups_do_not_fit_is_named():
+    with pytest.raises(ValueError, match="conv2d: 4 channels cannot be cut into 3 groups"):
+        nn.Conv2D(6, 3, groups=3).build((4, 8, 8), np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"conv2d: a window of \(3, 3\) with dilation \(4, 4\) does not fit"):
+        nn.Conv2D(6, 3, dilation=4).build((4, 8, 8), np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(("size", "strides"), [(2, None), ((2, 3), 1), (3, 2), (1, 2)])
 def test_pooling_gradients(padding, size, strides):

@@ -99,6 +99,22 @@ def test_a_neuron_read_by_dead_ones_only_is_dead():
     assert [layer.units for layer in small.layers] == [2, 2, 2]
 
 
+@pytest.mark.parametrize(("groups", "named"), [((1, 6), "conv2d_1"), ((2, 1), "conv2d")])
+def test_neurons_of_grouped_convolutions_stay_and_weights_go(groups, named):
+    layers = [nn.Conv2D(6, 3, groups=groups[0]), nn.Conv2D(6, 3, groups=groups[1]), nn.Flatten(), nn.Dense(3)]
+    model = nn.Sequential(layers).build((2, 8, 8), random_state=0)
+    before = model.get_weights()
+    with pytest.raises(sc.UnsupportedOpError, match=f"^{named}: neurons of a convolution in"):
+        sc.prune(model, 0.5, granularity="neuron")
+    with pytest.raises(sc.UnsupportedOpError, match=f"^{named}: neurons of a convolution in"):
+        sc.remove_dead_neurons(model)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    for scope in ("global", "layer", "erk"):
+        result = sc.prune(model, 0.5, scope=scope)
+        weights = [result.model.parameters()[name] for name in result.model.prunable()]
+        assert sum(map(np.count_nonzero, weights)) == round(0.5 * sum(w.size for w in weights))
+
+
 def test_one_neuron_stays_when_all_are_dead():
     model = nn.Sequential([nn.Dense(3), nn.Dense(2)]).build((2,), 0)
     model.parameters()["dense_1.weight"][...] = 0

@@ -80,7 +80,14 @@ def matmul(
     transpose_b: bool = False,
 ) -> _Floats: ...
 def conv2d(
-    x: _Floats, weight: _Floats, bias: _Floats | None, strides: _Pair, pads: _Pads, relu: bool = False
+    x: _Floats,
+    weight: _Floats,
+    bias: _Floats | None,
+    strides: _Pair,
+    dilation: _Pair,
+    groups: int,
+    pads: _Pads,
+    relu: bool = False,
 ) -> _Floats: ...
 def conv2d_backward(
     x: _Floats,
@@ -88,6 +95,8 @@ def conv2d_backward(
     dy: _Floats,
     relu_output: _Floats | None,
     strides: _Pair,
+    dilation: _Pair,
+    groups: int,
     pads: _Pads,
     need_dx: bool = True,
 ) -> tuple[_Floats | None, _Floats, _Floats]: ...
@@ -143,6 +152,8 @@ class Graph:
         bias: ArrayLike | None,
         kernel_size: _Pair,
         strides: _Pair,
+        dilation: _Pair,
+        groups: int,
         pads: _Pads,
         activation: str | None,
     ) -> None: ...

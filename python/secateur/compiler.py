@@ -326,7 +326,9 @@ def _batch_norm(layer: Any) -> Description:
 
 _LAYERS: dict[str, Callable[[Any], Description]] = {
     "dense": lambda layer: _weighted(layer, "dense"),
-    "conv2d": lambda layer: _weighted(layer, "conv2d", **_window(layer)),
+    "conv2d": lambda layer: _weighted(
+        layer, "conv2d", **_window(layer), dilation=list(layer.dilation), groups=layer.groups
+    ),
     "max_pool2d": lambda layer: [{"op": "pool", "name": layer.name, "kind": "max", **_window(layer)}],
     "average_pool2d": lambda layer: [{"op": "pool", "name": layer.name, "kind": "average", **_window(layer)}],
     "batch_norm": _batch_norm,
@@ -348,7 +350,10 @@ def _graph(input_shape: tuple[int, ...], description: Description) -> _core.Grap
             graph.dense(name, node["weight"], node["bias"], node["activation"])
         elif op == "conv2d":
             size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
-            graph.conv2d(name, node["weight"], node["bias"], size, strides, pads, node["activation"])
+            # Files from before these attributes existed do not have them.
+            dilation, groups = tuple(node.get("dilation", (1, 1))), node.get("groups", 1)
+            weight, bias, activation = node["weight"], node["bias"], node["activation"]
+            graph.conv2d(name, weight, bias, size, strides, dilation, groups, pads, activation)
         elif op == "pool":
             graph.pool(name, node["kind"], tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"]))
         elif op == "activation":

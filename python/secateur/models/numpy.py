@@ -155,6 +155,7 @@ class SequentialView:
 
     def consumers(self, name: str) -> list[Consumer]:
         i, layer, _ = self._layer(name)
+        self._check_whole(layer)
         tied = {**self._ties(), **{owner: tied for tied, owner in self._ties().items()}}
         found = [Consumer(f"{layer.name}.bias", 0)] if "bias" in layer.params else []
         if i + 1 < len(self.model.layers):
@@ -162,6 +163,7 @@ class SequentialView:
         repeat = 1
         for after in self.model.layers[i + 1 :]:
             if isinstance(after, tuple(WIDTH)):
+                self._check_whole(after)
                 for tensor in (name, f"{after.name}.weight"):
                     if tensor in tied:
                         raise UnsupportedOpError(
@@ -176,6 +178,14 @@ class SequentialView:
             elif isinstance(after, nn.Flatten):
                 repeat *= int(np.prod(after.input_shape[1:]))
         return found
+
+    @staticmethod
+    def _check_whole(layer: nn.Layer) -> None:
+        if isinstance(layer, nn.Conv2D) and layer.groups > 1:
+            raise UnsupportedOpError(
+                f"{layer.name}: neurons of a convolution in {layer.groups} groups, and those that it reads, "
+                "cannot be removed"
+            )
 
     def _check_separate(self, layer: nn.Layer) -> None:
         if layer is not self.model.layers[-1] and (

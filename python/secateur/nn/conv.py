@@ -15,7 +15,7 @@ from .window import WindowLayer, channels_first, channels_last
 class Conv2D(WindowLayer):
     """Convolution (cross-correlation) of images (n, channels, height, width).
 
-    Weights have the shape (filters, channels, kernel height, kernel width).
+    Weights have the shape (filters, channels / groups, kernel height, kernel width), as in PyTorch and ONNX.
 
     Parameters
     ----------
@@ -31,11 +31,18 @@ class Conv2D(WindowLayer):
     activation : {"relu", "sigmoid", "softmax", "tanh"} or None
     use_bias : bool
         Whether a bias per filter, at first 0, is added.
+    dilation : int or (int, int)
+        Rows and columns from one element of the window to the next: a window of k elements spreads over
+        (k - 1) * dilation + 1.
+    groups : int
+        Channels and filters are cut into so many groups, and the filters of a group read its channels alone.
+        As many groups as channels is a depthwise convolution.
 
     Raises
     ------
     ValueError
-        If an argument is not one of the above.
+        If an argument is not one of the above; when the layer is built, if the channels cannot be cut into
+        `groups` or the window does not fit into the images.
 
     Examples
     --------
@@ -45,6 +52,11 @@ class Conv2D(WindowLayer):
     >>> layer.build((1, 28, 28), np.random.default_rng(0))
     (8, 28, 28)
     >>> layer.params["weight"].shape
+    (8, 1, 3, 3)
+    >>> depthwise = nn.Conv2D(8, 3, padding="same", groups=8, dilation=2)
+    >>> depthwise.build((8, 28, 28), np.random.default_rng(0))
+    (8, 28, 28)
+    >>> depthwise.params["weight"].shape
     (8, 1, 3, 3)
     """
 
@@ -59,9 +71,15 @@ class Conv2D(WindowLayer):
         padding: str = "valid",
         activation: str | None = None,
         use_bias: bool = True,
+        *,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
     ) -> None:
-        super().__init__("kernel_size", kernel_size, 1 if strides is None else strides, padding)
+        super().__init__("kernel_size", kernel_size, 1 if strides is None else strides, padding, dilation)
         self.filters = positive("filters", filters)
+        self.groups = positive("groups", groups)
+        if self.filters % self.groups:
+            raise ValueError(f"groups: expected a divisor of the {self.filters} filters, got {groups!r}")
         self.activation = check_activation(activation)
         self.use_bias = bool(use_bias)
         self._saved: tuple[FloatArray, FloatArray] | None = None
@@ -73,9 +91,14 @@ class Conv2D(WindowLayer):
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         size = self._slide(input_shape)
-        channels, taps = input_shape[0], self.window[0] * self.window[1]
+        if input_shape[0] % self.groups:
+            raise ValueError(
+                f"{self.name}: {input_shape[0]} channels cannot be cut into {self.groups} groups"
+            )
+        channels, taps = input_shape[0] // self.groups, self.window[0] * self.window[1]
         shape = (self.filters, channels, *self.window)
-        self.params = {"weight": glorot_uniform(rng, shape, channels * taps, self.filters * taps)}
+        filters = self.filters // self.groups
+        self.params = {"weight": glorot_uniform(rng, shape, channels * taps, filters * taps)}
         if self.use_bias:
             self.params["bias"] = np.zeros(self.filters, np.float32)
         return (self.filters, *size)
@@ -84,7 +107,8 @@ class Conv2D(WindowLayer):
         images = channels_last(x)
         relu = self.activation == "relu"
         weight, bias = self.params["weight"], self.params.get("bias")
-        out = _core.conv2d(images, weight, bias, self.strides, self.pads, relu)
+        geometry = (self.strides, self.dilation, self.groups, self.pads)
+        out = _core.conv2d(images, weight, bias, *geometry, relu)
         y = channels_first(out)
         if not relu:
             y = activate(self.activation, y, out=y)
@@ -98,8 +122,9 @@ class Conv2D(WindowLayer):
         relu_output = channels_last(y) if self.activation == "relu" else None
         if relu_output is None:
             dy = activation_gradient(self.activation, y, dy)
+        geometry = (self.strides, self.dilation, self.groups, self.pads)
         dx, dw, db = _core.conv2d_backward(
-            images, self.params["weight"], channels_last(dy), relu_output, self.strides, self.pads, need_dx
+            images, self.params["weight"], channels_last(dy), relu_output, *geometry, need_dx
         )
         self.grads["weight"] = dw
         if self.use_bias:
@@ -111,11 +136,11 @@ class Conv2D(WindowLayer):
         self._saved = None
 
     def macs(self) -> int:
-        channels = self.input_shape[0]
+        channels = self.input_shape[0] // self.groups
         return int(np.prod(self.output_shape)) * channels * self.window[0] * self.window[1]
 
     def config(self) -> dict[str, Any]:
-        return {
+        config: dict[str, Any] = {
             "kind": self.kind,
             "filters": self.filters,
             "kernel_size": list(self.window),
@@ -124,3 +149,9 @@ class Conv2D(WindowLayer):
             "activation": self.activation,
             "use_bias": self.use_bias,
         }
+        # Only where they say something: files of plain layers stay readable for older versions.
+        if self.dilation != (1, 1):
+            config["dilation"] = list(self.dilation)
+        if self.groups != 1:
+            config["groups"] = self.groups
+        return config

@@ -24,6 +24,8 @@ class WindowLayer(Layer):
         Height and width of the window.
     strides : tuple of int
         Rows and columns from one window to the next.
+    dilation : tuple of int
+        Rows and columns from one element of the window to the next.
     padding : {"valid", "same"}
         No padding, or so much that the output has ceil(input / stride) elements, with an odd element more at
         the bottom and right (TensorFlow's SAME, ONNX's SAME_UPPER).
@@ -31,10 +33,11 @@ class WindowLayer(Layer):
         Top, left, bottom, right; known after `build`.
     """
 
-    def __init__(self, name: str, window: Any, strides: Any, padding: Any) -> None:
+    def __init__(self, name: str, window: Any, strides: Any, padding: Any, dilation: Any = 1) -> None:
         super().__init__()
         self.window = pair(name, window)
         self.strides = self.window if strides is None else pair("strides", strides)
+        self.dilation = pair("dilation", dilation)
         if padding not in PADDINGS:
             raise ValueError(f"padding: unknown name {padding!r}; choose from {', '.join(PADDINGS)}")
         self.padding = str(padding)
@@ -49,13 +52,18 @@ class WindowLayer(Layer):
         size = input_shape[1:]
         sides: list[tuple[int, int]] = []
         output: list[int] = []
-        for length, window, stride in zip(size, self.window, self.strides, strict=True):
+        axes = zip(size, self.window, self.dilation, self.strides, strict=True)
+        for length, elements, dilation, stride in axes:
+            window = (elements - 1) * dilation + 1
             if self.padding == "same":
                 steps = -(-length // stride)
                 missing = max(0, (steps - 1) * stride + window - length)
                 sides.append((missing // 2, missing - missing // 2))
             elif length < window:
-                raise ValueError(f"{self.name}: a window of {self.window} does not fit into images of {size}")
+                apart = "" if self.dilation == (1, 1) else f" with dilation {self.dilation}"
+                raise ValueError(
+                    f"{self.name}: a window of {self.window}{apart} does not fit into images of {size}"
+                )
             else:
                 steps = (length - window) // stride + 1
                 sides.append((0, 0))

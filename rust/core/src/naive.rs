@@ -74,19 +74,21 @@ pub fn sddmm(weights: &Rows, n: usize, dy: &[f32], x: &[f32]) -> Vec<Exact> {
     places.map(|place| Exact::sum(dot(place))).collect()
 }
 
-/// A convolution of one image (c, h, w) with filters (out, c · rows · columns) of a window, zeros around the image.
+/// A convolution of one image (c, h, w) in groups with filters (out, c / groups · rows · columns) of a window, zeros around
+/// the image.
 pub fn conv2d(
     (filters, bias): (&Rows, &[f32]),
-    window: Window,
+    (window, groups): (Window, usize),
     border: Border,
     (image, x): (Shape, &[f32]),
     activation: Activation,
 ) -> Vec<Exact> {
-    let (rows, columns) = window.size;
+    let ((rows, columns), (down, right)) = (window.size, window.dilation);
     each(window, border, image, filters.rows(), |filter, y, z| {
         let products = filters.row(filter).filter_map(|(k, w)| {
             let (c, i, j) = (k / (rows * columns), k / columns % rows, k % columns);
-            pixel(border, image, x, c, y + i, z + j).map(|x| f64::from(w) * x)
+            let c = filter / (filters.rows() / groups) * (image.c / groups) + c;
+            pixel(border, image, x, c, y + i * down, z + j * right).map(|x| f64::from(w) * x)
         });
         Exact::sum(products.chain([f64::from(bias[filter])])).activated(activation)
     })

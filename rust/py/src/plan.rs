@@ -65,7 +65,7 @@ impl Graph {
         self.graph.dense(name, weights, bias, self::activation(activation)?).map_err(to_py)
     }
 
-    #[pyo3(signature = (name, weight, bias, kernel_size, strides, pads, activation))]
+    #[pyo3(signature = (name, weight, bias, kernel_size, strides, dilation, groups, pads, activation))]
     #[expect(clippy::too_many_arguments, reason = "the attributes of a convolution")]
     fn conv2d(
         &mut self,
@@ -75,13 +75,15 @@ impl Graph {
         bias: Option<&Bound<'_, PyAny>>,
         kernel_size: (usize, usize),
         strides: (usize, usize),
+        dilation: (usize, usize),
+        groups: usize,
         pads: Pads,
         activation: Option<&str>,
     ) -> PyResult<()> {
         let (weights, bias) = (weights(py, weight)?, values("bias", bias)?);
-        let window = Window { size: kernel_size, stride: strides };
+        let window = Window { size: kernel_size, stride: strides, dilation };
         let activation = self::activation(activation)?;
-        self.graph.conv2d(name, weights, bias, window, border(pads), activation).map_err(to_py)
+        self.graph.conv2d(name, weights, bias, (window, groups), border(pads), activation).map_err(to_py)
     }
 
     fn pool(
@@ -99,7 +101,7 @@ impl Graph {
                 return Err(PyValueError::new_err(format!("kind: unknown pooling {kind:?}; choose from average, max")));
             }
         };
-        self.graph.pool(name, reduction, Window { size, stride: strides }, border(pads)).map_err(to_py)
+        self.graph.pool(name, reduction, Window::new(size, strides), border(pads)).map_err(to_py)
     }
 
     fn activation(&mut self, name: &str, kind: &str) -> PyResult<()> {

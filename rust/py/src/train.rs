@@ -9,7 +9,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use secateur_core::executor;
 use secateur_core::formats::dense::{Matrix, gemm};
-use secateur_core::train::conv::{Backward, Conv};
+use secateur_core::train::conv::Backward;
+use secateur_core::train::grouped::Grouped;
 use secateur_core::train::optimizer::{Adam, Parameter, Sgd};
 use secateur_core::train::pool::Pool;
 use secateur_core::train::window::Window;
@@ -82,36 +83,38 @@ fn matmul<'py>(
     Ok(out)
 }
 
-/// The convolution of `x` with filters of `weight`, with the length of the bias checked.
-fn convolution(x: &Images<'_>, weight: &Images<'_>, strides: Pair, pads: Pads) -> PyResult<Conv> {
-    let (x, weight) = (x.shape(), weight.shape());
-    if weight[1] != x[3] {
-        return Err(wrong(format!("weight: expected {} input channels, got {}", x[3], weight[1])));
+/// The convolution of `x` with filters of `weight`, and the shape of its output.
+fn convolution(
+    x: &[usize],
+    weight: &[usize],
+    (strides, dilation, groups): (Pair, Pair, usize),
+    pads: Pads,
+) -> PyResult<(Grouped, [usize; 4])> {
+    let window = Window::new((x[1], x[2]), (weight[2], weight[3]), strides, dilation, pads).map_err(to_py)?;
+    let conv = Grouped::new(window, x[0], x[3], weight[0], groups).map_err(to_py)?;
+    if weight[1] != x[3] / groups {
+        return Err(wrong(format!("weight: expected {} input channels, got {}", x[3] / groups, weight[1])));
     }
-    let window = Window::new((x[1], x[2]), (weight[2], weight[3]), strides, pads).map_err(to_py)?;
-    Conv::new(window, x[0], x[3], weight[0]).map_err(to_py)
+    let (height, width) = window.output();
+    Ok((conv, [x[0], height, width, weight[0]]))
 }
 
-fn output_shape(x: &Images<'_>, weight: &Images<'_>, strides: Pair, pads: Pads) -> PyResult<[usize; 4]> {
-    let window = Window::new((x.shape()[1], x.shape()[2]), (weight.shape()[2], weight.shape()[3]), strides, pads);
-    let (height, width) = window.map_err(to_py)?.output();
-    Ok([x.shape()[0], height, width, weight.shape()[0]])
-}
-
-/// `x` (n, h, w, c) convolved with `weight` (o, c, kh, kw); pads are top, left, bottom, right.
+/// `x` (n, h, w, c) convolved with `weight` (o, c / groups, kh, kw); pads are top, left, bottom, right.
 #[pyfunction]
-#[pyo3(signature = (x, weight, bias, strides, pads, relu=false))]
+#[pyo3(signature = (x, weight, bias, strides, dilation, groups, pads, relu=false))]
+#[expect(clippy::too_many_arguments, reason = "the arrays and the geometry of one convolution")]
 fn conv2d<'py>(
     py: Python<'py>,
     x: Images<'py>,
     weight: Images<'py>,
     bias: Option<PyReadonlyArray1<'py, f32>>,
     strides: Pair,
+    dilation: Pair,
+    groups: usize,
     pads: Pads,
     relu: bool,
 ) -> PyResult<Bound<'py, PyArray4<f32>>> {
-    let conv = convolution(&x, &weight, strides, pads)?;
-    let shape = output_shape(&x, &weight, strides, pads)?;
+    let (conv, shape) = convolution(x.shape(), weight.shape(), (strides, dilation, groups), pads)?;
     let bias = match &bias {
         Some(bias) => Some(slice!(bias)),
         None => None,
@@ -133,7 +136,7 @@ type Gradients<'py> = (Option<Bound<'py, PyArray4<f32>>>, Bound<'py, PyArray4<f3
 /// The gradients of `conv2d` with respect to the input (None unless asked for), the weights and the bias;
 /// `relu_output` is the output where it was clamped at 0.
 #[pyfunction]
-#[pyo3(signature = (x, weight, dy, relu_output, strides, pads, need_dx=true))]
+#[pyo3(signature = (x, weight, dy, relu_output, strides, dilation, groups, pads, need_dx=true))]
 #[expect(clippy::too_many_arguments, reason = "the arrays and the geometry of one convolution")]
 fn conv2d_backward<'py>(
     py: Python<'py>,
@@ -142,11 +145,12 @@ fn conv2d_backward<'py>(
     dy: Images<'py>,
     relu_output: Option<Images<'py>>,
     strides: Pair,
+    dilation: Pair,
+    groups: usize,
     pads: Pads,
     need_dx: bool,
 ) -> PyResult<Gradients<'py>> {
-    let conv = convolution(&x, &weight, strides, pads)?;
-    let shape = output_shape(&x, &weight, strides, pads)?;
+    let (conv, shape) = convolution(x.shape(), weight.shape(), (strides, dilation, groups), pads)?;
     if dy.shape() != shape {
         return Err(wrong(format!("dy: expected shape {shape:?}, got {:?}", dy.shape())));
     }
@@ -156,7 +160,7 @@ fn conv2d_backward<'py>(
     let dx = need_dx.then(|| uninitialized(py, [x.shape()[0], x.shape()[1], x.shape()[2], x.shape()[3]]));
     let filters = weight.shape()[0];
     let dw = uninitialized(py, [filters, weight.shape()[1], weight.shape()[2], weight.shape()[3]]);
-    // SAFETY: `Conv::backward` overwrites it.
+    // SAFETY: `Grouped::backward` overwrites it.
     let db = unsafe { PyArray1::new(py, filters, false) };
     let (mut gx, mut gw, mut gb) = (dx.as_ref().map(|dx| dx.readwrite()), dw.readwrite(), db.readwrite());
     let relu_output = match &relu_output {
@@ -175,7 +179,7 @@ fn conv2d_backward<'py>(
 }
 
 fn pooling(x: &[usize], pool_size: Pair, strides: Pair, pads: Pads) -> PyResult<(Pool, [usize; 4])> {
-    let window = Window::new((x[1], x[2]), pool_size, strides, pads).map_err(to_py)?;
+    let window = Window::new((x[1], x[2]), pool_size, strides, (1, 1), pads).map_err(to_py)?;
     let (height, width) = window.output();
     Ok((Pool::new(window, x[0], x[3]).map_err(to_py)?, [x[0], height, width, x[3]]))
 }

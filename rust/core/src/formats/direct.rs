@@ -31,26 +31,30 @@ pub struct Pixels {
     pub row_step: usize,
     /// From an output column's input to the next one's.
     pub column_step: usize,
-    /// Contiguous runs in a window: rows of the filter.
-    pub segments: usize,
-    /// Floats in a run: filter width × channels.
+    /// From an output pixel to the next: the weights' rows, or more where they write a part of the channels.
+    pub output_step: usize,
+    /// Rows of the filter, and contiguous runs in each: one, or as many as columns where those have gaps between them.
+    pub segments: (usize, usize),
+    /// Floats in a run: filter width × channels, or the channels that the weights read.
     pub segment: usize,
-    /// From one run of a window to the next.
-    pub segment_step: usize,
+    /// From one row of the filter to the next, and from run to run.
+    pub segment_steps: (usize, usize),
 }
 
 impl Pixels {
     /// `images` vectors of `features`: a Dense layer.
-    pub fn vectors(images: usize, features: usize) -> Pixels {
+    #[cfg(test)]
+    fn vectors(images: usize, features: usize, outputs: usize) -> Pixels {
         Pixels {
             images,
             output: (1, 1),
             image_step: features,
             row_step: 0,
             column_step: 0,
-            segments: 1,
+            output_step: outputs,
+            segments: (1, 1),
             segment: features,
-            segment_step: 0,
+            segment_steps: (0, 0),
         }
     }
 
@@ -67,13 +71,14 @@ impl Pixels {
 
     fn input_len(&self) -> usize {
         let (rows, columns) = self.output;
-        if self.count() == 0 || self.segments * self.segment == 0 {
+        if self.count() == 0 || self.segments.0 * self.segments.1 * self.segment == 0 {
             return 0;
         }
         (self.images - 1) * self.image_step
             + (rows - 1) * self.row_step
             + (columns - 1) * self.column_step
-            + (self.segments - 1) * self.segment_step
+            + (self.segments.0 - 1) * self.segment_steps.0
+            + (self.segments.1 - 1) * self.segment_steps.1
             + self.segment
     }
 }
@@ -141,9 +146,15 @@ impl Direct {
         output: &mut [f32],
         epilogue: Epilogue<'_>,
     ) {
-        assert_eq!(pixels.segments * pixels.segment, self.columns, "direct: the window is not the matrix's width");
+        let terms = pixels.segments.0 * pixels.segments.1 * pixels.segment;
+        assert_eq!(terms, self.columns, "direct: the window is not the matrix's width");
         assert!(input.len() >= pixels.input_len(), "direct: the input is too small");
-        assert!(output.len() >= pixels.count() * self.rows, "direct: the output is too small");
+        assert!(pixels.output_step >= self.rows, "direct: pixels of the output overlap");
+        let last = pixels.count().saturating_sub(1) * pixels.output_step;
+        assert!(
+            output.len() >= if pixels.count() == 0 { 0 } else { last + self.rows },
+            "direct: the output is too small"
+        );
         let bias = epilogue.padded_bias(self.rows);
         let groups: Vec<_> = groups(self.rows, group_lines(self.target)).collect();
         let chunks = pixels.count().div_ceil(TASK_PIXELS);
@@ -227,7 +238,7 @@ impl Run<'_> {
     /// The pixels are inside the geometry, whose input and output the pointers cover.
     #[inline(always)]
     unsafe fn tile<V: Vector, const O: usize, const P: usize>(&self, v: V, pixel: usize) {
-        let Pixels { segments, segment, segment_step, .. } = *self.pixels;
+        let Pixels { segments, segment, segment_steps, output_step, .. } = *self.pixels;
         let first = self.lines.start * LANES;
         // SAFETY: the caller's promise; the group's weights are `columns` runs of O lines from its first line on.
         unsafe {
@@ -235,26 +246,30 @@ impl Run<'_> {
             let mut windows: [*const f32; P] = std::array::from_fn(|p| self.input.add(self.pixels.start(pixel + p)));
             let bias: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(self.bias.as_ptr().add(first + o * LANES)));
             let mut acc = [bias; P];
-            for _ in 0..segments {
-                for k in 0..segment {
-                    let w: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(weights.add(o * LANES)));
-                    weights = weights.add(O * LANES);
-                    for (acc, window) in acc.iter_mut().zip(&windows) {
-                        let x = v.splat(*window.add(k));
-                        for (acc, &w) in acc.iter_mut().zip(&w) {
-                            *acc = v.mul_add(x, w, *acc);
+            let after_row = segment_steps.0.wrapping_sub(segments.1 * segment_steps.1);
+            for _ in 0..segments.0 {
+                for _ in 0..segments.1 {
+                    for k in 0..segment {
+                        let w: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(weights.add(o * LANES)));
+                        weights = weights.add(O * LANES);
+                        for (acc, window) in acc.iter_mut().zip(&windows) {
+                            let x = v.splat(*window.add(k));
+                            for (acc, &w) in acc.iter_mut().zip(&w) {
+                                *acc = v.mul_add(x, w, *acc);
+                            }
                         }
                     }
+                    // Past the last segment the pointer is never read: no address arithmetic beyond the allocation is promised.
+                    windows = windows.map(|window| window.wrapping_add(segment_steps.1));
                 }
-                // Past the last segment the pointer is never read: no address arithmetic beyond the allocation is promised.
-                windows = windows.map(|window| window.wrapping_add(segment_step));
+                windows = windows.map(|window| window.wrapping_add(after_row));
             }
             // Small bodies with constant bounds: the loops unroll and the accumulators stay in registers.
             let floor = v.splat(self.epilogue.floor());
             let rows = self.direct.rows;
             let whole = first + O * LANES <= rows;
             for (p, acc) in acc.iter().enumerate() {
-                let to = self.output.add((pixel + p) * rows + first);
+                let to = self.output.add((pixel + p) * output_step + first);
                 for (o, &x) in acc.iter().enumerate() {
                     let x = v.max(x, floor);
                     if whole || o + 1 < O {
@@ -267,7 +282,7 @@ impl Run<'_> {
             if let Some(activation) = self.epilogue.afterwards() {
                 for p in 0..P {
                     for row in first..(first + O * LANES).min(rows) {
-                        let to = self.output.add((pixel + p) * rows + row);
+                        let to = self.output.add((pixel + p) * output_step + row);
                         *to = activation.of(*to);
                     }
                 }
@@ -293,7 +308,7 @@ mod tests {
                 for threads in [1, 3] {
                     let mut output = vec![f32::NAN; images * rows];
                     let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
-                    let pixels = Pixels::vectors(images, features);
+                    let pixels = Pixels::vectors(images, features, rows);
                     direct.run(&*with_threads(threads), &pixels, &input, &mut output, epilogue);
                     for image in 0..images {
                         for row in 0..rows {

@@ -3,6 +3,7 @@
 use crate::argument;
 use crate::error::Result;
 use crate::malformed;
+use std::ops::Range;
 
 /// Plain compressed rows, columns ascending in every row.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +123,17 @@ impl Rows {
     /// value went, and 0 where there was none.
     pub fn ordinals(&self) -> Rows {
         Rows { values: (1..=self.nnz() as u32).map(f32::from_bits).collect(), ..self.clone() }
+    }
+
+    /// Some rows of the matrix.
+    pub fn part(&self, rows: Range<usize>) -> Rows {
+        let (from, to) = (self.starts[rows.start], self.starts[rows.end]);
+        Rows {
+            columns: self.columns,
+            starts: self.starts[rows.start..=rows.end].iter().map(|start| start - from).collect(),
+            index: self.index[from..to].to_vec(),
+            values: self.values[from..to].to_vec(),
+        }
     }
 
     /// The row-major matrix.

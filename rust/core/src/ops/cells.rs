@@ -10,6 +10,7 @@
 //!
 //! A convolution of one image becomes the convolution of a batch of 16 small ones.
 
+use super::pool::Window;
 use super::relayout::{Border, unzip_all};
 use super::{Layout, Shape};
 use crate::simd::{Kernel, LANES, Vector};
@@ -28,7 +29,8 @@ pub struct Grid {
 impl Grid {
     /// The grids of the output and of the input of a convolution of this window: whichever cut computes least, overlaps
     /// and tiles of four pixels considered.
-    pub fn of(output: Shape, size: (usize, usize), stride: (usize, usize)) -> (Grid, Grid) {
+    pub fn of(output: Shape, window: Window) -> (Grid, Grid) {
+        let (size, stride) = (window.extent(), window.stride);
         let grids = (1..=LANES).map(|across| {
             let step = (output.h.div_ceil(LANES / across).max(1), output.w.div_ceil(across).max(1));
             let read = ((step.0 - 1) * stride.0 + size.0, (step.1 - 1) * stride.1 + size.1);
@@ -164,7 +166,6 @@ mod tests {
     use super::*;
     use crate::executor::with_threads;
     use crate::ops::Operator;
-    use crate::ops::pool::Window;
     use crate::ops::relayout::Relayout;
     use crate::simd::Target;
 
@@ -173,13 +174,14 @@ mod tests {
     fn cells_hold_what_windows_read() {
         let borders = [Border::default(), Border { top: 1, left: 2, bottom: 1, right: 3 }];
         for (c, h, w) in [(1, 1, 4), (3, 7, 7), (17, 14, 14), (2, 28, 29), (2, 5, 56)] {
-            for (size, stride) in [((1, 1), (1, 1)), ((3, 3), (1, 1)), ((5, 2), (2, 3))] {
+            let windows = [((1, 1), (1, 1), (1, 1)), ((3, 3), (1, 1), (2, 1)), ((5, 2), (2, 3), (1, 2))];
+            for window in windows.map(|(size, stride, dilation)| Window { size, stride, dilation }) {
                 for border in borders {
                     let shape = Shape { c, h, w };
                     let padded = border.around(shape);
-                    if padded.h >= size.0 && padded.w >= size.1 {
-                        let (h, w) = Window { size, stride }.over(padded.h, padded.w);
-                        check(shape, border, Shape { c, h, w }, Grid::of(Shape { c, h, w }, size, stride));
+                    if padded.h >= window.extent().0 && padded.w >= window.extent().1 {
+                        let (h, w) = window.over(padded.h, padded.w);
+                        check(shape, border, Shape { c, h, w }, Grid::of(Shape { c, h, w }, window));
                     }
                 }
             }

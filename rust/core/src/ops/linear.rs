@@ -1,10 +1,13 @@
 //! Weights at work: Dense and Conv2D as one operator, for every format and layout that can run it.
 //!
 //! A Dense layer is a convolution of one pixel by one pixel. Borders are a relayout's business: windows here lie inside the
-//! image. The columns of the weight matrix are in (channel, row, column) order, as Conv2D weights lie in memory.
+//! image. The columns of the weight matrix are in (channel, row, column) order, as Conv2D weights lie in memory. A convolution
+//! in groups is one matrix a group, which finds its channels where they are and writes its own.
 
+use super::depthwise::Depthwise;
 use super::pointwise::{DensePointwise, Pointwise};
 use super::pool::Window;
+use super::relayout::Border;
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::formats::direct::Pixels;
@@ -26,7 +29,11 @@ pub struct Linear {
     pub activation: Activation,
     /// The filter.
     pub window: Window,
-    /// Shape of an input image, borders included.
+    /// Filters of group g read the channels of group g alone: the columns of the weights are those of one group.
+    pub groups: usize,
+    /// Zeros around the image. Only depthwise layers make them themselves; elsewhere they are in the image already.
+    pub border: Border,
+    /// Shape of an input image.
     pub input: Shape,
     /// Shape of an output image.
     pub output: Shape,
@@ -42,6 +49,10 @@ pub enum Kernel {
     Gemm,
     /// Dense, images in the lanes.
     Panel,
+    /// Dense, every channel by itself, channels, images or pixels in the lanes.
+    Depthwise,
+    /// Single weights, every channel by itself, images or pixels in the lanes.
+    DepthwiseCsr,
     /// Single weights, row by row, images or pixels in the lanes.
     Csr,
     /// Single weights in pairs of rows, images or pixels in the lanes.
@@ -69,14 +80,14 @@ pub enum Kernel {
 impl Kernel {
     /// Whether every weight is multiplied, zero or not.
     pub fn is_dense(self) -> bool {
-        matches!(self, Kernel::Direct | Kernel::Gemm | Kernel::Panel)
+        matches!(self, Kernel::Direct | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise)
     }
 
     /// The format's name.
     pub fn format(self) -> &'static str {
         match self {
-            Kernel::Direct | Kernel::Gemm | Kernel::Panel => "dense",
-            Kernel::Csr | Kernel::CsrDots => "csr",
+            Kernel::Direct | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise => "dense",
+            Kernel::Csr | Kernel::CsrDots | Kernel::DepthwiseCsr => "csr",
             Kernel::Pattern => "pattern",
             Kernel::Block4 | Kernel::Block8 => "block",
             Kernel::Block4Dots | Kernel::Block8Dots | Kernel::Block16Dots => "block",
@@ -85,6 +96,11 @@ impl Kernel {
             Kernel::StreamDots => "stream",
         }
     }
+}
+
+/// Whether every channel is a group.
+pub(crate) fn depthwise(groups: usize, channels: usize) -> bool {
+    groups > 1 && groups == channels
 }
 
 /// The columns of the weights where pixel order is wanted: (row, column, channel) instead of (channel, row, column).
@@ -101,8 +117,11 @@ fn channels_last(weights: &Rows, window: Window, channels: usize) -> Vec<f32> {
 }
 
 impl Linear {
-    pub(super) fn epilogue(&self) -> Epilogue<'_> {
-        Epilogue { bias: self.bias.as_deref(), activation: self.activation }
+    /// Bias of a group, and activation.
+    pub(super) fn epilogue(&self, group: usize) -> Epilogue<'_> {
+        let rows = self.output.c / self.groups;
+        let bias = self.bias.as_deref().map(|bias| &bias[group * rows..][..rows]);
+        Epilogue { bias, activation: self.activation }
     }
 
     /// Whether the layer is a plain matrix-vector product.
@@ -112,7 +131,23 @@ impl Linear {
 
     /// Whether the layer is a convolution by one pixel at a time: a matmul of each image.
     pub fn is_pointwise(&self) -> bool {
-        self.window == Window::ONE && !self.is_vector()
+        self.window == Window::ONE && self.groups == 1 && !self.is_vector()
+    }
+
+    /// Whether every channel is a group.
+    pub fn is_depthwise(&self) -> bool {
+        depthwise(self.groups, self.input.c)
+    }
+
+    /// The weights of each group.
+    fn parts(&self) -> impl Iterator<Item = Rows> {
+        let rows = self.weights.rows() / self.groups;
+        (0..self.groups).map(move |group| self.weights.part(group * rows..(group + 1) * rows))
+    }
+
+    /// The same layer with zeros for weights: what an operator keeps beside its packed ones.
+    pub(super) fn without_weights(&self) -> Linear {
+        Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), bias: self.bias.clone(), ..*self }
     }
 
     /// Multiply-adds of one image that a dense run does.
@@ -134,25 +169,29 @@ impl Linear {
         images: usize,
         target: Target,
     ) -> Box<dyn Operator> {
-        let layer = Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), ..self.clone() };
-        let channels = self.input.c;
         if let (Layout::Cells(read), Layout::Cells(written)) = (input, output) {
             // Cells are a batch of small images.
             let shape = |c, (h, w)| Shape { c, h, w };
-            let (from, to) = (shape(channels, read.size), shape(self.output.c, written.size));
+            let (from, to) = (shape(self.input.c, read.size), shape(self.output.c, written.size));
             let cell = Linear { input: from, output: to, ..self.clone() };
             let layout = Layout::BatchInner { lines: 1 };
             return cell.build(kernel, layout, layout, images * LANES, target);
         }
+        let layer = self.without_weights();
         let few = |weights| -> Box<dyn Operator> {
-            let layer = Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), ..self.clone() };
-            Box::new(FewLinear { layer, weights, images, target })
+            Box::new(FewLinear { layer: self.without_weights(), weights, images, target })
         };
         match kernel {
             Kernel::Direct => {
-                let dense = channels_last(&self.weights, self.window, channels);
-                let direct = Direct::pack(self.weights.rows(), self.weights.columns(), &dense, target);
-                Box::new(DirectLinear { layer, direct, images })
+                let pack = |weights: Rows| {
+                    let dense = channels_last(&weights, self.window, self.input.c / self.groups);
+                    Direct::pack(weights.rows(), weights.columns(), &dense, target)
+                };
+                Box::new(DirectLinear { layer, groups: self.parts().map(pack).collect(), images })
+            }
+            Kernel::Depthwise | Kernel::DepthwiseCsr => {
+                let sparse = kernel == Kernel::DepthwiseCsr;
+                Box::new(Depthwise::new(self, (input, output), sparse, images, target))
             }
             Kernel::Gemm if self.is_pointwise() => {
                 Box::new(DensePointwise { layer, dense: self.weights.to_dense(), images })
@@ -166,19 +205,13 @@ impl Linear {
             Kernel::Block8Dots => few(Box::new(Block::<8>::pack_vector(&self.weights))),
             Kernel::Block16Dots => few(Box::new(Block::<16>::pack_vector(&self.weights))),
             Kernel::Panel => {
-                let sweep = |blocks| Block::<8>::pack_columns(&self.weights, blocks, true);
+                let sweep = |weights: &Rows, blocks| Block::<8>::pack_columns(weights, blocks, true);
                 self.swept(layer, sweep, "dense", input, output, images, target)
             }
-            Kernel::Csr => self.swept(layer, |p| Csr::pack(&self.weights, p), "csr", input, output, images, target),
-            Kernel::Pattern => {
-                self.swept(layer, |p| Pattern::pack(&self.weights, p), "pattern", input, output, images, target)
-            }
-            Kernel::Block4 => {
-                self.swept(layer, |p| Block::<4>::pack(&self.weights, p), "block", input, output, images, target)
-            }
-            Kernel::Block8 => {
-                self.swept(layer, |p| Block::<8>::pack(&self.weights, p), "block", input, output, images, target)
-            }
+            Kernel::Csr => self.swept(layer, Csr::pack, "csr", input, output, images, target),
+            Kernel::Pattern => self.swept(layer, Pattern::pack, "pattern", input, output, images, target),
+            Kernel::Block4 => self.swept(layer, Block::<4>::pack, "block", input, output, images, target),
+            Kernel::Block8 => self.swept(layer, Block::<8>::pack, "block", input, output, images, target),
         }
     }
 
@@ -186,7 +219,7 @@ impl Linear {
     fn swept<M: Sweep + Pack + Send + 'static>(
         &self,
         layer: Linear,
-        pack: impl Fn(KBlocks) -> M,
+        pack: impl Fn(&Rows, KBlocks) -> M,
         format: &'static str,
         input: Layout,
         output: Layout,
@@ -194,7 +227,7 @@ impl Linear {
         target: Target,
     ) -> Box<dyn Operator> {
         if output == Layout::RowMajor {
-            return Box::new(Pointwise::new(layer, pack, format, images, target));
+            return Box::new(Pointwise::new(layer, |blocks| pack(&self.weights, blocks), format, images, target));
         }
         let (geometry, blocks, taps) = match output {
             Layout::BatchInner { lines } => {
@@ -209,7 +242,8 @@ impl Linear {
                 (taps.geometry(self, images), blocks, Some(taps))
             }
         };
-        Box::new(SweptLinear { layer, matrix: pack(blocks), format, geometry, taps, images, target })
+        let groups = self.parts().map(|weights| pack(&weights, blocks.clone())).collect();
+        Box::new(SweptLinear { layer, groups, format, geometry, taps, images, target })
     }
 
     /// Columns of a K-block whose operand stays in the first-level cache, in tiles of so many lines, `lines` a pixel: taps
@@ -243,7 +277,10 @@ impl Linear {
         }
         let (rows, columns) = window.size;
         let positions = (0..self.weights.columns())
-            .map(|k| ((k / (rows * columns) * input.h + k / columns % rows) * input.w + k % columns) as u32)
+            .map(|k| {
+                let (y, x) = (k / columns % rows * window.dilation.0, k % columns * window.dilation.1);
+                ((k / (rows * columns) * input.h + y) * input.w + x) as u32
+            })
             .collect();
         (Geometry { unit: width, row_stride: output.h * output.w * width, spans }, positions)
     }
@@ -288,12 +325,12 @@ impl Taps {
     }
 
     fn positions(&self, layer: &Linear) -> Vec<u32> {
-        let Window { size: (rows, columns), stride: (down, _) } = layer.window;
+        let Window { size: (rows, columns), stride: (down, _), dilation } = layer.window;
         (0..layer.weights.columns())
             .map(|k| {
-                let (channel, y, x) = (k / (rows * columns), k / columns % rows, k % columns);
+                let (channel, y, x) = (k / (rows * columns), k / columns % rows * dilation.0, k % columns);
                 let position = if self.shared {
-                    (channel * self.rows + y) * self.pitch + x
+                    (channel * self.rows + y) * self.pitch + x * dilation.1
                 } else {
                     (((channel * columns + x) * down + y % down) * self.rows + y / down) * (self.pitch / LANES)
                 };
@@ -321,14 +358,14 @@ impl Taps {
     }
 
     fn fill(&self, layer: &Linear, executor: &dyn Executor, input: &[f32], copies: &mut [f32]) {
-        let Window { stride: (down, right), .. } = layer.window;
+        let Window { stride: (down, right), dilation, .. } = layer.window;
         let steps = self.from.strides(layer.input);
         let width = layer.output.w;
         for_each_chunk(executor, copies, self.channel_len(layer.window), &|index, copies| {
             let (n, c) = (index / layer.input.c, index % layer.input.c);
             let channel = &input[n * steps.group_step + c * steps.c..];
             for (at, row) in copies.chunks_exact_mut(self.pitch).enumerate() {
-                let (x, y) = (at / self.rows / down, at % self.rows * down + at / self.rows % down);
+                let (x, y) = (at / self.rows / down * dilation.1, at % self.rows * down + at / self.rows % down);
                 if y >= layer.input.h {
                     row.fill(0.0);
                     continue;
@@ -358,7 +395,8 @@ pub(super) fn sequential_if_small(executor: &dyn Executor, macs: usize) -> &dyn 
 
 struct SweptLinear<M> {
     layer: Linear,
-    matrix: M,
+    /// The matrix of each group.
+    groups: Vec<M>,
     format: &'static str,
     geometry: Geometry,
     taps: Option<Taps>,
@@ -368,7 +406,10 @@ struct SweptLinear<M> {
 
 impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], scratch: &mut [f32]) {
-        let macs = self.matrix.stored() * self.layer.output.h * self.layer.output.w * self.images;
+        let macs = self.groups.iter().map(Format::stored).sum::<usize>()
+            * self.layer.output.h
+            * self.layer.output.w
+            * self.images;
         let executor = sequential_if_small(executor, macs);
         let input = match &self.taps {
             Some(taps) if !taps.shared => {
@@ -378,7 +419,17 @@ impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
             }
             _ => input,
         };
-        sweep(&self.matrix, executor, self.target, &self.geometry, input, output, self.layer.epilogue());
+        let (channels, filters) = (self.layer.input.c, self.layer.output.c);
+        let channel_len = match &self.taps {
+            Some(taps) => taps.channel_len(self.layer.window),
+            None => self.layer.input.h * self.layer.input.w * self.geometry.unit,
+        };
+        let groups = self.groups.len();
+        for (group, matrix) in self.groups.iter().enumerate() {
+            let input = &input[group * (channels / groups) * channel_len..];
+            let output = &mut output[group * (filters / groups) * self.geometry.row_stride..];
+            sweep(matrix, executor, self.target, &self.geometry, input, output, self.layer.epilogue(group));
+        }
     }
 
     fn scratch(&self) -> usize {
@@ -388,44 +439,53 @@ impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
     }
 
     fn kernel(&self) -> String {
-        let (rows, columns) = (self.matrix.group_rows(), M::tile_lines(self.target.registers()) * LANES);
+        let (rows, columns) = (self.groups[0].group_rows(), M::tile_lines(self.target.registers()) * LANES);
         format!("spmm_{}_f32_{rows}x{columns}__{}", self.format, self.target.name())
     }
 
     fn nbytes(&self) -> usize {
-        self.matrix.nbytes()
+        self.groups.iter().map(Format::nbytes).sum()
     }
 }
 
 struct DirectLinear {
     layer: Linear,
-    direct: Direct,
+    /// The matrix of each group.
+    groups: Vec<Direct>,
     images: usize,
 }
 
 impl Operator for DirectLinear {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
         let Linear { window, input: Shape { c, h, w }, output: out, .. } = self.layer;
+        let groups = self.groups.len();
+        let (channels, filters) = (c / groups, out.c / groups);
+        // Neighbouring taps are one run where nothing lies between them.
+        let (runs, taps) = if groups == 1 && window.dilation.1 == 1 { (1, window.size.1) } else { (window.size.1, 1) };
         let pixels = Pixels {
             images: self.images,
             output: (out.h, out.w),
             image_step: c * h * w,
             row_step: window.stride.0 * w * c,
             column_step: window.stride.1 * c,
-            segments: window.size.0,
-            segment: window.size.1 * c,
-            segment_step: w * c,
+            output_step: out.c,
+            segments: (window.size.0, runs),
+            segment: taps * channels,
+            segment_steps: (window.dilation.0 * w * c, window.dilation.1 * c),
         };
         let executor = sequential_if_small(executor, self.layer.macs() * self.images);
-        self.direct.run(executor, &pixels, input, output, self.layer.epilogue());
+        for (group, direct) in self.groups.iter().enumerate() {
+            let (input, output) = (&input[group * channels..], &mut output[group * filters..]);
+            direct.run(executor, &pixels, input, output, self.layer.epilogue(group));
+        }
     }
 
     fn kernel(&self) -> String {
-        self.direct.kernel()
+        self.groups[0].kernel()
     }
 
     fn nbytes(&self) -> usize {
-        self.direct.nbytes()
+        self.groups.iter().map(Direct::nbytes).sum()
     }
 }
 
@@ -472,7 +532,7 @@ impl Operator for FewLinear {
         let (m, k) = (self.layer.weights.rows(), self.layer.weights.columns());
         let executor = sequential_if_small(executor, self.weights.stored() * self.images);
         let (x, y) = ((input, Strides::rows(k)), (output, Strides::rows(m)));
-        self.weights.multiply(executor, self.target, self.images, x, y, self.layer.epilogue());
+        self.weights.multiply(executor, self.target, self.images, x, y, self.layer.epilogue(0));
     }
 
     fn kernel(&self) -> String {

@@ -3,6 +3,7 @@
 //! An operator is built for one batch size and one pair of layouts, and then only runs.
 
 pub mod cells;
+pub mod depthwise;
 pub mod elementwise;
 pub mod layout;
 pub mod linear;

@@ -41,7 +41,7 @@ impl<M: Sweep + Pack + Format + Send> Operator for Pointwise<M> {
         let executor = sequential_if_small(executor, self.matrix.stored() * pixels);
         let images = input.chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
         for (x, y) in images.take(self.images) {
-            multiply(&self.matrix, executor, self.target, &self.spare, pixels, x, y, self.layer.epilogue());
+            multiply(&self.matrix, executor, self.target, &self.spare, pixels, x, y, self.layer.epilogue(0));
         }
     }
 
@@ -69,7 +69,7 @@ impl Operator for DensePointwise {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
         let (from, to) = (self.layer.input, self.layer.output);
         let pixels = to.h * to.w;
-        let Epilogue { bias, activation } = self.layer.epilogue();
+        let Epilogue { bias, activation } = self.layer.epilogue(0);
         let executor = sequential_if_small(executor, self.layer.macs());
         let images = input.chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
         for (x, y) in images.take(self.images) {

@@ -21,18 +21,31 @@ pub struct Window {
     pub size: (usize, usize),
     /// Steps down and right.
     pub stride: (usize, usize),
+    /// Rows and columns from one tap of a filter to the next; poolings have 1.
+    pub dilation: (usize, usize),
 }
 
 impl Window {
+    /// A window of neighbouring elements.
+    pub const fn new(size: (usize, usize), stride: (usize, usize)) -> Window {
+        Window { size, stride, dilation: (1, 1) }
+    }
+
     /// One pixel.
-    pub const ONE: Window = Window { size: (1, 1), stride: (1, 1) };
+    pub const ONE: Window = Window::new((1, 1), (1, 1));
 
     /// Two by two, side by side: each side of the image is halved.
-    pub const HALVING: Window = Window { size: (2, 2), stride: (2, 2) };
+    pub const HALVING: Window = Window::new((2, 2), (2, 2));
+
+    /// Rows and columns from the first tap to the last.
+    pub fn extent(&self) -> (usize, usize) {
+        ((self.size.0 - 1) * self.dilation.0 + 1, (self.size.1 - 1) * self.dilation.1 + 1)
+    }
 
     /// Rows and columns of the result over an image that holds at least one window.
     pub fn over(&self, h: usize, w: usize) -> (usize, usize) {
-        ((h - self.size.0) / self.stride.0 + 1, (w - self.size.1) / self.stride.1 + 1)
+        let (rows, columns) = self.extent();
+        ((h - rows) / self.stride.0 + 1, (w - columns) / self.stride.1 + 1)
     }
 }
 

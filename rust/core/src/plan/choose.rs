@@ -156,9 +156,14 @@ impl<'a> Costs<'a> {
         // Storing and loading partial results costs about as much as 8 multiply-adds of an output.
         let outputs = rows * (output.h * output.w) as f64 * images * pitch;
         let macs = match kernel {
-            Kernel::Direct => all * (rows / LANES as f64).ceil() * LANES as f64 / rows.max(1.0) * 1.15,
+            Kernel::Direct => {
+                let rows = rows / linear.groups as f64;
+                all * (rows / LANES as f64).ceil() * LANES as f64 / rows.max(1.0) * 1.15
+            }
             Kernel::Gemm => all * 1.15 + 100_000.0,
             Kernel::Panel => all * 1.2,
+            Kernel::Depthwise => all * 2.0,
+            Kernel::DepthwiseCsr => kept * 2.0 + 4.0 * outputs,
             Kernel::Csr => (kept + 8.0 * outputs) * 1.5,
             Kernel::Pattern => (kept + 8.0 * outputs) * 1.2,
             Kernel::Block4 => kept / linear.weights.block_fill(4).max(0.01) * 1.15 + 8.0 * outputs,
@@ -312,8 +317,11 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
         output: output.canonical(linear.output),
     };
     let sparse = [Kernel::Csr, Kernel::Pattern, Kernel::Block4, Kernel::Block8];
+    if linear.is_depthwise() {
+        return depthwise_candidates(linear, images, with);
+    }
     let mut choices = vec![with(Kernel::Direct, Layout::ChannelsLast, Layout::ChannelsLast)];
-    if linear.is_vector() {
+    if linear.is_vector() && linear.groups == 1 {
         choices.push(with(Kernel::Gemm, Layout::RowMajor, Layout::RowMajor));
         if images <= 2 * FEW {
             choices.extend(DOTS.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
@@ -328,12 +336,36 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
         choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, layout)));
     }
     if images <= 2 * FEW && !linear.is_vector() && linear.output.w >= 4 {
-        let (written, read) = Grid::of(linear.output, linear.window.size, linear.window.stride);
+        let (written, read) = Grid::of(linear.output, linear.window);
         let kernels = sparse.into_iter().chain([Kernel::Panel]);
         choices.extend(kernels.map(|kernel| with(kernel, Layout::Cells(read), Layout::Cells(written))));
         for input in [Layout::RowMajor, Layout::PixelPanel] {
             let kernels = sparse.into_iter().chain([Kernel::Panel]);
             choices.extend(kernels.map(|kernel| with(kernel, input, Layout::PixelPanel)));
+        }
+    }
+    choices
+}
+
+fn depthwise_candidates(
+    linear: &Linear,
+    images: usize,
+    with: impl Fn(Kernel, Layout, Layout) -> Choice,
+) -> Vec<Choice> {
+    let both = [Kernel::Depthwise, Kernel::DepthwiseCsr];
+    let mut choices = both.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)).to_vec();
+    let last = with(Kernel::Depthwise, Layout::ChannelsLast, Layout::ChannelsLast);
+    if linear.input.c == linear.output.c && !choices.contains(&last) {
+        choices.push(last);
+    }
+    if images >= FEW {
+        let layout = batch_inner(images);
+        choices.extend(both.map(|kernel| with(kernel, layout, layout)));
+    }
+    if images <= 2 * FEW && linear.input.w >= 4 && linear.output.w >= 4 {
+        let pixels = Layout::PixelPanel;
+        for (input, output) in [(pixels, pixels), (pixels, Layout::RowMajor), (Layout::RowMajor, pixels)] {
+            choices.extend(both.map(|kernel| with(kernel, input, output)));
         }
     }
     choices

@@ -4,7 +4,7 @@ use crate::argument;
 use crate::error::Result;
 use crate::formats::{Activation, Rows};
 use crate::ops::Shape;
-use crate::ops::linear::Linear;
+use crate::ops::linear::{Linear, depthwise};
 use crate::ops::pool::{Reduction, Window};
 use crate::ops::relayout::Border;
 
@@ -121,11 +121,25 @@ impl Graph {
         check_bias(name, bias.as_deref(), weights.rows())?;
         let output = Shape::features(weights.rows());
         let window = Window::ONE;
-        self.push(name, Op::Linear(Linear { weights, bias, activation, window, input, output }), output);
+        self.push(
+            name,
+            Op::Linear(Linear {
+                weights,
+                bias,
+                activation,
+                window,
+                groups: 1,
+                border: Border::default(),
+                input,
+                output,
+            }),
+            output,
+        );
         Ok(())
     }
 
-    /// Conv2D: `weights` (filters, channels · rows · columns), the filter in `window`, with `border` zeros around.
+    /// Conv2D in `groups`: `weights` (filters, channels / groups · rows · columns), the filter in `window`, with `border`
+    /// zeros around.
     ///
     /// # Errors
     /// Where the weights, the bias, the filter and the edge do not fit.
@@ -134,24 +148,35 @@ impl Graph {
         name: &str,
         weights: Rows,
         bias: Option<Vec<f32>>,
-        window: Window,
+        (window, groups): (Window, usize),
         border: Border,
         activation: Activation,
     ) -> Result<()> {
-        let taps = window.size.0 * window.size.1;
-        if weights.columns() != self.output().c * taps {
-            let channels = self.output().c;
+        let (taps, channels) = (window.size.0 * window.size.1, self.output().c);
+        if groups == 0 || !channels.is_multiple_of(groups) || !weights.rows().is_multiple_of(groups) {
+            let filters = weights.rows();
+            return Err(argument!("{name}: {groups} groups do not divide {channels} channels and {filters} filters"));
+        }
+        let channels = channels / groups;
+        if weights.columns() != channels * taps {
             return Err(argument!("{name}: {} weights a filter, {channels} channels x {taps} taps", weights.columns()));
         }
         check_bias(name, bias.as_deref(), weights.rows())?;
-        let input = border.around(self.output());
-        check_window(name, window, input)?;
-        if !border.is_zero() {
-            self.push(&format!("{name}.pad"), Op::Pad(border), input);
-        }
-        let (h, w) = window.over(input.h, input.w);
+        let outer = border.around(self.output());
+        check_window(name, window, outer)?;
+        let (h, w) = window.over(outer.h, outer.w);
         let output = Shape { c: weights.rows(), h, w };
-        self.push(name, Op::Linear(Linear { weights, bias, activation, window, input, output }), output);
+        let border = if depthwise(groups, outer.c) {
+            border
+        } else {
+            if !border.is_zero() {
+                self.push(&format!("{name}.pad"), Op::Pad(border), outer);
+            }
+            Border::default()
+        };
+        let input = self.output();
+        let linear = Linear { weights, bias, activation, window, groups, border, input, output };
+        self.push(name, Op::Linear(linear), output);
         Ok(())
     }
 
@@ -226,12 +251,16 @@ fn check_bias(name: &str, bias: Option<&[f32]>, rows: usize) -> Result<()> {
 }
 
 fn check_window(name: &str, window: Window, Shape { h, w, .. }: Shape) -> Result<()> {
-    let Window { size, stride } = window;
-    if size.0 == 0 || size.1 == 0 || stride.0 == 0 || stride.1 == 0 {
-        return Err(argument!("{name}: window and stride must be positive, got {size:?} and {stride:?}"));
+    let Window { size, stride, dilation } = window;
+    if [size, stride, dilation].iter().any(|&(rows, columns)| rows == 0 || columns == 0) {
+        return Err(argument!(
+            "{name}: window, stride and dilation must be positive, got {size:?}, {stride:?} and {dilation:?}"
+        ));
     }
-    if size.0 > h || size.1 > w {
-        return Err(argument!("{name}: a {} x {} window does not fit an image of {h} x {w}", size.0, size.1));
+    let fits = |size: usize, step: usize, len: usize| (size - 1).checked_mul(step).is_some_and(|reach| reach < len);
+    if !fits(size.0, dilation.0, h) || !fits(size.1, dilation.1, w) {
+        let apart = if dilation == (1, 1) { String::new() } else { format!(" with dilation {dilation:?}") };
+        return Err(argument!("{name}: a {} x {} window{apart} does not fit an image of {h} x {w}", size.0, size.1));
     }
     Ok(())
 }

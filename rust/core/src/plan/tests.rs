@@ -60,24 +60,33 @@ proptest! {
     fn convolutions(
         (c, h, w) in (1usize..5, 1usize..24, 1usize..40),
         filters in 1usize..36,
+        // Half of the cases are plain.
+        groups in prop::sample::select(vec![1usize, 1, 1, 2, 3, 20]),
+        depthwise in any::<bool>(),
         size in (1usize..5, 1usize..5),
         stride in (1usize..4, 1usize..4),
+        dilation in prop::sample::select(vec![(1usize, 1usize), (1, 1), (2, 1), (1, 3), (2, 2)]),
         border in (0usize..3, 0usize..3, 0usize..3, 0usize..3),
         images in prop::sample::select(vec![1usize, 2, 7, 9, 17, 33]),
         density in 0.0f64..1.0,
         seed in any::<u64>(),
     ) {
-        let inner = Shape { c, h, w };
+        // In groups: one channel each (where there are many: always), or `c`; and up to 36 filters in all, about.
+        let channels = if groups > 3 || groups > 1 && depthwise { 1 } else { c };
+        let inner = Shape { c: channels * groups, h, w };
+        let filters = if groups > 1 { filters.div_ceil(groups) * groups } else { filters };
+        let window = Window { size, stride, dilation };
         let border = Border { top: border.0, left: border.1, bottom: border.2, right: border.3 };
         let outer = border.around(inner);
-        prop_assume!(size.0 <= outer.h && size.1 <= outer.w);
-        let columns = c * size.0 * size.1;
+        prop_assume!(window.extent().0 <= outer.h && window.extent().1 <= outer.w);
+        let columns = channels * size.0 * size.1;
         let weights = Rows::from_dense(filters, columns, &numbers(filters * columns, density, seed)).unwrap();
         let mut graph = Graph::new(inner);
-        let window = Window { size, stride };
+        let window = (window, groups);
         let bias = numbers(filters, 1.0, seed ^ 5);
-        graph.conv2d("conv", weights.clone(), Some(bias.clone()), window, border, Activation::Relu).unwrap();
-        check(&graph, images, &|x| naive::conv2d((&weights, &bias), window, border, (inner, x), Activation::Relu));
+        let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
+        graph.conv2d("conv", weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
+        check(&graph, images, &|x| naive::conv2d((&weights, &bias), window, border, (inner, x), activation));
     }
 
     #[test]
@@ -110,7 +119,7 @@ proptest! {
         let outer = border.around(inner);
         prop_assume!(size.0 <= outer.h && size.1 <= outer.w);
         let reduction = if average { Reduction::Average } else { Reduction::Max };
-        let (mut graph, window) = (Graph::new(inner), Window { size, stride });
+        let (mut graph, window) = (Graph::new(inner), Window::new(size, stride));
         graph.pool("pool", reduction, window, border).unwrap();
         check(&graph, images, &|x| naive::pool(reduction, window, border, (inner, x)));
     }
@@ -123,9 +132,9 @@ fn whole_networks_fold_fuse_and_agree() {
     let weights = |rows: usize, columns: usize, seed| {
         Rows::from_dense(rows, columns, &numbers(rows * columns, 0.4, seed)).unwrap()
     };
-    let window = Window { size: (3, 3), stride: (1, 1) };
+    let window = Window::new((3, 3), (1, 1));
     let border = Border { top: 1, left: 1, bottom: 1, right: 1 };
-    graph.conv2d("conv", weights(10, 18, 1), None, window, border, Activation::None).unwrap();
+    graph.conv2d("conv", weights(10, 18, 1), None, (window, 1), border, Activation::None).unwrap();
     graph.scale("norm", numbers(10, 1.0, 2), numbers(10, 1.0, 3)).unwrap();
     graph.activation("relu", Activation::Relu);
     graph.pool("pool", Reduction::Max, Window::HALVING, Border::default()).unwrap();
@@ -168,23 +177,25 @@ fn whole_networks_fold_fuse_and_agree() {
 fn what_does_not_fit_is_refused_by_name() {
     let mut graph = Graph::new(Shape { c: 1, h: 4, w: 4 });
     let weights = Rows::empty(3, 9);
-    let window = Window { size: (3, 3), stride: (1, 1) };
+    let window = Window::new((3, 3), (1, 1));
     let refused = |result: crate::Result<()>| result.unwrap_err().to_string();
     assert!(refused(graph.dense("d", weights.clone(), None, Activation::None)).starts_with("d: "));
     let wide = Window { size: (5, 5), ..window };
     assert!(
-        refused(graph.conv2d("c", Rows::empty(3, 25), None, wide, Border::default(), Activation::None)).contains("fit")
+        refused(graph.conv2d("c", Rows::empty(3, 25), None, (wide, 1), Border::default(), Activation::None))
+            .contains("fit")
     );
     let still = Window { stride: (0, 1), ..window };
     assert!(
-        refused(graph.conv2d("c", weights.clone(), None, still, Border::default(), Activation::None))
+        refused(graph.conv2d("c", weights.clone(), None, (still, 1), Border::default(), Activation::None))
             .contains("positive")
     );
     let bias = Some(vec![0.0; 2]);
     assert!(
-        refused(graph.conv2d("c", weights.clone(), bias, window, Border::default(), Activation::None)).contains("bias")
+        refused(graph.conv2d("c", weights.clone(), bias, (window, 1), Border::default(), Activation::None))
+            .contains("bias")
     );
-    graph.conv2d("c", weights, None, window, Border::default(), Activation::None).unwrap();
+    graph.conv2d("c", weights, None, (window, 1), Border::default(), Activation::None).unwrap();
     let plan = |batches: &[usize], given: &BTreeMap<usize, Choices>| {
         Plan::new(graph.clone(), batches, Target::detect(), Arc::new(Sequential), given, false).map(|_| ())
     };

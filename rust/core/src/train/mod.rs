@@ -5,6 +5,8 @@
 //! summed by one task in one order; sums over images are made per fixed group of images, and the groups are added in order.
 
 pub mod conv;
+mod depthwise;
+pub mod grouped;
 pub mod optimizer;
 pub mod pool;
 mod tile;

@@ -120,7 +120,8 @@ fn gather_tile<V: Vector, const T: usize, const P: usize>(
     first: usize,
 ) {
     let channels = job.input_channels;
-    let run = class.taps.1 * channels;
+    // Neighbouring taps that read neighbouring elements are one run.
+    let (columns, run) = if class.steps.1 == 1 { (1, class.taps.1 * channels) } else { (class.taps.1, channels) };
     let mut starts = [0; P];
     let mut sums = [[v.splat(0.0); T]; P];
     for p in 0..P {
@@ -130,16 +131,19 @@ fn gather_tile<V: Vector, const T: usize, const P: usize>(
         }
     }
     for row in 0..class.taps.0 {
-        let mut elements: [&[f32]; P] = [&[]; P];
-        for p in 0..P {
-            elements[p] = &job.input[starts[p] + row * job.input_width * channels..][..run];
-        }
-        let weights = &weights[row * job.kernel_width * channels * T * LANES..][..run * T * LANES];
-        for (k, w) in weights.chunks_exact(T * LANES).enumerate() {
+        for column in 0..columns {
+            let mut elements: [&[f32]; P] = [&[]; P];
+            let from = (row * class.steps.0 * job.input_width + column * class.steps.1) * channels;
             for p in 0..P {
-                let x = v.splat(elements[p][k]);
-                for t in 0..T {
-                    sums[p][t] = v.mul_add(v.load(&w[t * LANES..]), x, sums[p][t]);
+                elements[p] = &job.input[starts[p] + from..][..run];
+            }
+            let weights = &weights[(row * job.kernel_width + column) * channels * T * LANES..][..run * T * LANES];
+            for (k, w) in weights.chunks_exact(T * LANES).enumerate() {
+                for p in 0..P {
+                    let x = v.splat(elements[p][k]);
+                    for t in 0..T {
+                        sums[p][t] = v.mul_add(v.load(&w[t * LANES..]), x, sums[p][t]);
+                    }
                 }
             }
         }

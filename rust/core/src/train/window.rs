@@ -5,7 +5,7 @@ use crate::error::Result;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The largest kernel, stride or padding: keeps every index far from overflow.
+/// The largest window (its gaps included), stride or padding: keeps every index far from overflow.
 const LIMIT: usize = u16::MAX as usize;
 
 /// A window sliding along one axis of an image.
@@ -14,39 +14,60 @@ pub struct Axis {
     input: usize,
     kernel: usize,
     stride: usize,
+    dilation: usize,
     before: usize,
     after: usize,
 }
 
 impl Axis {
-    /// A window of `kernel` elements moving by `stride` over `input` elements with zeros `before` and `after` them.
-    pub fn new(input: usize, kernel: usize, stride: usize, (before, after): (usize, usize)) -> Result<Axis> {
+    /// A window of `kernel` elements, each `dilation` after the last, moving by `stride` over `input` elements with zeros
+    /// `before` and `after` them.
+    pub fn new(
+        input: usize,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+        (before, after): (usize, usize),
+    ) -> Result<Axis> {
         if kernel == 0 || kernel > LIMIT {
             return Err(argument!("kernel_size: expected 1 to {LIMIT}, got {kernel}"));
         }
         if stride == 0 || stride > LIMIT {
             return Err(argument!("strides: expected 1 to {LIMIT}, got {stride}"));
         }
-        if before >= kernel || after >= kernel {
-            return Err(argument!("padding: expected less than the kernel's {kernel}, got {}", before.max(after)));
+        if dilation == 0 || dilation > LIMIT {
+            return Err(argument!("dilation: expected 1 to {LIMIT}, got {dilation}"));
         }
-        if input == 0 || input > isize::MAX as usize / 4 || input + before + after < kernel {
-            return Err(argument!("kernel_size: {kernel} does not fit into an input of {input} with its padding"));
+        let extent = (kernel - 1) * dilation + 1;
+        if extent > LIMIT {
+            return Err(argument!("dilation: a window of {kernel} spreads over {extent}, more than {LIMIT}"));
         }
-        Ok(Axis { input, kernel, stride, before, after })
+        if before >= extent || after >= extent {
+            return Err(argument!("padding: expected less than the window's {extent}, got {}", before.max(after)));
+        }
+        if input == 0 || input > isize::MAX as usize / 4 || input + before + after < extent {
+            return Err(argument!("kernel_size: {extent} does not fit into an input of {input} with its padding"));
+        }
+        Ok(Axis { input, kernel, stride, dilation, before, after })
+    }
+
+    /// Elements from the first tap to the last.
+    fn extent(&self) -> usize {
+        (self.kernel - 1) * self.dilation + 1
     }
 
     /// Window positions.
     pub fn output(&self) -> usize {
-        (self.input + self.before + self.after - self.kernel) / self.stride + 1
+        (self.input + self.before + self.after - self.extent()) / self.stride + 1
     }
 
     /// The taps of the window at `output` that fall inside the input.
     pub(super) fn taps(&self, output: usize) -> Range<usize> {
         let start = output * self.stride;
-        let end = self.kernel.min((self.input + self.before).saturating_sub(start));
-        // A window that lies wholly in the padding has none.
-        self.before.saturating_sub(start).min(end)..end
+        let first_at = |element: usize| element.saturating_sub(start).div_ceil(self.dilation);
+        let end = self.kernel.min(first_at(self.input + self.before));
+        // A window whose taps all lie in the padding has none.
+        first_at(self.before).min(end)..end
     }
 
     /// Groups the outputs by the taps that reach the input.
@@ -54,7 +75,8 @@ impl Axis {
         let mut groups = BTreeMap::new();
         for output in 0..self.output() {
             let taps = self.taps(output);
-            let read = if taps.is_empty() { 0 } else { output * self.stride + taps.start - self.before };
+            let read =
+                if taps.is_empty() { 0 } else { output * self.stride + taps.start * self.dilation - self.before };
             let at: &mut Vec<_> = groups.entry((taps.start, taps.len())).or_default();
             at.push((output, read));
         }
@@ -72,13 +94,14 @@ impl Axis {
         for input in 0..self.input {
             let end = input + self.before;
             // Falling taps are rising outputs.
-            let mut hits = (0..self.kernel.min(end + 1))
+            let back = |tap: usize| end - tap * self.dilation;
+            let mut hits = (0..self.kernel.min(end / self.dilation + 1))
                 .rev()
-                .filter(|tap| (end - tap).is_multiple_of(self.stride) && (end - tap) / self.stride < outputs);
+                .filter(|&tap| back(tap).is_multiple_of(self.stride) && back(tap) / self.stride < outputs);
             let first = hits.next();
             let key = first.map_or((0, 0), |tap| (rank[tap], 1 + hits.count()));
             let at: &mut Vec<_> = groups.entry(key).or_default();
-            at.push((input, first.map_or(0, |tap| (end - tap) / self.stride)));
+            at.push((input, first.map_or(0, |tap| back(tap) / self.stride)));
         }
         Group::collect(groups)
     }
@@ -86,12 +109,30 @@ impl Axis {
     /// The taps ordered so that those that one input element meets are neighbours: by residue, then falling.
     fn backward_order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.kernel).rev().collect();
-        order.sort_by_key(|tap| tap % self.stride);
+        order.sort_by_key(|tap| tap % (self.stride / self.common()));
         order
+    }
+
+    /// The greatest common divisor of stride and dilation: an input element meets every stride / divisor-th tap, on
+    /// outputs dilation / divisor apart.
+    fn common(&self) -> usize {
+        let (mut a, mut b) = (self.stride, self.dilation);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    }
+
+    /// Distance of the elements that neighbouring taps of a group read.
+    fn step(&self, way: Way) -> usize {
+        match way {
+            Way::Forward => self.dilation,
+            Way::Backward => self.dilation / self.common(),
+        }
     }
 }
 
-/// Elements along an axis that meet the same taps: `count` of them from number `first`, on consecutive elements.
+/// Elements along an axis that meet the same taps: `count` of them from number `first`, on elements [`Axis::step`] apart.
 struct Group {
     first: usize,
     count: usize,
@@ -120,6 +161,8 @@ pub(super) struct Class {
     pub positions: Vec<(usize, usize)>,
     /// Rows and columns of taps.
     pub taps: (usize, usize),
+    /// Rows and columns between the elements that neighbouring taps read.
+    pub steps: (usize, usize),
     /// The first tap, as row · kernel width + column in the order of [`Window::order`].
     pub first: usize,
 }
@@ -139,12 +182,13 @@ impl Window {
         input: (usize, usize),
         kernel: (usize, usize),
         strides: (usize, usize),
+        dilation: (usize, usize),
         pads: (usize, usize, usize, usize),
     ) -> Result<Window> {
         let (top, left, bottom, right) = pads;
         Ok(Window {
-            rows: Axis::new(input.0, kernel.0, strides.0, (top, bottom))?,
-            columns: Axis::new(input.1, kernel.1, strides.1, (left, right))?,
+            rows: Axis::new(input.0, kernel.0, strides.0, dilation.0, (top, bottom))?,
+            columns: Axis::new(input.1, kernel.1, strides.1, dilation.1, (left, right))?,
         })
     }
 
@@ -166,6 +210,10 @@ impl Window {
         (self.rows.stride, self.columns.stride)
     }
 
+    pub(super) fn dilation(&self) -> (usize, usize) {
+        (self.rows.dilation, self.columns.dilation)
+    }
+
     /// Top and left padding.
     pub(super) fn before(&self) -> (usize, usize) {
         (self.rows.before, self.columns.before)
@@ -177,7 +225,8 @@ impl Window {
 
     /// Whether every input element lies in exactly one window.
     pub(super) fn tiles(&self) -> bool {
-        let tiles = |axis: Axis| axis.stride == axis.kernel && axis.input.is_multiple_of(axis.kernel);
+        let tiles =
+            |axis: Axis| axis.stride == axis.kernel && axis.dilation == 1 && axis.input.is_multiple_of(axis.kernel);
         tiles(self.rows) && tiles(self.columns) && !self.is_padded()
     }
 
@@ -202,6 +251,7 @@ impl Window {
                 classes.push(Class {
                     positions: positions.collect(),
                     taps: (y.count, x.count),
+                    steps: (self.rows.step(way), self.columns.step(way)),
                     first: y.first * self.columns.kernel + x.first,
                 });
             }
@@ -227,7 +277,7 @@ mod tests {
         let mut pairs = Vec::new();
         for output in 0..axis.output() {
             for tap in 0..axis.kernel {
-                let at = output * axis.stride + tap;
+                let at = output * axis.stride + tap * axis.dilation;
                 if at >= axis.before && at - axis.before < axis.input {
                     pairs.push((output, tap, at - axis.before));
                 }
@@ -238,21 +288,26 @@ mod tests {
 
     #[test]
     fn groups_hold_every_tap_once() {
-        for (input, kernel, stride) in (1..8).flat_map(|i| (1..6).flat_map(move |k| (1..4).map(move |s| (i, k, s)))) {
-            for (before, after) in (0..kernel).flat_map(|b| (0..kernel).map(move |a| (b, a))) {
-                let Ok(axis) = Axis::new(input, kernel, stride, (before, after)) else { continue };
+        let shapes =
+            (1..8).flat_map(|i| (1..6).flat_map(move |k| (1..5).flat_map(move |s| (1..5).map(move |d| (i, k, s, d)))));
+        for (input, kernel, stride, dilation) in shapes {
+            let extent = (kernel - 1) * dilation + 1;
+            for (before, after) in (0..extent).flat_map(|b| (0..extent).map(move |a| (b, a))) {
+                let Ok(axis) = Axis::new(input, kernel, stride, dilation, (before, after)) else { continue };
                 let mut wanted = pairs(axis);
                 let mut forward = Vec::new();
                 for group in axis.forward() {
                     for (output, read) in group.at {
-                        forward.extend((0..group.count).map(|i| (output, group.first + i, read + i)));
+                        let step = axis.step(Way::Forward);
+                        forward.extend((0..group.count).map(|i| (output, group.first + i, read + i * step)));
                     }
                 }
                 let order = axis.backward_order();
                 let mut backward = Vec::new();
                 for group in axis.backward() {
                     for (input, read) in group.at {
-                        backward.extend((0..group.count).map(|i| (read + i, order[group.first + i], input)));
+                        let step = axis.step(Way::Backward);
+                        backward.extend((0..group.count).map(|i| (read + i * step, order[group.first + i], input)));
                     }
                 }
                 wanted.sort();
@@ -266,10 +321,18 @@ mod tests {
 
     #[test]
     fn impossible_windows_are_refused() {
-        for (input, kernel, stride, pads) in
-            [(3, 0, 1, (0, 0)), (3, 4, 1, (0, 0)), (3, 2, 0, (0, 0)), (3, 2, 1, (2, 0)), (0, 1, 1, (0, 0))]
-        {
-            assert!(Axis::new(input, kernel, stride, pads).is_err());
+        for (input, kernel, stride, dilation, pads) in [
+            (3, 0, 1, 1, (0, 0)),
+            (3, 4, 1, 1, (0, 0)),
+            (3, 2, 0, 1, (0, 0)),
+            (3, 2, 1, 1, (2, 0)),
+            (0, 1, 1, 1, (0, 0)),
+            (3, 2, 1, 0, (0, 0)),
+            (3, 2, 1, 3, (0, 0)),
+            (3, 2, 1, 2, (3, 0)),
+            (9, 60000, 1, 60000, (9, 0)),
+        ] {
+            assert!(Axis::new(input, kernel, stride, dilation, pads).is_err());
         }
     }
 }
