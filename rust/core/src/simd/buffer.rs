@@ -35,16 +35,13 @@ fn large_pages(lines: &[Line]) {
     const PAGE: usize = 2 << 20;
     #[cfg(target_os = "linux")]
     {
-        unsafe extern "C" {
-            fn madvise(address: *mut std::ffi::c_void, bytes: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
-        }
-        const HUGE_PAGES: std::ffi::c_int = 14;
         let range = lines.as_ptr_range();
         let from = (range.start as usize).next_multiple_of(PAGE);
         let bytes = (range.end as usize).saturating_sub(from) / PAGE * PAGE;
         if bytes >= 2 * PAGE {
+            let advice = rustix::mm::Advice::LinuxHugepage;
             // SAFETY: whole pages of our own memory; the advice changes no contents, and an error means nothing changed.
-            unsafe { madvise(from as *mut std::ffi::c_void, bytes, HUGE_PAGES) };
+            let _ = unsafe { rustix::mm::madvise(from as *mut std::ffi::c_void, bytes, advice) };
         }
     }
     #[cfg(not(target_os = "linux"))]
