@@ -34,7 +34,7 @@ fn readonly<'py>(name: &str, array: &Bound<'py, PyArrayDyn<f32>>) -> PyResult<Py
 }
 
 /// The argument `name` as an array to write to: C-contiguous float32 of this shape, and none of the call's inputs.
-pub fn output<'py>(name: &str, value: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<PyReadwriteArrayDyn<'py, f32>> {
+fn output<'py>(name: &str, value: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<PyReadwriteArrayDyn<'py, f32>> {
     let array = value
         .cast::<PyArrayDyn<f32>>()
         .map_err(|_| PyTypeError::new_err(format!("{name}: expected a float32 array to write to")))?;
@@ -45,4 +45,24 @@ pub fn output<'py>(name: &str, value: &Bound<'py, PyAny>, shape: &[usize]) -> Py
         return Err(PyValueError::new_err(format!("{name}: expected a C-contiguous array")));
     }
     array.try_readwrite().map_err(|_| PyValueError::new_err(format!("{name}: read-only, or overlaps an input")))
+}
+
+/// The argument `out`, or a new array of this shape, after `fill` has written it.
+pub fn filled<'py>(
+    py: Python<'py>,
+    out: Option<&Bound<'py, PyAny>>,
+    shape: &[usize],
+    fill: impl FnOnce(&mut [f32]) -> PyResult<()>,
+) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    match out {
+        Some(out) => {
+            fill(output("out", out, shape)?.as_slice_mut()?)?;
+            Ok(out.clone().cast_into::<PyArrayDyn<f32>>()?)
+        }
+        None => {
+            let array = PyArrayDyn::zeros(py, shape.to_vec(), false);
+            fill(array.readwrite().as_slice_mut()?)?;
+            Ok(array)
+        }
+    }
 }

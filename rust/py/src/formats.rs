@@ -112,19 +112,9 @@ impl PackedMatrix {
         let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation };
         let executor = executor::current();
         let values = x.as_slice()?;
-        let matmul =
-            |y: &mut [f32]| py.detach(|| self.with(|w| w.matmul(&*executor, n, values, y, epilogue))).map_err(to_py);
-        match out {
-            Some(out) => {
-                matmul(arrays::output("out", out, &shape)?.as_slice_mut()?)?;
-                Ok(out.clone().cast_into::<PyArrayDyn<f32>>()?)
-            }
-            None => {
-                let y = PyArrayDyn::zeros(py, shape, false);
-                matmul(y.readwrite().as_slice_mut()?)?;
-                Ok(y)
-            }
-        }
+        arrays::filled(py, out, &shape, |y| {
+            py.detach(|| self.with(|w| w.matmul(&*executor, n, values, y, epilogue))).map_err(to_py)
+        })
     }
 
     fn __matmul__<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
@@ -164,22 +154,12 @@ impl PackedMatrix {
         }
         let executor = executor::current();
         let (dy, x) = (dy.as_slice()?, x.as_slice()?);
-        let sddmm =
-            |values: &mut [f32]| py.detach(|| self.with(|w| w.sddmm(&*executor, n, dy, x, values))).map_err(to_py);
-        match out {
-            Some(out) => {
-                sddmm(arrays::output("out", out, &[self.nnz()])?.as_slice_mut()?)?;
-                Ok(out.clone().cast_into::<PyArrayDyn<f32>>()?)
-            }
-            None => {
-                let values = PyArrayDyn::zeros(py, vec![self.nnz()], false);
-                sddmm(values.readwrite().as_slice_mut()?)?;
-                Ok(values)
-            }
-        }
+        arrays::filled(py, out, &[self.nnz()], |values| {
+            py.detach(|| self.with(|w| w.sddmm(&*executor, n, dy, x, values))).map_err(to_py)
+        })
     }
 
-    /// Replaces the values of the nonzeros, in everything packed so far.
+    /// Replaces the values of the nonzeros; the structure stays.
     fn update(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
         if self.transposed {
             return Err(PyValueError::new_err("values: update the matrix itself, not its transposed view"));
