@@ -1,7 +1,7 @@
 //! Who runs the tasks. The core never spawns a thread itself: every parallel stage takes `&dyn Executor`.
 //!
-//! Work is always cut into tasks whose number and shape do *not* depend on the number of threads, and every output
-//! element is written by one task. That is why results are bit-identical for any thread count.
+//! However work is cut into tasks, every output element is written by one of them and summed in one order. That is why results
+//! are bit-identical for any thread count.
 
 #[cfg(target_os = "linux")]
 mod placement;

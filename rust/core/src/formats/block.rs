@@ -138,14 +138,13 @@ impl<const R: usize> Format for Block<R> {
 }
 
 impl<const R: usize> Sweep for Block<R> {
+    const GROUP_ROWS: usize = R;
+
     fn rows(&self) -> usize {
         self.rows
     }
     fn blocks(&self) -> &KBlocks {
         &self.blocks
-    }
-    fn group_rows(&self) -> usize {
-        R
     }
     fn tile_lines(registers: usize) -> usize {
         // Rows share their loads as it is: narrow tiles leave room for long K-blocks, whose partial sums move less often. On
@@ -187,7 +186,7 @@ impl<const R: usize> Block<R> {
         let run = at.block * self.groups() + row / R;
         let here = self.rows - row - from;
         // SAFETY: `pack_columns` made one start a (block, group) and one more, R values an index, and indices that with
-        // their block's base are at most `reach`, which the caller's operand covers; only rows of the matrix are loaded
+        // their block's base are positions of the block, which the caller's operand covers; only rows of the matrix are loaded
         // and stored.
         unsafe {
             let run = *self.starts.get_unchecked(run) as usize..*self.starts.get_unchecked(run + 1) as usize;

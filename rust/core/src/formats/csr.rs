@@ -94,14 +94,13 @@ impl Format for Csr {
 }
 
 impl Sweep for Csr {
+    const GROUP_ROWS: usize = 1;
+
     fn rows(&self) -> usize {
         self.rows
     }
     fn blocks(&self) -> &KBlocks {
         &self.blocks
-    }
-    fn group_rows(&self) -> usize {
-        1
     }
     fn tile_lines(_registers: usize) -> usize {
         // More lines share a nonzero's decoding, but then fewer operand rows fit the first-level cache.
@@ -114,7 +113,7 @@ impl Sweep for Csr {
         for row in at.rows(self.rows) {
             let run = at.block * self.rows + row;
             // SAFETY: `pack` made one start a (block, row) and one more, ascending to the number of values; every index plus
-            // its block's base is at most `reach`, which the caller's operand covers.
+            // its block's base is a position of the block, which the caller's operand covers.
             unsafe {
                 let run = *self.starts.get_unchecked(run) as usize..*self.starts.get_unchecked(run + 1) as usize;
                 let mut acc = at.start::<V, T>(v, row);

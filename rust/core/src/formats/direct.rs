@@ -265,7 +265,7 @@ impl Run<'_> {
                 windows = windows.map(|window| window.wrapping_add(after_row));
             }
             // Small bodies with constant bounds: the loops unroll and the accumulators stay in registers.
-            let floor = v.splat(self.epilogue.floor());
+            let floor = v.splat(self.epilogue.activation.floor());
             let rows = self.direct.rows;
             let whole = first + O * LANES <= rows;
             for (p, acc) in acc.iter().enumerate() {
@@ -279,7 +279,7 @@ impl Run<'_> {
                     }
                 }
             }
-            if let Some(activation) = self.epilogue.afterwards() {
+            if let Some(activation) = self.epilogue.activation.afterwards() {
                 for p in 0..P {
                     for row in first..(first + O * LANES).min(rows) {
                         let to = self.output.add((pixel + p) * output_step + row);

@@ -71,6 +71,16 @@ impl Activation {
         }
     }
 
+    /// What results are clamped to from below as they are stored: ReLU costs nothing that way.
+    pub(crate) fn floor(self) -> f32 {
+        if self == Activation::Relu { 0.0 } else { f32::NEG_INFINITY }
+    }
+
+    /// The activation left to apply to stored results: kernels stay small, and their accumulators in registers.
+    pub(crate) fn afterwards(self) -> Option<Activation> {
+        Some(self).filter(|kind| matches!(kind, Activation::Tanh | Activation::Sigmoid))
+    }
+
     /// The activation of all values of a slice, in place.
     #[inline(always)]
     pub fn of_slice<V: Vector>(self, v: V, values: &mut [f32]) {
@@ -106,13 +116,11 @@ impl Epilogue<'_> {
         padded
     }
 
-    /// What results are clamped to from below as they are stored: ReLU costs nothing that way.
-    pub(super) fn floor(&self) -> f32 {
-        if self.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY }
-    }
-
-    /// The activation left to apply to stored results: kernels stay small, and their accumulators in registers.
-    pub(super) fn afterwards(&self) -> Option<Activation> {
-        Some(self.activation).filter(|kind| matches!(kind, Activation::Tanh | Activation::Sigmoid))
+    /// Bias and activation, one result row after another: for kernels that only multiply.
+    pub(crate) fn of_rows(&self, results: &mut [f32], width: usize) {
+        for (row, results) in results.chunks_exact_mut(width.max(1)).enumerate() {
+            let bias = self.bias.map_or(0.0, |bias| bias[row]);
+            results.iter_mut().for_each(|y| *y = self.activation.of(*y + bias));
+        }
     }
 }

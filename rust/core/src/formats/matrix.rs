@@ -1,13 +1,13 @@
 //! A pruned weight matrix that multiplies: [`Rows`] packed for the number of columns it meets.
 
 use super::panels::{self, Spare};
-use super::sweep::Sweep;
+use super::sweep::{Sweep, kernel_name};
 use super::vector::{Few, Strides};
 use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, sddmm};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
-use crate::simd::{LANES, Target};
+use crate::simd::Target;
 use std::sync::OnceLock;
 
 /// The formats that users name.
@@ -22,11 +22,11 @@ pub enum Kind {
         /// Rows of a block: 4, 8 or 16.
         height: usize,
     },
-    /// Single weights, one bit an element; csr for many columns.
+    /// Single weights, one bit an element; pattern for many columns.
     Bitmap,
-    /// Single weights looked up in registers, slots padded; csr for many columns.
+    /// Single weights looked up in registers, slots padded; pattern for many columns.
     Window,
-    /// The same without padding: fewer bytes, more work; csr for many columns.
+    /// The same without padding: fewer bytes, more work; pattern for many columns.
     Stream,
     /// Every element, through the `gemm` crate.
     Dense,
@@ -85,15 +85,22 @@ impl Kind {
             ("avx2", false) => (0.6, 1.0, 0.3),
             _ => return if density > 0.8 { Kind::Dense } else { Kind::Csr },
         };
-        match () {
-            () if density > 0.8 => Kind::Dense,
-            () if rows.block_fill(16) > 0.8 => Kind::Block { height: 16 },
-            () if rows.block_fill(8) > 0.8 => Kind::Block { height: 8 },
-            () if density < 0.25 && rows.block_fill(4) > 0.8 => Kind::Block { height: 4 },
-            () if density > dense => Kind::Dense,
-            () if density > bitmap => Kind::Bitmap,
-            () if density < stream => Kind::Stream,
-            () => Kind::Window,
+        if density > 0.8 {
+            Kind::Dense
+        } else if rows.block_fill(16) > 0.8 {
+            Kind::Block { height: 16 }
+        } else if rows.block_fill(8) > 0.8 {
+            Kind::Block { height: 8 }
+        } else if density < 0.25 && rows.block_fill(4) > 0.8 {
+            Kind::Block { height: 4 }
+        } else if density > dense {
+            Kind::Dense
+        } else if density > bitmap {
+            Kind::Bitmap
+        } else if density < stream {
+            Kind::Stream
+        } else {
+            Kind::Window
         }
     }
 }
@@ -185,16 +192,14 @@ impl Packed {
 
     /// For example `spmm_csr_f32_1x128__avx512`.
     fn kernel(&self, target: Target) -> String {
-        let tile = |rows: usize, lines: usize| format!("spmm_{}_f32_{rows}x{}", self.name(), lines * LANES);
-        let name = match self {
-            Packed::Dense(_) => return "gemm_dense_f32".into(),
-            Packed::Few(few) => format!("spmv_{}_f32", few.name()),
-            Packed::Csr(_) => tile(1, Csr::tile_lines(target.registers())),
-            Packed::Pattern(_) => tile(2, Pattern::tile_lines(target.registers())),
-            Packed::Block8(_) => tile(8, Block::<8>::tile_lines(target.registers())),
-            Packed::Block4(_) => tile(4, Block::<4>::tile_lines(target.registers())),
-        };
-        format!("{name}__{}", target.name())
+        match self {
+            Packed::Dense(_) => "gemm_dense_f32".into(),
+            Packed::Few(few) => format!("spmv_{}_f32__{}", few.name(), target.name()),
+            Packed::Csr(_) => kernel_name::<Csr>(self.name(), target),
+            Packed::Pattern(_) => kernel_name::<Pattern>(self.name(), target),
+            Packed::Block8(_) => kernel_name::<Block<8>>(self.name(), target),
+            Packed::Block4(_) => kernel_name::<Block<4>>(self.name(), target),
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -211,8 +216,9 @@ pub struct PackedMatrix {
     few: OnceLock<Packed>,
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
-    /// Where the values of `many` and of `transposed` come from, once they had to be replaced.
-    orders: [Option<Vec<u32>>; 2],
+    /// Where the values of `many` come from, and those of `transposed`, once they had to be replaced.
+    many_order: Option<Vec<u32>>,
+    transposed_order: Option<Vec<u32>>,
     spare: Spare,
 }
 
@@ -229,7 +235,8 @@ impl PackedMatrix {
             few: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
-            orders: [const { None }; 2],
+            many_order: None,
+            transposed_order: None,
             spare: Spare::default(),
         };
         if let Some(columns) = columns {
@@ -291,7 +298,7 @@ impl PackedMatrix {
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         self.few.take();
         if let Some(packed) = self.many.get_mut() {
-            let order = self.orders[0].get_or_insert_with(|| {
+            let order = self.many_order.get_or_insert_with(|| {
                 let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, false, self.target));
                 bits(Packed::pack(&self.rows.ordinals(), kind, false, self.target).values_mut())
             });
@@ -300,7 +307,8 @@ impl PackedMatrix {
             }
         }
         if let Some(transposed) = self.transposed.get_mut() {
-            let order = self.orders[1].get_or_insert_with(|| bits(self.rows.ordinals().transposed().values_mut()));
+            let order =
+                self.transposed_order.get_or_insert_with(|| bits(self.rows.ordinals().transposed().values_mut()));
             transposed.update(&order.iter().map(|&from| values[from as usize - 1]).collect::<Vec<_>>())?;
         }
         Ok(())
@@ -367,10 +375,7 @@ impl PackedMatrix {
             Packed::Dense(weights) => {
                 let view = dense::Matrix::row_major;
                 dense::gemm(executor, (m, k, n), view(weights, k), view(x, n), 0.0, y);
-                for (row, y) in y.chunks_exact_mut(n).enumerate() {
-                    let bias = epilogue.bias.map_or(0.0, |bias| bias[row]);
-                    y.iter_mut().for_each(|y| *y = epilogue.activation.of(*y + bias));
-                }
+                epilogue.of_rows(y, n);
             }
         }
         Ok(())

@@ -12,7 +12,7 @@
 
 use super::epilogue::Epilogue;
 use super::shared::Shared;
-use super::sweep::{BAND_ROWS, Sweep, Tile, bands_a_task};
+use super::sweep::{BAND_ROWS, Sweep, Tile, bands_a_task, rows_of};
 use crate::executor::Executor;
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
@@ -118,9 +118,10 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
         let width = T * LANES;
         let whole = columns.len() == width;
         let blocks = matrix.blocks();
-        let rows = bands.start * BAND_ROWS..(bands.end * BAND_ROWS).min(matrix.rows());
+        let rows = rows_of(&bands, matrix.rows());
         // Row 0 of the matrix in the partial sums, which begin with the task's first row.
-        let sums = partial.as_mut_ptr().wrapping_sub(rows.start * width);
+        let first = rows.start;
+        let sums = partial.as_mut_ptr().wrapping_sub(first * width);
         for block in 0..blocks.len() {
             let base = blocks.base(block);
             for (row, line) in blocks.columns(block).zip(operand.chunks_exact_mut(width)) {
@@ -135,7 +136,6 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
                     line[columns.len()..].fill(0.0);
                 }
             }
-            let last = block + 1 == blocks.len();
             let at = Tile {
                 block,
                 bands: bands.clone(),
@@ -147,9 +147,9 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
                 output: if whole { unsafe { y.add(columns.start) } } else { sums },
                 output_stride: if whole { n } else { width },
                 first: block == 0,
-                last,
+                last: block + 1 == blocks.len(),
                 bias,
-                floor: epilogue.floor(),
+                floor: epilogue.activation.floor(),
             };
             // SAFETY: the operand holds the block's rows from position `base` on, `width` apart; the partial sums hold the
             // bands' rows, the result whole panels of them.
@@ -159,10 +159,10 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
             // SAFETY: `y` holds m rows of n; this task alone touches these columns of its rows.
             let out = unsafe { std::slice::from_raw_parts_mut(y.add(row * n + columns.start), columns.len()) };
             if !whole {
-                let at = (row - bands.start * BAND_ROWS) * width;
+                let at = (row - first) * width;
                 out.copy_from_slice(&partial[at..at + out.len()]);
             }
-            if let Some(activation) = epilogue.afterwards() {
+            if let Some(activation) = epilogue.activation.afterwards() {
                 activation.of_slice(v, out);
             }
         }

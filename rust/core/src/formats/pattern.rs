@@ -219,14 +219,13 @@ impl Format for Pattern {
 }
 
 impl Sweep for Pattern {
+    const GROUP_ROWS: usize = 2;
+
     fn rows(&self) -> usize {
         self.rows
     }
     fn blocks(&self) -> &KBlocks {
         &self.blocks
-    }
-    fn group_rows(&self) -> usize {
-        2
     }
     fn tile_lines(registers: usize) -> usize {
         // Both rows' accumulators, a line and two broadcasts fit the register file.
@@ -238,7 +237,7 @@ impl Sweep for Pattern {
         let first = at.block * self.bands() + at.bands.start;
         let (from, to) = (self.starts[first], self.starts[first + at.bands.len()]);
         // SAFETY: `pack` gave every pair of a band as many indices and values as it counts, in the order in which they are
-        // read here; every index plus its block's base is at most `reach`, which the caller's operand covers; and the rows of
+        // read here; every index plus its block's base is a position of the block, which the caller's operand covers; and the rows of
         // a band's pairs are that band's, which the caller's result holds.
         unsafe {
             let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);

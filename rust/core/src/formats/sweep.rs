@@ -81,7 +81,8 @@ pub trait Sweep: Sync {
     /// Its columns, where they meet the operand and how they are cut.
     fn blocks(&self) -> &KBlocks;
     /// Rows that are swept together.
-    fn group_rows(&self) -> usize;
+    const GROUP_ROWS: usize;
+
     /// Lines in a tile on a target with this many registers: at most 4.
     fn tile_lines(registers: usize) -> usize;
 
@@ -93,8 +94,19 @@ pub trait Sweep: Sync {
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>);
 }
 
+/// The kernel's name, for example `spmm_csr_f32_1x64__avx512`.
+pub fn kernel_name<M: Sweep>(format: &str, target: Target) -> String {
+    let columns = M::tile_lines(target.registers()) * LANES;
+    format!("spmm_{format}_f32_{}x{columns}__{}", M::GROUP_ROWS, target.name())
+}
+
+/// The rows of some bands, in a matrix of `rows`.
+#[inline(always)]
+pub(super) fn rows_of(bands: &Range<usize>, rows: usize) -> Range<usize> {
+    bands.start * BAND_ROWS..(bands.end * BAND_ROWS).min(rows)
+}
+
 /// The place of one call of [`Sweep::tile`].
-#[derive(Clone)]
 pub struct Tile<'a> {
     /// K-block.
     pub block: usize,
@@ -104,11 +116,12 @@ pub struct Tile<'a> {
     pub input: *const f32,
     /// Floats in one step of a position.
     pub unit: usize,
-    /// Row 0 of the partial sums that the blocks before left, and this one leaves unless it is the last.
+    /// Row 0 of the partial sums that the blocks before left, and this one leaves unless it is the last. Only rows of the bands
+    /// need to be there: row 0 may lie before the memory.
     pub partial: *mut f32,
     /// Floats between two rows of partial sums.
     pub partial_stride: usize,
-    /// The result's row 0.
+    /// The result's row 0, in the same way.
     pub output: *mut f32,
     /// Floats between two rows of the result.
     pub output_stride: usize,
@@ -126,7 +139,7 @@ impl Tile<'_> {
     /// The rows of the bands, in a matrix of `rows`.
     #[inline(always)]
     pub fn rows(&self, rows: usize) -> Range<usize> {
-        self.bands.start * BAND_ROWS..(self.bands.end * BAND_ROWS).min(rows)
+        rows_of(&self.bands, rows)
     }
 
     /// The accumulators of a row to start from.
@@ -140,7 +153,7 @@ impl Tile<'_> {
             if self.first {
                 [v.splat(*self.bias.get_unchecked(row)); T]
             } else {
-                let from = self.partial.add(row * self.partial_stride);
+                let from = self.partial.wrapping_add(row * self.partial_stride);
                 std::array::from_fn(|t| v.load_ptr(from.add(t * LANES)))
             }
         }
@@ -155,12 +168,12 @@ impl Tile<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             if self.last {
-                let (to, floor) = (self.output.add(row * self.output_stride), v.splat(self.floor));
+                let (to, floor) = (self.output.wrapping_add(row * self.output_stride), v.splat(self.floor));
                 for (t, &x) in acc.iter().enumerate() {
                     v.store_ptr(to.add(t * LANES), v.max(x, floor));
                 }
             } else {
-                let to = self.partial.add(row * self.partial_stride);
+                let to = self.partial.wrapping_add(row * self.partial_stride);
                 for (t, &x) in acc.iter().enumerate() {
                     v.store_ptr(to.add(t * LANES), x);
                 }
@@ -212,8 +225,8 @@ pub fn sweep<M: Sweep>(
             input: input.as_ptr(),
             output: output.get(),
             bias: &bias,
-            floor: epilogue.floor(),
-            afterwards: epilogue.afterwards(),
+            floor: epilogue.activation.floor(),
+            afterwards: epilogue.activation.afterwards(),
         };
         dispatch(target, run);
     });
@@ -285,7 +298,7 @@ impl<M: Sweep> Run<'_, M> {
             }
         }
         if let Some(activation) = self.afterwards {
-            for row in self.bands.start * BAND_ROWS..(self.bands.end * BAND_ROWS).min(self.matrix.rows()) {
+            for row in rows_of(&self.bands, self.matrix.rows()) {
                 for t in 0..T {
                     let at = span.output + row * self.geometry.row_stride + (line + t) * LANES;
                     // SAFETY: a result that this task has just stored.

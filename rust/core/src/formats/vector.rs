@@ -73,7 +73,10 @@ impl Strides {
 
 /// A packed matrix for few columns, whatever its format.
 pub trait Few: Format + Send + Sync + std::fmt::Debug {
-    /// [`multiply`] of this matrix.
+    /// `y = activation(matrix · x + bias)` for `n` vectors.
+    ///
+    /// # Panics
+    /// Where `x`, `y` or the bias do not fit the matrix: callers check shapes.
     fn multiply(
         &self,
         executor: &dyn Executor,
@@ -85,64 +88,49 @@ pub trait Few: Format + Send + Sync + std::fmt::Debug {
     );
 }
 
+/// Groups in a task.
+const TASK_GROUPS: usize = 4;
+
 impl<M: Lanes + Send + std::fmt::Debug> Few for M {
     fn multiply(
         &self,
         executor: &dyn Executor,
         target: Target,
         n: usize,
-        x: (&[f32], Strides),
-        y: (&mut [f32], Strides),
+        (x, from): (&[f32], Strides),
+        (y, to): (&mut [f32], Strides),
         epilogue: Epilogue<'_>,
     ) {
-        multiply(self, executor, target, n, x, y, epilogue);
-    }
-}
-
-/// Groups in a task.
-const TASK_GROUPS: usize = 4;
-
-/// `y = activation(matrix · x + bias)` for `n` vectors.
-///
-/// # Panics
-/// Where `x`, `y` or the bias do not fit the matrix: callers check shapes.
-fn multiply<M: Lanes>(
-    matrix: &M,
-    executor: &dyn Executor,
-    target: Target,
-    n: usize,
-    (x, from): (&[f32], Strides),
-    (y, to): (&mut [f32], Strides),
-    epilogue: Epilogue<'_>,
-) {
-    let (m, k) = matrix.shape();
-    assert!(from.hold(k, n, x.len()) && to.hold(m, n, y.len()), "multiply: the vectors do not fit the matrix");
-    let pitch = (k + WINDOW).next_multiple_of(LANES);
-    let mut padded = Buffer::zeroed(n * pitch);
-    for (j, vector) in padded.chunks_exact_mut(pitch).enumerate() {
-        if from.step == 1 {
-            vector[..k].copy_from_slice(&x[j * from.apart..][..k]);
-        } else {
-            vector[..k].iter_mut().enumerate().for_each(|(i, value)| *value = x[i * from.step + j * from.apart]);
+        let (m, k) = self.shape();
+        assert!(from.hold(k, n, x.len()) && to.hold(m, n, y.len()), "multiply: the vectors do not fit the matrix");
+        let pitch = (k + WINDOW).next_multiple_of(LANES);
+        let mut padded = Buffer::zeroed(n * pitch);
+        for (j, vector) in padded.chunks_exact_mut(pitch).enumerate() {
+            if from.step == 1 {
+                vector[..k].copy_from_slice(&x[j * from.apart..][..k]);
+            } else {
+                vector[..k].iter_mut().enumerate().for_each(|(i, value)| *value = x[i * from.step + j * from.apart]);
+            }
         }
+        // In the order of the lanes, as `Task` adds it.
+        let bias = epilogue.bias.map(|bias| {
+            assert_eq!(bias.len(), m, "multiply: the bias does not fit the rows");
+            let mut lanes = Buffer::zeroed(m.next_multiple_of(LANES));
+            match self.order() {
+                Some(order) => lanes.iter_mut().zip(order).for_each(|(lane, &row)| *lane = bias[row as usize]),
+                None => lanes[..m].copy_from_slice(bias),
+            }
+            lanes
+        });
+        let y = Shared::new(y);
+        let groups = m.div_ceil(LANES);
+        executor.run(groups.div_ceil(TASK_GROUPS), &|task| {
+            let groups = task * TASK_GROUPS..((task + 1) * TASK_GROUPS).min(groups);
+            let rows =
+                Task { matrix: self, n, x: &padded, pitch, y: y.get(), to, bias: bias.as_deref(), epilogue, groups };
+            dispatch(target, rows);
+        });
     }
-    // In the order of the lanes, as `Rows` adds it.
-    let bias = epilogue.bias.map(|bias| {
-        assert_eq!(bias.len(), m, "multiply: the bias does not fit the rows");
-        let mut lanes = Buffer::zeroed(m.next_multiple_of(LANES));
-        match matrix.order() {
-            Some(order) => lanes.iter_mut().zip(order).for_each(|(lane, &row)| *lane = bias[row as usize]),
-            None => lanes[..m].copy_from_slice(bias),
-        }
-        lanes
-    });
-    let y = Shared::new(y);
-    let groups = m.div_ceil(LANES);
-    executor.run(groups.div_ceil(TASK_GROUPS), &|task| {
-        let groups = task * TASK_GROUPS..((task + 1) * TASK_GROUPS).min(groups);
-        let rows = Task { matrix, n, x: &padded, pitch, y: y.get(), to, bias: bias.as_deref(), epilogue, groups };
-        dispatch(target, rows);
-    });
 }
 
 /// Some groups of rows times all vectors.

@@ -17,7 +17,6 @@
 use super::linear::{Linear, sequential_if_small};
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
-use crate::formats::Activation;
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 
 /// A depthwise convolution: as many groups as channels.
@@ -190,8 +189,8 @@ impl Kernel for Channel<'_> {
         for y in 0..layer.output.h {
             copy(&mut self.output[y * to.h..][..row], &self.planes.output[y * pitch..]);
         }
-        if matches!(layer.activation, Activation::Tanh | Activation::Sigmoid) {
-            layer.activation.of_slice(v, self.output);
+        if let Some(activation) = layer.activation.afterwards() {
+            activation.of_slice(v, self.output);
         }
     }
 }
@@ -261,7 +260,7 @@ impl Channel<'_> {
             (offsets[t], factors[t]) = (offset, v.splat(w));
         }
         let last = pass * PASS + T == taps.len();
-        let floor = v.splat(if last { floor(self.op.layer.activation) } else { f32::NEG_INFINITY });
+        let floor = v.splat(if last { self.op.layer.activation.floor() } else { f32::NEG_INFINITY });
         let bias = v.splat(self.op.bias[self.filter]);
         for (tile, out) in output.chunks_exact_mut(TILE * LANES).enumerate() {
             let mut acc = [bias; TILE];
@@ -351,7 +350,7 @@ impl Kernel for Row<'_> {
                 with_taps!(taps.len() - pass * PASS, self.pass::<V>(v, x, pass, &taps));
             }
         }
-        if matches!(activation, Activation::Tanh | Activation::Sigmoid) {
+        if let Some(activation) = activation.afterwards() {
             activation.of_slice(v, self.output);
         }
     }
@@ -364,7 +363,7 @@ impl Row<'_> {
         let mut here = [(0, 0); T];
         here.copy_from_slice(&taps[pass * PASS..][..T]);
         let last = pass * PASS + T == taps.len();
-        let floor = if last { floor(self.op.layer.activation) } else { f32::NEG_INFINITY };
+        let floor = if last { self.op.layer.activation.floor() } else { f32::NEG_INFINITY };
         let channels = self.op.layer.input.c;
         let out = &mut self.output[x * channels..][..channels];
         let tiles = channels / (TILE * LANES);
@@ -411,9 +410,4 @@ fn tile_of<V: Vector, const T: usize, const P: usize>(
     for (p, &acc) in acc.iter().enumerate() {
         v.store(&mut out[p * LANES..], v.max(acc, v.splat(floor)));
     }
-}
-
-/// What results are clamped to from below as they are stored.
-fn floor(activation: Activation) -> f32 {
-    if activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY }
 }

@@ -11,7 +11,7 @@ use super::relayout::Border;
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, Sequential, for_each_chunk};
 use crate::formats::direct::Pixels;
-use crate::formats::sweep::{Geometry, Span, Sweep, sweep};
+use crate::formats::sweep::{Geometry, Span, Sweep, kernel_name, sweep};
 use crate::formats::vector::{Few, Strides};
 use crate::formats::{
     Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense,
@@ -439,8 +439,7 @@ impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
     }
 
     fn kernel(&self) -> String {
-        let (rows, columns) = (self.groups[0].group_rows(), M::tile_lines(self.target.registers()) * LANES);
-        format!("spmm_{}_f32_{rows}x{columns}__{}", self.format, self.target.name())
+        kernel_name::<M>(self.format, self.target)
     }
 
     fn nbytes(&self) -> usize {

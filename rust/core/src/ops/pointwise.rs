@@ -5,9 +5,9 @@ use super::Operator;
 use super::linear::{Linear, sequential_if_small};
 use crate::executor::Executor;
 use crate::formats::panels::{Spare, multiply};
-use crate::formats::sweep::Sweep;
-use crate::formats::{Epilogue, Format, KBlocks, Pack, dense};
-use crate::simd::{LANES, Target};
+use crate::formats::sweep::{Sweep, kernel_name};
+use crate::formats::{Format, KBlocks, Pack, dense};
+use crate::simd::Target;
 
 /// A convolution by one pixel with packed weights.
 pub struct Pointwise<M> {
@@ -46,8 +46,7 @@ impl<M: Sweep + Pack + Format + Send> Operator for Pointwise<M> {
     }
 
     fn kernel(&self) -> String {
-        let (rows, columns) = (self.matrix.group_rows(), M::tile_lines(self.target.registers()) * LANES);
-        format!("spmm_{}_f32_{rows}x{columns}__{}", self.format, self.target.name())
+        kernel_name::<M>(self.format, self.target)
     }
 
     fn nbytes(&self) -> usize {
@@ -69,16 +68,12 @@ impl Operator for DensePointwise {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
         let (from, to) = (self.layer.input, self.layer.output);
         let pixels = to.h * to.w;
-        let Epilogue { bias, activation } = self.layer.epilogue(0);
         let executor = sequential_if_small(executor, self.layer.macs());
         let images = input.chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
         for (x, y) in images.take(self.images) {
             let view = dense::Matrix::row_major;
             dense::gemm(executor, (to.c, from.c, pixels), view(&self.dense, from.c), view(x, pixels), 0.0, y);
-            for (row, y) in y.chunks_exact_mut(pixels.max(1)).enumerate() {
-                let bias = bias.map_or(0.0, |bias| bias[row]);
-                y.iter_mut().for_each(|y| *y = activation.of(*y + bias));
-            }
+            self.layer.epilogue(0).of_rows(y, pixels);
         }
     }
 

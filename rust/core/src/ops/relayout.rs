@@ -31,7 +31,6 @@ impl Border {
 }
 
 /// Copies images from one layout to another. Into cells and out of them it goes from and to rows of pixels only.
-#[derive(Clone, Copy)]
 pub struct Relayout {
     shape: Shape,
     border: Border,
@@ -98,16 +97,15 @@ impl Relayout {
 
     /// From cells into rows of pixels.
     fn join(&self, grid: Grid, executor: &dyn Executor, input: &[f32], output: &mut [f32]) {
-        let (from, to) = (self.from.strides(self.shape), self.to.strides(self.shape));
-        for_each_chunk(executor, &mut output[..self.len()], to.c, &|index, to| {
-            let (image, channel) = (index / self.shape.c, index % self.shape.c);
-            let from = &input[image * from.group_step + channel * from.c..][..from.c];
-            let Relayout { shape, target, .. } = *self;
+        let Relayout { shape, target, .. } = *self;
+        let (from, strides) = (self.from.strides(shape), self.to.strides(shape));
+        for_each_chunk(executor, &mut output[..self.len()], strides.c, &|index, to| {
+            let from = &input[index / shape.c * from.group_step + index % shape.c * from.c..][..from.c];
             // Lanes without a pixel are zero, so that kernels never meet stale values.
             if self.to == Layout::PixelPanel {
                 to.fill(0.0);
             }
-            dispatch(target, Join { grid, shape, pitch: self.to.strides(shape).h, from, to });
+            dispatch(target, Join { grid, shape, pitch: strides.h, from, to });
         });
     }
 

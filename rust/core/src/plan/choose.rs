@@ -264,10 +264,11 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
             }
             // Straight into the cells that a convolution behind it reads.
             let behind = graph.nodes().iter().filter(|behind| behind.input == node.output);
-            let cells = behind.flat_map(|behind| candidates(graph, behind, images)).map(|choice| choice.input);
-            if let Some(cells) = cells.into_iter().find(|layout| matches!(layout, Layout::Cells(_))) {
-                choices.push(plain(Layout::RowMajor, cells));
-            }
+            let cells = behind.filter_map(|behind| match &behind.op {
+                Op::Linear(linear) => cells(linear, images),
+                _ => None,
+            });
+            choices.extend(cells.map(|(read, _)| plain(Layout::RowMajor, read)));
             choices
         }
     }
@@ -335,16 +336,23 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
         let layout = batch_inner(images);
         choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, layout)));
     }
-    if images <= 2 * FEW && !linear.is_vector() && linear.output.w >= 4 {
-        let (written, read) = Grid::of(linear.output, linear.window);
-        let kernels = sparse.into_iter().chain([Kernel::Panel]);
-        choices.extend(kernels.map(|kernel| with(kernel, Layout::Cells(read), Layout::Cells(written))));
-        for input in [Layout::RowMajor, Layout::PixelPanel] {
+    if let Some(cells) = cells(linear, images) {
+        for (input, output) in [cells, (Layout::RowMajor, Layout::PixelPanel), (Layout::PixelPanel, Layout::PixelPanel)]
+        {
             let kernels = sparse.into_iter().chain([Kernel::Panel]);
-            choices.extend(kernels.map(|kernel| with(kernel, input, Layout::PixelPanel)));
+            choices.extend(kernels.map(|kernel| with(kernel, input, output)));
         }
     }
     choices
+}
+
+/// The cells that a convolution reads and writes, where there are few images of some size.
+fn cells(linear: &Linear, images: usize) -> Option<(Layout, Layout)> {
+    let apply = images <= 2 * FEW && linear.output.w >= 4 && !linear.is_vector() && !linear.is_depthwise();
+    apply.then(|| {
+        let (written, read) = Grid::of(linear.output, linear.window);
+        (Layout::Cells(read), Layout::Cells(written))
+    })
 }
 
 fn depthwise_candidates(
