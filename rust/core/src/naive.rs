@@ -1,8 +1,8 @@
 //! The reference that kernels are tested against: the definitions, as loops in float64.
 
-use crate::formats::{Activation, Rows};
+use crate::formats::{Activation, Rows, Window};
 use crate::ops::Shape;
-use crate::ops::pool::{Reduction, Window};
+use crate::ops::pool::Reduction;
 use crate::ops::relayout::Border;
 
 /// Rounding error of a float32 operation, relative.

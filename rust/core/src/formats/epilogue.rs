@@ -103,12 +103,12 @@ pub struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// The bias of `rows` rows, zeros where there is none, padded so that kernels may read whole groups and registers.
+    /// The bias of `rows` rows, zeros where there is none, padded so that kernels may read a register from any row on.
     ///
     /// # Panics
     /// Where there is a bias of another length: callers check shapes.
     pub(super) fn padded_bias(&self, rows: usize) -> Buffer {
-        let mut padded = Buffer::zeroed(rows.next_multiple_of(LANES));
+        let mut padded = Buffer::zeroed(rows + LANES);
         if let Some(bias) = self.bias {
             assert_eq!(bias.len(), rows, "epilogue: the bias does not fit the rows");
             padded[..rows].copy_from_slice(bias);

@@ -6,6 +6,8 @@
 
 pub mod bitmap;
 pub mod block;
+mod cells;
+mod convolve;
 pub mod csr;
 pub mod dense;
 pub mod direct;
@@ -21,10 +23,13 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod vector;
+mod window;
 pub mod windowed;
 
 pub use bitmap::Bitmap;
 pub use block::Block;
+pub use cells::Planes;
+pub use convolve::Convolution;
 pub use csr::Csr;
 pub use direct::Direct;
 pub use epilogue::{Activation, Epilogue};
@@ -33,6 +38,7 @@ pub use matrix::{Kind, PackedMatrix};
 pub use pattern::Pattern;
 pub use rows::Rows;
 pub use sddmm::sddmm;
+pub use window::Window;
 pub use windowed::{Padded, Stream};
 
 /// What every packed matrix can say of itself.

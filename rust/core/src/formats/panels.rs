@@ -27,12 +27,12 @@ const SPARES: usize = 8;
 
 impl Spare {
     /// A buffer of at least that length. Its contents are whatever they were.
-    fn take(&self, len: usize) -> Buffer {
+    pub(super) fn take(&self, len: usize) -> Buffer {
         let spare = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
         spare.filter(|buffer| buffer.len() >= len).unwrap_or_else(|| Buffer::zeroed(len))
     }
 
-    fn put(&self, buffer: Buffer) {
+    pub(super) fn put(&self, buffer: Buffer) {
         let mut spare = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         spare.truncate(SPARES);
         spare.push(buffer);

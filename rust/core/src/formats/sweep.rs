@@ -38,17 +38,17 @@ pub struct Span {
 }
 
 /// How a matrix meets its operand.
-#[derive(Debug, Clone)]
-pub struct Geometry {
+#[derive(Debug, Clone, Copy)]
+pub struct Geometry<'a> {
     /// Floats in one step of a position.
     pub unit: usize,
     /// Floats between two rows of the result.
     pub row_stride: usize,
     /// The runs; their results do not overlap.
-    pub spans: Vec<Span>,
+    pub spans: &'a [Span],
 }
 
-impl Geometry {
+impl Geometry<'_> {
     /// The floats that the result spans for `m` rows.
     fn output_len(&self, m: usize) -> usize {
         let last = |span: &Span| span.output + (m - 1) * self.row_stride + span.lines * LANES;
@@ -193,7 +193,7 @@ pub fn sweep<M: Sweep>(
     matrix: &M,
     executor: &dyn Executor,
     target: Target,
-    geometry: &Geometry,
+    geometry: &Geometry<'_>,
     input: &[f32],
     output: &mut [f32],
     epilogue: Epilogue<'_>,
@@ -219,8 +219,10 @@ pub fn sweep<M: Sweep>(
         let first_band = task % band_tasks * bands_a_task;
         let run = Run {
             matrix,
-            geometry,
-            spans: &geometry.spans[first_span..(first_span + spans_a_task).min(geometry.spans.len())],
+            geometry: Geometry {
+                spans: &geometry.spans[first_span..(first_span + spans_a_task).min(geometry.spans.len())],
+                ..*geometry
+            },
             bands: first_band..(first_band + bands_a_task).min(bands),
             input: input.as_ptr(),
             output: output.get(),
@@ -232,11 +234,42 @@ pub fn sweep<M: Sweep>(
     });
 }
 
+/// As [`sweep`] on this thread, some bands of rows alone; `bias` holds a value a row and a register more.
+///
+/// # Panics
+/// Where operand, result or bias are smaller than the geometry says: callers check shapes.
+#[expect(clippy::too_many_arguments, reason = "the arguments of sweep, and the bands")]
+pub(super) fn sweep_bands<M: Sweep>(
+    matrix: &M,
+    target: Target,
+    geometry: &Geometry<'_>,
+    bands: Range<usize>,
+    input: &[f32],
+    output: &mut [f32],
+    bias: &[f32],
+    activation: Activation,
+) {
+    let rows = matrix.rows();
+    assert!(input.len() >= geometry.input_len(matrix.blocks().reach()), "sweep: the operand is too small");
+    assert!(output.len() >= geometry.output_len(rows), "sweep: the result is too small");
+    assert!(bias.len() >= rows + LANES && bands.end <= rows.div_ceil(BAND_ROWS), "sweep: the bias is too short");
+    let run = Run {
+        matrix,
+        geometry: *geometry,
+        bands,
+        input: input.as_ptr(),
+        output: output.as_mut_ptr(),
+        bias,
+        floor: activation.floor(),
+        afterwards: activation.afterwards(),
+    };
+    dispatch(target, run);
+}
+
 /// One task.
 struct Run<'a, M: Sweep> {
     matrix: &'a M,
-    geometry: &'a Geometry,
-    spans: &'a [Span],
+    geometry: Geometry<'a>,
     bands: Range<usize>,
     input: *const f32,
     output: *mut f32,
@@ -251,7 +284,7 @@ impl<M: Sweep> Kernel for Run<'_, M> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let most = M::tile_lines(V::REGISTERS);
-        for span in self.spans {
+        for span in self.geometry.spans {
             // Equal tiles: 9 lines are 3 + 3 + 3, not 4 + 4 + 1.
             let tiles = span.lines.div_ceil(most);
             let mut line = 0;

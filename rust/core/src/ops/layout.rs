@@ -5,10 +5,11 @@
 //! ChannelsLast   n, h, w, c                     outputs in the lanes: dense convolution, small batches
 //! BatchInner(l)  panel, c, h, w, 16·l images    images in the lanes: every filter tap is an aligned offset, Flatten is free
 //! PixelPanel     n, c, h, w padded to 16·…      pixels in the lanes: pooling of single images
-//! Cells(grid)    n, c, cell rows, columns, 16   16 pieces of one image in the lanes: convolution of single images
+//! Inside(border) n, c, h, w without a border     row-major images whose readers imagine the border of zeros around them
 //! ```
 
-use super::cells::Grid;
+use super::relayout::Border;
+use crate::formats::Planes;
 use crate::simd::LANES;
 
 /// The shape of one image: channels, rows, columns. A vector of features is (features, 1, 1).
@@ -54,8 +55,8 @@ pub enum Layout {
     },
     /// n, c, h, w with rows padded to whole registers.
     PixelPanel,
-    /// n, c, row of a cell, column of a cell, cell.
-    Cells(Grid),
+    /// n, c, h, w of what is inside a border of zeros, which is not in memory.
+    Inside(Border),
 }
 
 /// Steps between neighbours, in elements. Images are counted within their group.
@@ -99,12 +100,25 @@ impl Layout {
                 let pitch = w.next_multiple_of(LANES);
                 Strides { group: 1, group_step: c * h * pitch, n: 0, c: h * pitch, h: pitch, w: 1 }
             }
-            // Steps down and right within a cell.
-            Layout::Cells(grid) => {
-                let (channel, row) = (grid.channel_len(), grid.size.1 * LANES);
-                Strides { group: 1, group_step: c * channel, n: 0, c: channel, h: row, w: LANES }
-            }
+            Layout::Inside(_) => Layout::RowMajor.strides(self.inside(Shape { c, h, w }).1),
         }
+    }
+
+    /// The border that is not in memory, and the shape that is.
+    pub fn inside(self, shape: Shape) -> (Border, Shape) {
+        match self {
+            Layout::Inside(border) => {
+                let (h, w) = (shape.h - border.top - border.bottom, shape.w - border.left - border.right);
+                (border, Shape { h, w, ..shape })
+            }
+            _ => (Border::default(), shape),
+        }
+    }
+
+    /// What of images of this shape is in memory, in rows of pixels.
+    pub fn planes(self, shape: Shape) -> Planes {
+        let Shape { c, h, w } = self.inside(shape).1;
+        Planes { channels: c, size: (h, w), pitch: self.strides(shape).h }
     }
 
     /// Floats that `images` images take.
@@ -118,14 +132,14 @@ impl Layout {
         self.len(shape, images) + if self == Layout::PixelPanel { LANES } else { 0 }
     }
 
-    /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`, `cells:9x30`.
+    /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`, `inside:1,1,1,1`.
     pub fn name(self) -> String {
         match self {
             Layout::RowMajor => "row-major".into(),
             Layout::ChannelsLast => "channels-last".into(),
             Layout::BatchInner { lines } => format!("batch-inner:{}", lines * LANES),
             Layout::PixelPanel => "pixel-panel".into(),
-            Layout::Cells(grid) => format!("cells:{}x{}", grid.size.0, grid.size.1),
+            Layout::Inside(Border { top, left, bottom, right }) => format!("inside:{top},{left},{bottom},{right}"),
         }
     }
 }

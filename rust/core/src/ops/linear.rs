@@ -5,18 +5,16 @@
 //! in groups is one matrix a group, which finds its channels where they are and writes its own.
 
 use super::depthwise::Depthwise;
-use super::pointwise::{DensePointwise, Pointwise};
-use super::pool::Window;
+use super::pointwise::DensePointwise;
 use super::relayout::Border;
-use super::{Layout, Operator, Shape};
-use crate::executor::{Executor, Sequential, for_each_chunk};
+use super::{Layout, Operator, Shape, swept};
+use crate::executor::{Executor, Sequential};
 use crate::formats::direct::Pixels;
-use crate::formats::sweep::{Geometry, Span, Sweep, kernel_name, sweep};
 use crate::formats::vector::{Few, Strides};
 use crate::formats::{
-    Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense,
+    Activation, Bitmap, Block, Csr, Direct, Epilogue, Pack, Padded, Pattern, Rows, Stream, Window, dense,
 };
-use crate::simd::{LANES, Target};
+use crate::simd::Target;
 
 /// A layer with weights.
 #[derive(Debug, Clone)]
@@ -140,7 +138,7 @@ impl Linear {
     }
 
     /// The weights of each group.
-    fn parts(&self) -> impl Iterator<Item = Rows> {
+    pub(super) fn parts(&self) -> impl Iterator<Item = Rows> {
         let rows = self.weights.rows() / self.groups;
         (0..self.groups).map(move |group| self.weights.part(group * rows..(group + 1) * rows))
     }
@@ -169,14 +167,6 @@ impl Linear {
         images: usize,
         target: Target,
     ) -> Box<dyn Operator> {
-        if let (Layout::Cells(read), Layout::Cells(written)) = (input, output) {
-            // Cells are a batch of small images.
-            let shape = |c, (h, w)| Shape { c, h, w };
-            let (from, to) = (shape(self.input.c, read.size), shape(self.output.c, written.size));
-            let cell = Linear { input: from, output: to, ..self.clone() };
-            let layout = Layout::BatchInner { lines: 1 };
-            return cell.build(kernel, layout, layout, images * LANES, target);
-        }
         let layer = self.without_weights();
         let few = |weights| -> Box<dyn Operator> {
             Box::new(FewLinear { layer: self.without_weights(), weights, images, target })
@@ -206,183 +196,13 @@ impl Linear {
             Kernel::Block16Dots => few(Box::new(Block::<16>::pack_vector(&self.weights))),
             Kernel::Panel => {
                 let sweep = |weights: &Rows, blocks| Block::<8>::pack_columns(weights, blocks, true);
-                self.swept(layer, sweep, "dense", input, output, images, target)
+                swept::build(self, sweep, "dense", (input, output), images, target)
             }
-            Kernel::Csr => self.swept(layer, Csr::pack, "csr", input, output, images, target),
-            Kernel::Pattern => self.swept(layer, Pattern::pack, "pattern", input, output, images, target),
-            Kernel::Block4 => self.swept(layer, Block::<4>::pack, "block", input, output, images, target),
-            Kernel::Block8 => self.swept(layer, Block::<8>::pack, "block", input, output, images, target),
+            Kernel::Csr => swept::build(self, Csr::pack, "csr", (input, output), images, target),
+            Kernel::Pattern => swept::build(self, Pattern::pack, "pattern", (input, output), images, target),
+            Kernel::Block4 => swept::build(self, Block::<4>::pack, "block", (input, output), images, target),
+            Kernel::Block8 => swept::build(self, Block::<8>::pack, "block", (input, output), images, target),
         }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the arguments of build, passed on")]
-    fn swept<M: Sweep + Pack + Send + 'static>(
-        &self,
-        layer: Linear,
-        pack: impl Fn(&Rows, KBlocks) -> M,
-        format: &'static str,
-        input: Layout,
-        output: Layout,
-        images: usize,
-        target: Target,
-    ) -> Box<dyn Operator> {
-        if output == Layout::RowMajor {
-            return Box::new(Pointwise::new(layer, |blocks| pack(&self.weights, blocks), format, images, target));
-        }
-        let (geometry, blocks, taps) = match output {
-            Layout::BatchInner { lines } => {
-                let (geometry, positions) = self.batch_inner(lines, images);
-                let longest = geometry.spans.iter().map(|span| span.lines).max().unwrap_or(1);
-                let columns = self.block_columns(M::tile_lines(target.registers()).min(longest), lines);
-                (geometry, KBlocks::new(positions, columns), None)
-            }
-            _ => {
-                let taps = Taps::new(self, input);
-                let blocks = KBlocks::new(taps.positions(self), KBlocks::PIXELS);
-                (taps.geometry(self, images), blocks, Some(taps))
-            }
-        };
-        let groups = self.parts().map(|weights| pack(&weights, blocks.clone())).collect();
-        Box::new(SweptLinear { layer, groups, format, geometry, taps, images, target })
-    }
-
-    /// Columns of a K-block whose operand stays in the first-level cache, in tiles of so many lines, `lines` a pixel: taps
-    /// that lie side by side share theirs.
-    fn block_columns(&self, tile: usize, lines: usize) -> usize {
-        let (rows, columns) = self.window.size;
-        let pixels = (tile / lines).max(1);
-        let taps = if self.window.stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
-        let channel = rows * taps * lines.min(tile);
-        KBlocks::panels(channel).max(1) * rows * columns
-    }
-
-    /// Images in the lanes: every tap is an offset of whole pixels.
-    fn batch_inner(&self, lines: usize, images: usize) -> (Geometry, Vec<u32>) {
-        let Linear { window, input, output, .. } = self;
-        let width = lines * LANES;
-        let mut spans = Vec::new();
-        for panel in 0..images.div_ceil(width) {
-            for y in 0..output.h {
-                // Neighbouring outputs read neighbouring inputs only at stride 1.
-                let (runs, pixels) = if window.stride.1 == 1 { (1, output.w) } else { (output.w, 1) };
-                for run in 0..runs {
-                    let from = (y * window.stride.0) * input.w + run * window.stride.1;
-                    spans.push(Span {
-                        input: (panel * input.len() + from) * width,
-                        output: (panel * output.len() + y * output.w + run) * width,
-                        lines: pixels * lines,
-                    });
-                }
-            }
-        }
-        let (rows, columns) = window.size;
-        let positions = (0..self.weights.columns())
-            .map(|k| {
-                let (y, x) = (k / columns % rows * window.dilation.0, k % columns * window.dilation.1);
-                ((k / (rows * columns) * input.h + y) * input.w + x) as u32
-            })
-            .collect();
-        (Geometry { unit: width, row_stride: output.h * output.w * width, spans }, positions)
-    }
-}
-
-/// Pixels in the lanes: where the taps of a filter find their registers of pixels.
-///
-/// Where rows of input and output take the same registers, at stride 1, a tap is an offset into the image itself; loads
-/// are unaligned, but all taps share one image that fits the first-level cache. Else the image is copied once a horizontal
-/// tap, into rows of the output's pitch, with every s-th pixel of every s-th row for stride s:
-///
-/// ```text
-/// [image][channel][tap column][row mod vertical stride][row / vertical stride][column of the output, padded to 16]
-/// ```
-struct Taps {
-    from: Layout,
-    /// Whether the image itself serves.
-    shared: bool,
-    /// Rows of a copy.
-    rows: usize,
-    /// Floats in a row of a copy, and of the output.
-    pitch: usize,
-}
-
-/// Registers of pixels in a span, about: rows of the output that a task computes together.
-const SPAN_LINES: usize = 12;
-
-impl Taps {
-    fn new(layer: &Linear, from: Layout) -> Taps {
-        let pitch = layer.output.w.next_multiple_of(LANES);
-        let shared = from == Layout::PixelPanel
-            && layer.window.stride == (1, 1)
-            && layer.input.w.next_multiple_of(LANES) == pitch;
-        let rows = layer.input.h.div_ceil(layer.window.stride.0);
-        Taps { from, shared, rows, pitch }
-    }
-
-    /// Floats of the copies of a channel.
-    fn channel_len(&self, window: Window) -> usize {
-        let copies = if self.shared { 1 } else { window.size.1 * window.stride.0 };
-        copies * self.rows * self.pitch
-    }
-
-    fn positions(&self, layer: &Linear) -> Vec<u32> {
-        let Window { size: (rows, columns), stride: (down, _), dilation } = layer.window;
-        (0..layer.weights.columns())
-            .map(|k| {
-                let (channel, y, x) = (k / (rows * columns), k / columns % rows * dilation.0, k % columns);
-                let position = if self.shared {
-                    (channel * self.rows + y) * self.pitch + x * dilation.1
-                } else {
-                    (((channel * columns + x) * down + y % down) * self.rows + y / down) * (self.pitch / LANES)
-                };
-                position as u32
-            })
-            .collect()
-    }
-
-    fn geometry(&self, layer: &Linear, images: usize) -> Geometry {
-        let plane = layer.output.h * self.pitch;
-        let image = layer.input.c * self.channel_len(layer.window);
-        let rows_a_span = (SPAN_LINES * LANES / self.pitch).max(1);
-        let mut spans = Vec::new();
-        for n in 0..images {
-            for y in (0..layer.output.h).step_by(rows_a_span) {
-                let rows = rows_a_span.min(layer.output.h - y);
-                spans.push(Span {
-                    input: n * image + y * self.pitch,
-                    output: n * layer.output.c * plane + y * self.pitch,
-                    lines: rows * self.pitch / LANES,
-                });
-            }
-        }
-        Geometry { unit: if self.shared { 1 } else { LANES }, row_stride: plane, spans }
-    }
-
-    fn fill(&self, layer: &Linear, executor: &dyn Executor, input: &[f32], copies: &mut [f32]) {
-        let Window { stride: (down, right), dilation, .. } = layer.window;
-        let steps = self.from.strides(layer.input);
-        let width = layer.output.w;
-        for_each_chunk(executor, copies, self.channel_len(layer.window), &|index, copies| {
-            let (n, c) = (index / layer.input.c, index % layer.input.c);
-            let channel = &input[n * steps.group_step + c * steps.c..];
-            for (at, row) in copies.chunks_exact_mut(self.pitch).enumerate() {
-                let (x, y) = (at / self.rows / down * dilation.1, at % self.rows * down + at / self.rows % down);
-                if y >= layer.input.h {
-                    row.fill(0.0);
-                    continue;
-                }
-                let source = &channel[y * steps.h + x..];
-                if right > 1 {
-                    row.iter_mut().zip(source.iter().step_by(right)).take(width).for_each(|(x, &y)| *x = y);
-                } else if source.len() >= row.len() {
-                    // Whole registers, for speed: what lies beyond the row's pixels is computed with and never read.
-                    for (to, from) in row.chunks_exact_mut(LANES).zip(source.chunks_exact(LANES)) {
-                        to.copy_from_slice(from);
-                    }
-                } else {
-                    row[..width].copy_from_slice(&source[..width]);
-                }
-            }
-        });
     }
 }
 
@@ -391,60 +211,6 @@ const SMALL: usize = 4_000_000;
 
 pub(super) fn sequential_if_small(executor: &dyn Executor, macs: usize) -> &dyn Executor {
     if macs < SMALL { &Sequential } else { executor }
-}
-
-struct SweptLinear<M> {
-    layer: Linear,
-    /// The matrix of each group.
-    groups: Vec<M>,
-    format: &'static str,
-    geometry: Geometry,
-    taps: Option<Taps>,
-    images: usize,
-    target: Target,
-}
-
-impl<M: Sweep + Format + Send> Operator for SweptLinear<M> {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], scratch: &mut [f32]) {
-        let macs = self.groups.iter().map(Format::stored).sum::<usize>()
-            * self.layer.output.h
-            * self.layer.output.w
-            * self.images;
-        let executor = sequential_if_small(executor, macs);
-        let input = match &self.taps {
-            Some(taps) if !taps.shared => {
-                let copies = &mut scratch[..self.scratch()];
-                taps.fill(&self.layer, executor, input, copies);
-                &*copies
-            }
-            _ => input,
-        };
-        let (channels, filters) = (self.layer.input.c, self.layer.output.c);
-        let channel_len = match &self.taps {
-            Some(taps) => taps.channel_len(self.layer.window),
-            None => self.layer.input.h * self.layer.input.w * self.geometry.unit,
-        };
-        let groups = self.groups.len();
-        for (group, matrix) in self.groups.iter().enumerate() {
-            let input = &input[group * (channels / groups) * channel_len..];
-            let output = &mut output[group * (filters / groups) * self.geometry.row_stride..];
-            sweep(matrix, executor, self.target, &self.geometry, input, output, self.layer.epilogue(group));
-        }
-    }
-
-    fn scratch(&self) -> usize {
-        let channels = self.images * self.layer.input.c;
-        let copied = self.taps.as_ref().filter(|taps| !taps.shared);
-        copied.map_or(0, |taps| channels * taps.channel_len(self.layer.window))
-    }
-
-    fn kernel(&self) -> String {
-        kernel_name::<M>(self.format, self.target)
-    }
-
-    fn nbytes(&self) -> usize {
-        self.groups.iter().map(Format::nbytes).sum()
-    }
 }
 
 struct DirectLinear {

@@ -2,7 +2,6 @@
 //!
 //! An operator is built for one batch size and one pair of layouts, and then only runs.
 
-pub mod cells;
 pub mod depthwise;
 pub mod elementwise;
 pub mod layout;
@@ -10,6 +9,8 @@ pub mod linear;
 pub mod pointwise;
 pub mod pool;
 pub mod relayout;
+mod swept;
+mod taps;
 
 pub use layout::{Layout, Shape};
 

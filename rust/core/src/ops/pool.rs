@@ -2,6 +2,7 @@
 
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
+use crate::formats::Window;
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
 /// What a window is reduced to.
@@ -12,41 +13,6 @@ pub enum Reduction {
     Max,
     /// The mean of the values inside the image.
     Average,
-}
-
-/// A sliding window over rows and columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Window {
-    /// Rows and columns.
-    pub size: (usize, usize),
-    /// Steps down and right.
-    pub stride: (usize, usize),
-    /// Rows and columns from one tap of a filter to the next; poolings have 1.
-    pub dilation: (usize, usize),
-}
-
-impl Window {
-    /// A window of neighbouring elements.
-    pub const fn new(size: (usize, usize), stride: (usize, usize)) -> Window {
-        Window { size, stride, dilation: (1, 1) }
-    }
-
-    /// One pixel.
-    pub const ONE: Window = Window::new((1, 1), (1, 1));
-
-    /// Two by two, side by side: each side of the image is halved.
-    pub const HALVING: Window = Window::new((2, 2), (2, 2));
-
-    /// Rows and columns from the first tap to the last.
-    pub fn extent(&self) -> (usize, usize) {
-        ((self.size.0 - 1) * self.dilation.0 + 1, (self.size.1 - 1) * self.dilation.1 + 1)
-    }
-
-    /// Rows and columns of the result over an image that holds at least one window.
-    pub fn over(&self, h: usize, w: usize) -> (usize, usize) {
-        let (rows, columns) = self.extent();
-        ((h - rows) / self.stride.0 + 1, (w - columns) / self.stride.1 + 1)
-    }
 }
 
 /// A pooling of a batch; windows that hang over the border count only what is inside.

@@ -1,12 +1,11 @@
 //! From one layout to another, with or without a border of zeros: every move of activations is this one visible step.
 
-use super::cells::{self, Cut, Grid, Join};
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
-use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
 /// Rows and columns of zeros around an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
 pub struct Border {
     /// Rows above.
     pub top: usize,
@@ -30,7 +29,7 @@ impl Border {
     }
 }
 
-/// Copies images from one layout to another. Into cells and out of them it goes from and to rows of pixels only.
+/// Copies images from one layout to another.
 pub struct Relayout {
     shape: Shape,
     border: Border,
@@ -54,6 +53,13 @@ impl Relayout {
         Relayout { shape, border, from, to, images, target }
     }
 
+    /// A copy of an edge of this shape. A border that was not in memory is laid around the images.
+    pub fn of_edge(shape: Shape, from: Layout, to: Layout, images: usize, target: Target) -> Relayout {
+        let (border, inner) = from.inside(shape);
+        let from = if border.is_zero() { from } else { Layout::RowMajor };
+        Relayout::new(inner, border, from, to, images, target)
+    }
+
     /// The loops over one group of images, slowest destination step first, after those of one turn.
     fn loops(&self, images: usize) -> [Loop; 4] {
         let from = self.from.strides(self.shape);
@@ -75,53 +81,8 @@ impl Relayout {
     }
 }
 
-/// Channels that a task cuts into cells, in one plane.
-const CHANNELS: usize = 16;
-
-impl Relayout {
-    /// From rows of pixels into cells.
-    fn cut(&self, grid: Grid, executor: &dyn Executor, input: &[f32], output: &mut [f32]) {
-        let from = self.from.strides(self.shape);
-        let Relayout { shape, border, target, .. } = *self;
-        let len = grid.channel_len();
-        for_each_chunk(executor, &mut output[..self.len()], CHANNELS * len, &|chunk, to| {
-            let mut plane = Buffer::zeroed(cells::plane_len(grid));
-            for (at, to) in to.chunks_exact_mut(len).enumerate() {
-                let index = chunk * CHANNELS + at;
-                let from_channel = &input[index / shape.c * from.group_step + index % shape.c * from.c..];
-                let cut = Cut { grid, shape, border, pitch: from.h, from: from_channel, to, plane: &mut plane };
-                dispatch(target, cut);
-            }
-        });
-    }
-
-    /// From cells into rows of pixels.
-    fn join(&self, grid: Grid, executor: &dyn Executor, input: &[f32], output: &mut [f32]) {
-        let Relayout { shape, target, .. } = *self;
-        let (from, strides) = (self.from.strides(shape), self.to.strides(shape));
-        for_each_chunk(executor, &mut output[..self.len()], strides.c, &|index, to| {
-            let from = &input[index / shape.c * from.group_step + index % shape.c * from.c..][..from.c];
-            // Lanes without a pixel are zero, so that kernels never meet stale values.
-            if self.to == Layout::PixelPanel {
-                to.fill(0.0);
-            }
-            dispatch(target, Join { grid, shape, pitch: strides.h, from, to });
-        });
-    }
-
-    /// Floats written.
-    fn len(&self) -> usize {
-        self.to.len(self.border.around(self.shape), self.images)
-    }
-}
-
 impl Operator for Relayout {
     fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
-        match (self.from, self.to) {
-            (_, Layout::Cells(grid)) => return self.cut(grid, executor, input, output),
-            (Layout::Cells(grid), _) => return self.join(grid, executor, input, output),
-            _ => {}
-        }
         let padded = self.border.around(self.shape);
         let (from, to) = (self.from.strides(self.shape), self.to.strides(padded));
         let group = from.group.max(to.group);
@@ -129,7 +90,7 @@ impl Operator for Relayout {
         // Lanes without an image or a pixel are zero, so that kernels never meet stale values.
         let clear = !self.border.is_zero() || !self.images.is_multiple_of(to.group) || self.to == Layout::PixelPanel;
         let chunk = group / to.group * to.group_step;
-        for_each_chunk(executor, &mut output[..self.len()], chunk, &|index, chunk| {
+        for_each_chunk(executor, &mut output[..self.to.len(padded, self.images)], chunk, &|index, chunk| {
             if clear {
                 chunk.fill(0.0);
             }
@@ -196,28 +157,6 @@ fn lines(c: Loop, d: Loop, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Transposes the 16 lanes of 16 registers.
-///
-/// An element's place is 8 bits: 4 of its register, 4 of its lane. Unzipping two registers that differ in one bit moves that
-/// bit to the top of the lane and the lane's lowest bit to its place; once for each bit, and register and lane have changed
-/// places.
-#[inline(always)]
-pub(super) fn unzip_all<V: Vector>(v: V, tile: &mut [V::F32; LANES]) {
-    unzip_pairs::<V, 1>(v, tile);
-    unzip_pairs::<V, 2>(v, tile);
-    unzip_pairs::<V, 4>(v, tile);
-    unzip_pairs::<V, 8>(v, tile);
-}
-
-/// The step for one bit; a loop of constant length, so that the registers stay registers.
-#[inline(always)]
-fn unzip_pairs<V: Vector, const BIT: usize>(v: V, tile: &mut [V::F32; LANES]) {
-    for i in 0..LANES / 2 {
-        let pair = i / BIT * 2 * BIT + i % BIT;
-        (tile[pair], tile[pair + BIT]) = v.unzip(tile[pair], tile[pair + BIT]);
-    }
-}
-
 /// Transposes 16 × 16 at a time: `run` walks runs of the source, `across` runs of the destination.
 #[inline(always)]
 fn transpose<V: Vector>(v: V, run: Loop, across: Loop, from: &[f32], to: &mut [f32]) {
@@ -234,7 +173,7 @@ fn transpose<V: Vector>(v: V, run: Loop, across: Loop, from: &[f32], to: &mut [f
                 lanes.iter_mut().zip(from).for_each(|(lane, &x)| *lane = x);
                 v.with_lanes(lanes)
             });
-            unzip_all(v, &mut tile);
+            v.transpose(&mut tile);
             for (column, &register) in tile.iter().enumerate().take(columns) {
                 let to = &mut to[(start + column) * run.to + at..];
                 if rows == LANES {

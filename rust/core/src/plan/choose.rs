@@ -8,7 +8,6 @@ use super::graph::{Graph, Node, Op};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::malformed;
-use crate::ops::cells::{Grid, has_rows};
 use crate::ops::elementwise::{Activate, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::Pool;
@@ -85,14 +84,13 @@ impl<'a> Costs<'a> {
         if from == to {
             return 0.0;
         }
-        let cells = |layout| matches!(layout, Layout::Cells(_));
-        if cells(from) && !has_rows(to) || cells(to) && !has_rows(from) {
+        if matches!(to, Layout::Inside(_)) {
             return f64::INFINITY;
         }
         if let Some(&known) = self.relayouts.get(&(shape, from, to)) {
             return known;
         }
-        let relayout = Relayout::new(shape, Border::default(), from, to, self.images, self.target);
+        let relayout = Relayout::of_edge(shape, from, to, self.images, self.target);
         let floats = (from.len(shape, self.images), to.len(shape, self.images));
         let cost = match self.timing {
             Some((executor, budget)) => race(&[(&relayout, floats)], executor, budget / 16)[0],
@@ -107,14 +105,13 @@ impl<'a> Costs<'a> {
         let choices = candidates(self.graph, node, self.images);
         let estimates: Vec<f64> = choices.iter().map(|choice| self.estimate(node, choice)).collect();
         let Some((executor, budget)) = self.timing else { return choices.into_iter().zip(estimates).collect() };
-        if matches!(node.op, Op::Flatten) {
-            return choices.into_iter().map(|choice| (choice, 0.0)).collect();
-        }
         let best = estimates.iter().copied().fold(f64::INFINITY, f64::min);
         let tried: Vec<bool> = choices
             .iter()
             .zip(&estimates)
-            .map(|(choice, &estimate)| choice.kernel.is_some_and(Kernel::is_dense) || estimate <= best * HOPELESS)
+            .map(|(choice, &estimate)| {
+                !is_free(node, choice) && (choice.kernel.is_some_and(Kernel::is_dense) || estimate <= best * HOPELESS)
+            })
             .collect();
         let (input, output) = (self.graph.edge(node.input).shape, self.graph.edge(node.output).shape);
         let built: Vec<_> = choices
@@ -129,8 +126,12 @@ impl<'a> Costs<'a> {
             .collect();
         let operators: Vec<_> = built.iter().map(|(operator, floats)| (&**operator, *floats)).collect();
         let mut times = race(&operators, executor, budget).into_iter();
-        let timed =
-            tried.iter().map(|&tried| if tried { times.next().unwrap_or(f64::INFINITY) } else { f64::INFINITY });
+        let mut time = |choice: &Choice, tried| match tried {
+            true => times.next().unwrap_or(f64::INFINITY),
+            false if is_free(node, choice) => 0.0,
+            false => f64::INFINITY,
+        };
+        let timed: Vec<f64> = choices.iter().zip(tried).map(|(choice, tried)| time(choice, tried)).collect();
         choices.into_iter().zip(timed).collect()
     }
 
@@ -143,7 +144,7 @@ impl<'a> Costs<'a> {
         } as f64;
         let (Op::Linear(linear), Some(kernel)) = (&node.op, choice.kernel) else {
             return match node.op {
-                Op::Flatten => 0.0,
+                _ if is_free(node, choice) => 0.0,
                 _ => 0.3 + choice.output.len(output, self.images) as f64 * 0.4e-3,
             };
         };
@@ -218,15 +219,11 @@ impl<'a> Costs<'a> {
         let graph = self.graph;
         let node = &graph.nodes()[at];
         choices[at].kernel?;
-        // What cuts an image into cells is a node's own work where the border is laid around it too: dense kernels go without.
-        let rows = |layout| if matches!(layout, Layout::Cells(_)) { Layout::RowMajor } else { layout };
         let before = at.checked_sub(1).map_or(Layout::RowMajor, |at| choices[at].output);
         let after = choices.get(at + 1).map_or(Layout::RowMajor, |next| next.input);
         let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
         let (mut chosen, mut dense) = (f64::INFINITY, f64::INFINITY);
         for (choice, us) in self.candidates(node) {
-            let before = if choice.input == before { before } else { rows(before) };
-            let after = if choice.output == after { after } else { rows(after) };
             let us = us + self.relayout(input, before, choice.input) + self.relayout(output, choice.output, after);
             if choice == choices[at] {
                 chosen = us;
@@ -248,7 +245,7 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
         choices
     };
     match &node.op {
-        Op::Linear(linear) => linear_candidates(linear, images),
+        Op::Linear(linear) => linear_candidates(linear, graph.border_around(node.input), images),
         Op::Pool { .. } | Op::Activation(_) | Op::Scale { .. } => same(layouts(input, images)),
         Op::Softmax => vec![plain(Layout::RowMajor, Layout::RowMajor)],
         Op::Flatten => same(
@@ -257,21 +254,20 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
                 .filter(|layout| matches!(layout.canonical(input), Layout::RowMajor | Layout::BatchInner { .. }))
                 .collect(),
         ),
-        Op::Pad(_) => {
+        Op::Pad(border) => {
             let mut choices = Vec::new();
             for from in layouts(input, images) {
                 choices.extend(layouts(output, images).into_iter().map(|to| plain(from, to)));
             }
-            // Straight into the cells that a convolution behind it reads.
-            let behind = graph.nodes().iter().filter(|behind| behind.input == node.output);
-            let cells = behind.filter_map(|behind| match &behind.op {
-                Op::Linear(linear) => cells(linear, images),
-                _ => None,
-            });
-            choices.extend(cells.map(|(read, _)| plain(Layout::RowMajor, read)));
+            choices.push(plain(Layout::RowMajor, Layout::Inside(*border)));
             choices
         }
     }
+}
+
+/// Whether a node's output is its input under another name.
+pub(super) fn is_free(node: &Node, choice: &Choice) -> bool {
+    matches!(node.op, Op::Flatten) || matches!(choice.output, Layout::Inside(_))
 }
 
 fn plain(input: Layout, output: Layout) -> Choice {
@@ -280,6 +276,9 @@ fn plain(input: Layout, output: Layout) -> Choice {
 
 /// Images from which they are worth the lanes.
 const FEW: usize = 8;
+
+/// Floats of an image that may stay in the first-level cache, in part.
+const SMALL: usize = 16 << 10;
 
 /// The kernels of few images.
 const DOTS: [Kernel; 7] = [
@@ -311,7 +310,7 @@ fn batch_inner(images: usize) -> Layout {
     Layout::BatchInner { lines: images.div_ceil(LANES).clamp(1, 4) }
 }
 
-fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
+fn linear_candidates(linear: &Linear, border: Option<Border>, images: usize) -> Vec<Choice> {
     let with = |kernel, input: Layout, output: Layout| Choice {
         kernel: Some(kernel),
         input: input.canonical(linear.input),
@@ -336,23 +335,23 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
         let layout = batch_inner(images);
         choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, layout)));
     }
-    if let Some(cells) = cells(linear, images) {
-        for (input, output) in [cells, (Layout::RowMajor, Layout::PixelPanel), (Layout::PixelPanel, Layout::PixelPanel)]
-        {
+    if images <= 2 * FEW && linear.output.w >= 4 && !linear.is_vector() && !linear.is_pointwise() {
+        let pixels = Layout::PixelPanel;
+        let whole = border.map_or(Layout::RowMajor, Layout::Inside);
+        let mut layouts = vec![(whole, Layout::RowMajor)];
+        if border.is_some() {
+            layouts.push((whole, pixels));
+        }
+        // With unaligned taps that all read one image, where that stays in the first-level cache.
+        if linear.input.len() <= SMALL {
+            layouts.extend([(Layout::RowMajor, pixels), (pixels, pixels)]);
+        }
+        for (input, output) in layouts {
             let kernels = sparse.into_iter().chain([Kernel::Panel]);
             choices.extend(kernels.map(|kernel| with(kernel, input, output)));
         }
     }
     choices
-}
-
-/// The cells that a convolution reads and writes, where there are few images of some size.
-fn cells(linear: &Linear, images: usize) -> Option<(Layout, Layout)> {
-    let apply = images <= 2 * FEW && linear.output.w >= 4 && !linear.is_vector() && !linear.is_depthwise();
-    apply.then(|| {
-        let (written, read) = Grid::of(linear.output, linear.window);
-        (Layout::Cells(read), Layout::Cells(written))
-    })
 }
 
 fn depthwise_candidates(

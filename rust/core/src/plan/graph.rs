@@ -2,10 +2,10 @@
 
 use crate::argument;
 use crate::error::Result;
-use crate::formats::{Activation, Rows};
+use crate::formats::{Activation, Rows, Window};
 use crate::ops::Shape;
 use crate::ops::linear::{Linear, depthwise};
-use crate::ops::pool::{Reduction, Window};
+use crate::ops::pool::Reduction;
 use crate::ops::relayout::Border;
 
 /// The element type of an edge.
@@ -89,6 +89,12 @@ impl Graph {
     /// An edge.
     pub fn edge(&self, edge: usize) -> Edge {
         self.edges[edge]
+    }
+
+    /// The border of zeros that an edge is known to have.
+    pub fn border_around(&self, edge: usize) -> Option<Border> {
+        let pads = self.nodes.iter().filter(|node| node.output == edge);
+        pads.filter_map(|node| if let Op::Pad(border) = node.op { Some(border) } else { None }).next()
     }
 
     /// Shape of an input image.

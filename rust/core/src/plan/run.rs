@@ -1,12 +1,12 @@
 //! A compiled network: programs for the batch sizes it meets, buffers that calls reuse, and what it can tell of itself.
 
 use super::build::fuse;
-use super::choose::{Choice, Choices, Costs, build, candidates};
+use super::choose::{Choice, Choices, Costs, build, candidates, is_free};
 use super::graph::{Graph, Node, Op};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
-use crate::ops::relayout::{Border, Relayout};
+use crate::ops::relayout::Relayout;
 use crate::ops::{Layout, Operator};
 use crate::simd::{Buffer, Target, peak_flops};
 use std::collections::{BTreeMap, HashMap};
@@ -57,7 +57,7 @@ impl Program {
         for (at, (node, choice)) in graph.nodes().iter().zip(choices).enumerate() {
             let shape = graph.edge(node.input).shape;
             if layout.canonical(shape) != choice.input.canonical(shape) {
-                let relayout = Relayout::new(shape, Border::default(), layout, choice.input, images, target);
+                let relayout = Relayout::of_edge(shape, layout, choice.input, images, target);
                 place = program.push(
                     None,
                     Box::new(relayout),
@@ -67,8 +67,8 @@ impl Program {
                 );
             }
             layout = choice.output;
-            if matches!(node.op, Op::Flatten) {
-                continue; // the same memory under another shape
+            if is_free(node, choice) {
+                continue;
             }
             let operator = build(graph, node, choice, images, target);
             let len = choice.output.buffer_len(graph.edge(node.output).shape, images);
@@ -79,7 +79,7 @@ impl Program {
         match program.steps.last_mut() {
             Some(last) if done => last.output = Place::Output,
             _ => {
-                let relayout = Relayout::new(shape, Border::default(), layout, Layout::RowMajor, images, target);
+                let relayout = Relayout::of_edge(shape, layout, Layout::RowMajor, images, target);
                 let len = Layout::RowMajor.len(shape, images);
                 program.push(None, Box::new(relayout), place, len, (layout, Layout::RowMajor));
                 if let Some(last) = program.steps.last_mut() {

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::executor::{Executor, Sequential, with_threads};
-use crate::formats::{Activation, Rows};
+use crate::formats::{Activation, Rows, Window};
 use crate::naive::{self, Exact, numbers};
-use crate::ops::pool::{Reduction, Window};
+use crate::ops::pool::Reduction;
 use crate::ops::relayout::Border;
 use crate::ops::{Layout, Shape};
 use crate::simd::Target;
@@ -27,7 +27,8 @@ fn check(graph: &Graph, images: usize, reference: &dyn Fn(&[f32]) -> Vec<Exact>)
     for choice in choose::candidates(graph, &nodes[last], images) {
         let mut choices: Choices = Vec::new();
         for node in &nodes[..last] {
-            let plain = Choice { kernel: None, input: Layout::RowMajor, output: Layout::RowMajor };
+            let output = if matches!(choice.input, Layout::Inside(_)) { choice.input } else { Layout::RowMajor };
+            let plain = Choice { kernel: None, input: Layout::RowMajor, output };
             choices.push((node.name.clone(), plain));
         }
         choices.push((nodes[last].name.clone(), choice));

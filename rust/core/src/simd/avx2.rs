@@ -98,13 +98,13 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
-        // SAFETY: see above the impl; the masks leave what lies beyond `n` unread.
+    unsafe fn load_masked(self, a: Self::F32, p: *const f32, mask: u16) -> Self::F32 {
+        // SAFETY: see above the impl; what the masks leave out is not read.
         unsafe {
-            let n = _mm256_set1_epi32(n.min(16) as i32);
-            let low = _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-            let high = _mm256_cmpgt_epi32(n, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
-            (_mm256_maskload_ps(p, low), _mm256_maskload_ps(p.wrapping_add(8), high))
+            let (low, high) = (lanes8(mask as u8), lanes8((mask >> 8) as u8));
+            let x = (_mm256_maskload_ps(p, low), _mm256_maskload_ps(p.wrapping_add(8), high));
+            let select = |a, x, lanes| _mm256_blendv_ps(a, x, _mm256_castsi256_ps(lanes));
+            (select(a.0, x.0, low), select(a.1, x.1, high))
         }
     }
     #[inline(always)]
@@ -175,6 +175,19 @@ impl Vector for Avx2 {
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { (look_up8(window, index.0), look_up8(window, index.1)) }
+    }
+}
+
+/// All bits of the lanes whose bit is set.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn lanes8(mask: u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask as i32), bits), bits)
     }
 }
 

@@ -92,9 +92,9 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
-        // SAFETY: see above the impl; the mask leaves what lies beyond `n` unread.
-        unsafe { _mm512_maskz_loadu_ps(((1u32 << n.min(16)) - 1) as __mmask16, p) }
+    unsafe fn load_masked(self, a: Self::F32, p: *const f32, mask: u16) -> Self::F32 {
+        // SAFETY: see above the impl; what the mask leaves out is not read.
+        unsafe { _mm512_mask_loadu_ps(a, mask, p) }
     }
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> Self::F32 {
@@ -107,9 +107,9 @@ impl Vector for Avx512 {
         unsafe { _mm512_storeu_ps(p, a) }
     }
     #[inline(always)]
-    unsafe fn store_first(self, p: *mut f32, a: Self::F32, n: usize) {
-        // SAFETY: see above the impl; the mask leaves what lies beyond `n` untouched.
-        unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n.min(16)) - 1) as __mmask16, a) }
+    unsafe fn store_masked(self, p: *mut f32, a: Self::F32, mask: u16) {
+        // SAFETY: see above the impl; what the mask leaves out is not touched.
+        unsafe { _mm512_mask_storeu_ps(p, mask, a) }
     }
     #[inline(always)]
     unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {

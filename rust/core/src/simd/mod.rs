@@ -96,6 +96,19 @@ pub trait Vector: Copy + Send + Sync + 'static {
         self.fold_pairs(low, high)
     }
 
+    /// Transposes the 16 lanes of 16 registers.
+    ///
+    /// An element's place is 8 bits: 4 of its register, 4 of its lane. Unzipping two registers that differ in one bit moves
+    /// that bit to the top of the lane and the lane's lowest bit to its place; once for each bit, and register and lane have
+    /// changed places.
+    #[inline(always)]
+    fn transpose(self, tile: &mut [Self::F32; LANES]) {
+        unzip_pairs::<Self, 1>(self, tile);
+        unzip_pairs::<Self, 2>(self, tile);
+        unzip_pairs::<Self, 4>(self, tile);
+        unzip_pairs::<Self, 8>(self, tile);
+    }
+
     /// Loads 16 floats from any address.
     ///
     /// # Safety
@@ -107,9 +120,20 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// `p` is valid for reading `n` floats.
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
-        let mut lanes = [0.0; LANES];
-        // SAFETY: the caller's promise, and the array holds 16.
-        unsafe { std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n.min(LANES)) }
+        // SAFETY: the caller's promise.
+        unsafe { self.load_masked(self.splat(0.0), p, first_lanes(n)) }
+    }
+    /// Loads the lanes whose bit is set; the others keep those of `a`.
+    ///
+    /// # Safety
+    /// `p.wrapping_add(i)` is valid for reading a float for every bit i set; `p` itself may be any address.
+    #[inline(always)]
+    unsafe fn load_masked(self, a: Self::F32, p: *const f32, mask: u16) -> Self::F32 {
+        let mut lanes = self.to_array(a);
+        for (i, lane) in lanes.iter_mut().enumerate().filter(|(i, _)| mask >> i & 1 == 1) {
+            // SAFETY: the caller's promise.
+            *lane = unsafe { *p.wrapping_add(i) };
+        }
         self.with_lanes(lanes)
     }
     /// Stores 16 floats to any address.
@@ -117,15 +141,25 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writing 16 floats.
     unsafe fn store_ptr(self, p: *mut f32, a: Self::F32);
-    /// Stores the first `n` lanes, `n` below 16.
+    /// Stores the first `n` lanes, `n` up to 16.
     ///
     /// # Safety
     /// `p` is valid for writing `n` floats.
     #[inline(always)]
     unsafe fn store_first(self, p: *mut f32, a: Self::F32, n: usize) {
-        let lanes = self.to_array(a);
-        // SAFETY: the caller's promise, and the array holds 16.
-        unsafe { std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(LANES)) }
+        // SAFETY: the caller's promise.
+        unsafe { self.store_masked(p, a, first_lanes(n)) }
+    }
+    /// Stores the lanes whose bit is set.
+    ///
+    /// # Safety
+    /// `p.wrapping_add(i)` is valid for writing a float for every bit i set; `p` itself may be any address.
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut f32, a: Self::F32, mask: u16) {
+        for (i, lane) in self.to_array(a).into_iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1) {
+            // SAFETY: the caller's promise.
+            unsafe { *p.wrapping_add(i) = lane }
+        }
     }
     /// The i-th set bit of `mask` takes `p[i]`; the other lanes are 0.
     ///
@@ -193,6 +227,21 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn with_lanes(self, lanes: [f32; LANES]) -> Self::F32 {
         self.load(&lanes)
     }
+}
+
+/// The step of a transposition for one bit; a loop of constant length, so that the registers stay registers.
+#[inline(always)]
+fn unzip_pairs<V: Vector, const BIT: usize>(v: V, tile: &mut [V::F32; LANES]) {
+    for i in 0..LANES / 2 {
+        let pair = i / BIT * 2 * BIT + i % BIT;
+        (tile[pair], tile[pair + BIT]) = v.unzip(tile[pair], tile[pair + BIT]);
+    }
+}
+
+/// The mask of the first `n` lanes, `n` up to 16.
+#[inline(always)]
+fn first_lanes(n: usize) -> u16 {
+    ((1u32 << n.min(LANES)) - 1) as u16
 }
 
 /// Rows q, q + 4, q + 8 and q + 12 folded to a quarter each. Folding pairs then puts row 4r + q in lane q of quarter r.
@@ -346,11 +395,26 @@ mod tests {
             });
             assert_eq!(v.to_array(v.fold_pairs(x, y)), pairs);
             let rows: [V::F32; LANES] = std::array::from_fn(|i| v.mul(x, v.splat(i as f32)));
+            let mut columns = rows;
+            v.transpose(&mut columns);
+            for (i, &column) in columns.iter().enumerate() {
+                assert_eq!(v.to_array(column), std::array::from_fn(|row| v.to_array(rows[row])[i]));
+            }
             assert_eq!(v.to_array(v.sums(&rows)), std::array::from_fn(|i| v.sum(rows[i])));
             for n in [0, 1, 7, 16] {
                 // SAFETY: an array of 16.
                 let first = unsafe { v.load_first(b.as_ptr(), n) };
                 assert_eq!(v.to_array(first), std::array::from_fn(|i| if i < n { b[i] } else { 0.0 }));
+            }
+            for mask in [0, 1, 0x8000, 0xffff, 0xa5c3, 0x00ff_u16] {
+                let set = |i: usize| mask >> i & 1 == 1;
+                let mut stored = b;
+                // SAFETY: arrays of 16.
+                unsafe { v.store_masked(stored.as_mut_ptr(), x, mask) };
+                assert_eq!(stored, std::array::from_fn(|i| if set(i) { a[i] } else { b[i] }));
+                // SAFETY: as above.
+                let loaded = v.to_array(unsafe { v.load_masked(y, a.as_ptr(), mask) });
+                assert_eq!(loaded, stored);
             }
             let both: Vec<f32> = a.iter().chain(&b).copied().collect();
             let (even, odd) = v.unzip(x, y);

@@ -1,0 +1,181 @@
+//! Convolution of single images, rows of pixels in and out: each is cut into cells, swept, and put together again.
+//!
+//! ```text
+//! for image, rows of cells, bands of filters:            a task
+//!   cut the rows of the input's cells that they read     [channel][row][column][16 cells]
+//!   sweep                                                [filter][row][column][16 cells]
+//!   join the rows of the output's cells                  bias and activation are in them already
+//! ```
+
+use super::cells::{Cut, Grid, Join, Pieces, Planes};
+use super::epilogue::Epilogue;
+use super::panels::Spare;
+use super::shared::Shared;
+use super::sweep::{BAND_ROWS, Geometry, Span, Sweep, bands_a_task, rows_of, sweep_bands};
+use super::{KBlocks, Window};
+use crate::executor::Executor;
+use crate::simd::{LANES, Target, dispatch};
+use std::ops::Range;
+
+/// Floats of the cells of a task, at most about: they stay in the last cache. What tasks cut twice is little beside so many.
+const TASK_LEN: usize = 1 << 20;
+
+/// A convolution of single images, whatever the weights.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    window: Window,
+    input: Planes,
+    output: Planes,
+    read: Grid,
+    written: Grid,
+    cut: Pieces,
+    join: Pieces,
+    /// Rows of the output's cells of a task, at most.
+    rows: usize,
+    /// From channel to channel of the input's cells and of the output's, in floats.
+    steps: (usize, usize),
+    /// The runs of `rows` rows.
+    spans: Vec<Span>,
+}
+
+/// Floats between channels of so many: room for a transposition that only begins in them, and an odd number of lines, so
+/// that a block's channels do not evict each other.
+fn channel_step(floats: usize) -> usize {
+    ((floats / LANES + LANES) | 1) * LANES
+}
+
+impl Convolution {
+    /// A convolution of images in `input` to images in `output`, with a border of zeros above and before them; what lies
+    /// below and behind is as many as the window reads.
+    pub fn new(window: Window, input: Planes, output: Planes, before: (usize, usize)) -> Convolution {
+        let (written, read) = Grid::of(output.size, window);
+        let (cut, join) = (Pieces::new(read, input, before), Pieces::new(written, output, (0, 0)));
+        let row_len = output.channels * written.row_len() + input.channels * read.row_len() * window.stride.0;
+        let rows = (TASK_LEN / row_len.max(1)).clamp(1, written.size.0);
+        let reads = (rows - 1) * window.stride.0 + window.extent().0;
+        let steps = (channel_step(reads * read.row_len()), channel_step(rows * written.row_len()));
+        let mut spans = Vec::new();
+        for y in 0..rows {
+            // Neighbouring outputs read neighbouring inputs only at stride 1.
+            let (runs, lines) = if window.stride.1 == 1 { (1, written.size.1) } else { (written.size.1, 1) };
+            spans.extend((0..runs).map(|run| Span {
+                input: y * window.stride.0 * read.row_len() + run * window.stride.1 * LANES,
+                output: y * written.row_len() + run * LANES,
+                lines,
+            }));
+        }
+        Convolution { window, input, output, read, written, cut, join, rows, steps, spans }
+    }
+
+    /// How the columns of the weights, of this many channels, meet the cells; blocks suit tiles of so many lines.
+    pub fn blocks(&self, channels: usize, tile_lines: usize) -> KBlocks {
+        let Window { size: (rows, columns), stride, dilation } = self.window;
+        let position = |k: usize| {
+            let (channel, y, x) = (k / (rows * columns), k / columns % rows, k % columns);
+            channel * (self.steps.0 / LANES) + y * dilation.0 * self.read.size.1 + x * dilation.1
+        };
+        let positions = (0..channels * rows * columns).map(|k| position(k) as u32).collect();
+        // Taps that lie side by side share their lines.
+        let pixels = tile_lines.min(if stride.1 == 1 { self.written.size.1 } else { 1 });
+        let taps = if stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
+        KBlocks::new(positions, KBlocks::panels(rows * taps).max(1) * rows * columns)
+    }
+
+    /// `y = activation(filters * x + bias)` for `images` images; the filters are in groups of equal size, each over channels
+    /// of its own.
+    ///
+    /// # Panics
+    /// Where a slice does not hold the images, or the filters do not fit: callers check shapes.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a convolution, and where it works")]
+    pub fn run<M: Sweep>(
+        &self,
+        groups: &[M],
+        executor: &dyn Executor,
+        target: Target,
+        spare: &Spare,
+        images: usize,
+        x: &[f32],
+        y: &mut [f32],
+        epilogue: Epilogue<'_>,
+    ) {
+        assert!(x.len() >= images * self.input.len() && y.len() >= images * self.output.len(), "convolution: images");
+        if images == 0 || self.output.is_empty() {
+            return;
+        }
+        let filters: usize = groups.iter().map(Sweep::rows).sum();
+        assert!(filters == self.output.channels, "convolution: the filters do not fit the result");
+        let bias = epilogue.padded_bias(filters);
+        let rows = self.written.size.0;
+        // Tasks of fewer rows would cut most of theirs twice.
+        let overlap = self.window.extent().0.div_ceil(self.window.stride.0);
+        let rows_a_task = if executor.threads() == 1 { rows } else { rows.div_ceil(2 * executor.threads()) };
+        let rows_a_task = rows_a_task.max(overlap - 1).clamp(1, self.rows);
+        let runs = rows.div_ceil(rows_a_task);
+        let bands = if groups.len() == 1 { filters.div_ceil(BAND_ROWS) } else { 1 };
+        let bands_a_task =
+            if images * runs < executor.threads() { bands_a_task(bands, images * runs, executor) } else { bands };
+        let band_tasks = bands.div_ceil(bands_a_task);
+        let result = Shared::new(y);
+        executor.run(images * runs * band_tasks, &|task| {
+            let (image, run) = (task / band_tasks / runs, task / band_tasks % runs);
+            let first = task % band_tasks * bands_a_task;
+            let task = Task {
+                convolution: self,
+                groups,
+                target,
+                image: &x[image * self.input.len()..(image + 1) * self.input.len()],
+                rows: run * rows_a_task..((run + 1) * rows_a_task).min(rows),
+                bands: (groups.len() == 1).then(|| first..(first + bands_a_task).min(bands)),
+                // SAFETY: `y` holds the images.
+                result: unsafe { result.get().add(image * self.output.len()) },
+                bias: &bias,
+                epilogue,
+            };
+            task.run(spare);
+        });
+    }
+}
+
+/// Some rows of cells of one image.
+struct Task<'a, M> {
+    convolution: &'a Convolution,
+    groups: &'a [M],
+    target: Target,
+    image: &'a [f32],
+    rows: Range<usize>,
+    /// Bands of filters, of one group; `None` for all filters.
+    bands: Option<Range<usize>>,
+    result: *mut f32,
+    bias: &'a [f32],
+    epilogue: Epilogue<'a>,
+}
+
+impl<M: Sweep> Task<'_, M> {
+    fn run(self, spare: &Spare) {
+        let Task { groups, target, bias, epilogue, .. } = self;
+        let Convolution { window, input, output, steps, .. } = *self.convolution;
+        let Convolution { cut, join, rows: most, spans, .. } = self.convolution;
+        let cells_len = input.channels * steps.0;
+        let mut memory = spare.take(cells_len + output.channels * steps.1);
+        let (cells, swept) = memory.split_at_mut(cells_len);
+
+        let Range { start, end } = self.rows;
+        let rows = start * window.stride.0..(end - 1) * window.stride.0 + window.extent().0;
+        dispatch(target, Cut { pieces: cut, rows, image: self.image, cells, channel_step: steps.0 });
+
+        let spans = &spans[..spans.len() / most * (end - start)];
+        let geometry = Geometry { unit: LANES, row_stride: steps.1, spans };
+        let (channels, filters) = (input.channels / groups.len(), output.channels / groups.len());
+        for (group, matrix) in groups.iter().enumerate() {
+            let bands = self.bands.clone().unwrap_or(0..filters.div_ceil(BAND_ROWS));
+            let (cells, swept) = (&cells[group * channels * steps.0..], &mut swept[group * filters * steps.1..]);
+            sweep_bands(matrix, target, &geometry, bands, cells, swept, &bias[group * filters..], epilogue.activation);
+        }
+
+        // Tasks write disjoint rows and bands of filters.
+        let channels = self.bands.map_or(0..output.channels, |bands| rows_of(&bands, output.channels));
+        let (cells, image) = (&*swept, self.result);
+        dispatch(target, Join { pieces: join, rows: start..end, channels, cells, channel_step: steps.1, image });
+        spare.put(memory);
+    }
+}
