@@ -179,3 +179,99 @@ impl<M: Sweep> Task<'_, M> {
         spare.put(memory);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::with_threads;
+    use crate::formats::{Activation, Block, Format, Pack, Pattern, Rows};
+    use crate::naive::{self, numbers};
+    use crate::ops::Shape;
+    use crate::ops::relayout::Border;
+
+    /// Images of one kind, a border around them, a window over them.
+    #[derive(Debug, Clone, Copy)]
+    struct Case {
+        image: (usize, usize, usize),
+        images: usize,
+        border: Border,
+        window: Window,
+        filters: usize,
+        groups: usize,
+        density: f64,
+        activation: Activation,
+    }
+
+    /// Any number of threads: the same bits, within the bound of the definition; between rows there are zeros.
+    fn check<M: Sweep + Pack + Format>(case: Case) {
+        let Case { image: (c, h, w), images, border, window, filters, groups, density, activation } = case;
+        let shape = Shape { c, h, w };
+        let outer = border.around(shape);
+        let (rows, columns) = window.over(outer.h, outer.w);
+        let k = c / groups * window.size.0 * window.size.1;
+        let weights = Rows::from_dense(filters, k, &numbers(filters * k, density, 1)).unwrap();
+        let bias = numbers(filters, 1.0, 2);
+        let x = numbers(images * shape.len(), 1.0, 3);
+        let wanted = x
+            .chunks(shape.len())
+            .flat_map(|x| naive::conv2d((&weights, &bias), (window, groups), border, (shape, x), activation));
+        let wanted: Vec<_> = wanted.collect();
+        let input = Planes { channels: c, size: (h, w), pitch: w };
+        for pitch in [columns, columns.next_multiple_of(LANES)] {
+            let output = Planes { channels: filters, size: (rows, columns), pitch };
+            let convolution = Convolution::new(window, input, output, (border.top, border.left));
+            for target in Target::available() {
+                let blocks = convolution.blocks(c / groups, M::tile_lines(target.registers()));
+                let rows_a_group = filters / groups;
+                let part = |group: usize| weights.part(group * rows_a_group..(group + 1) * rows_a_group);
+                let matrices: Vec<M> = (0..groups).map(|group| M::pack(&part(group), blocks.clone())).collect();
+                let mut first: Option<Vec<f32>> = None;
+                for threads in [1, 2, 3, 8] {
+                    let mut y = vec![f32::NAN; images * output.len()];
+                    let (spare, epilogue) = (Spare::default(), Epilogue { bias: Some(&bias), activation });
+                    convolution.run(&matrices, &*with_threads(threads), target, &spare, images, &x, &mut y, epilogue);
+                    for (row, wanted) in y.chunks(pitch).zip(wanted.chunks(columns)) {
+                        assert!(wanted.iter().zip(row).all(|(wanted, &y)| wanted.allows(y)), "{case:?} {target:?}");
+                        assert!(row[columns..].iter().all(|&y| y == 0.0), "{case:?}");
+                    }
+                    let bits = first.get_or_insert_with(|| y.clone());
+                    assert!(bits.iter().zip(&y).all(|(a, b)| a.to_bits() == b.to_bits()), "{case:?} {threads} threads");
+                }
+            }
+        }
+    }
+
+    const CASE: Case = Case {
+        image: (3, 14, 14),
+        images: 1,
+        border: Border { top: 1, left: 1, bottom: 1, right: 1 },
+        window: Window { size: (3, 3), stride: (1, 1), dilation: (1, 1) },
+        filters: 20,
+        groups: 1,
+        density: 0.3,
+        activation: Activation::Relu,
+    };
+
+    #[test]
+    fn tasks_of_rows_and_bands_agree_with_the_definition() {
+        check::<Pattern>(CASE);
+        check::<Block<8>>(Case { image: (2, 7, 7), images: 2, filters: 300, ..CASE });
+        check::<Pattern>(Case { image: (4, 19, 23), groups: 2, filters: 18, activation: Activation::Tanh, ..CASE });
+        let window = Window { size: (3, 2), stride: (2, 3), dilation: (2, 1) };
+        check::<Pattern>(Case {
+            image: (2, 33, 50),
+            border: Border { top: 2, left: 0, bottom: 0, right: 1 },
+            window,
+            ..CASE
+        });
+        let window = Window { size: (1, 1), stride: (3, 3), dilation: (1, 1) };
+        check::<Pattern>(Case { image: (2, 64, 70), border: Border::default(), window, filters: 5, ..CASE });
+        check::<Pattern>(Case { image: (1, 3, 17), border: Border { top: 4, left: 5, bottom: 3, right: 2 }, ..CASE });
+    }
+
+    /// So large that one thread takes an image in several tasks.
+    #[test]
+    fn large_images() {
+        check::<Pattern>(Case { image: (24, 224, 150), filters: 24, density: 0.01, ..CASE });
+    }
+}
