@@ -10,6 +10,7 @@ pub mod linear;
 pub mod pointwise;
 pub mod pool;
 pub mod relayout;
+pub mod winograd;
 
 pub use layout::{Layout, Shape};
 

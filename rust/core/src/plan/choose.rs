@@ -13,6 +13,7 @@ use crate::ops::elementwise::{Activate, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::Pool;
 use crate::ops::relayout::{Border, Relayout};
+use crate::ops::winograd::Winograd;
 use crate::ops::{Layout, Operator, Shape};
 use crate::simd::{Buffer, LANES, Target};
 use std::collections::{BTreeMap, HashMap};
@@ -160,6 +161,7 @@ impl<'a> Costs<'a> {
                 let rows = rows / linear.groups as f64;
                 all * (rows / LANES as f64).ceil() * LANES as f64 / rows.max(1.0) * 1.15
             }
+            Kernel::Winograd => Winograd::macs(linear) * images,
             Kernel::Gemm => all * 1.15 + 100_000.0,
             Kernel::Panel => all * 1.2,
             Kernel::Depthwise => all * 2.0,
@@ -322,6 +324,9 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
         return depthwise_candidates(linear, images, with);
     }
     let mut choices = vec![with(Kernel::Direct, Layout::ChannelsLast, Layout::ChannelsLast)];
+    if Winograd::applies(linear) {
+        choices.push(with(Kernel::Winograd, Layout::ChannelsLast, Layout::ChannelsLast));
+    }
     if linear.is_vector() && linear.groups == 1 {
         choices.push(with(Kernel::Gemm, Layout::RowMajor, Layout::RowMajor));
         if images <= 2 * FEW {

@@ -1,0 +1,230 @@
+//! Dense 3×3 convolutions by Winograd's minimal filtering F(4×4, 3×3): a quarter of the multiplications (Lavin & Gray,
+//! *Fast Algorithms for Convolutional Neural Networks*, arXiv 1509.09308).
+//!
+//! ```text
+//! output    tiles of 4 × 4 pixels; each reads a patch of 6 × 6, which overlaps its neighbours' by 2
+//! V         [row of tiles][36 points][tile][channel]       V = Bᵀ d B of every patch d
+//! U         36 matrices (outputs, channels)                U = G g Gᵀ of every filter g, at packing, in float64
+//! M         [36 points][tile][output]
+//!
+//! for chunk of rows of tiles, whose V and M stay in the second-level cache:
+//!   V = Bᵀ d B                                   channels in the lanes
+//!   for each of the 36 points: M = V · Uᵀ        outputs in the lanes, as `formats::Direct`
+//!   y = Aᵀ M A                                   outputs in the lanes
+//! ```
+
+mod transform;
+
+use super::linear::{Linear, sequential_if_small};
+use super::{Operator, Shape};
+use crate::executor::{Executor, Sequential, default_threads, for_each_chunk, map};
+use crate::formats::Direct;
+use crate::formats::direct::Pixels;
+use crate::simd::{Buffer, LANES, Target, dispatch};
+use std::ops::Range;
+use std::sync::Mutex;
+use transform::{Gather, Scatter};
+
+/// Rows and columns of a tile.
+const TILE: usize = 4;
+
+/// Points at which patches and filters are multiplied.
+const POINTS: usize = 36;
+
+/// The point whose product reaches every output once: sums start from the bias there.
+const BIASED: usize = 7;
+
+/// A dense 3×3 convolution of stride 1, channels last in and out.
+pub struct Winograd {
+    layer: Linear,
+    /// U, one matrix a point, rows filled up to whole registers.
+    products: Vec<Direct>,
+    /// What the sums of a point start from: zeros, or the bias.
+    starts: [Buffer; 2],
+    images: usize,
+    /// Rows of tiles of an image, and tiles in a row.
+    grid: (usize, usize),
+    /// The rows of tiles that are done together, counted over all images.
+    chunks: Vec<Range<usize>>,
+    target: Target,
+}
+
+impl Winograd {
+    /// Whether a layer can run this way, with channels enough that it may pay.
+    pub fn applies(layer: &Linear) -> bool {
+        let window = layer.window;
+        let plain = (window.size, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1)) && layer.groups == 1;
+        plain && layer.input.c >= LANES && layer.output.c >= LANES
+    }
+
+    /// What one image costs, in the multiply-adds of a product.
+    pub fn macs(layer: &Linear) -> f64 {
+        let tiles = layer.output.h.div_ceil(TILE) * layer.output.w.div_ceil(TILE);
+        let (from, to) = (layer.input.c, layer.output.c.next_multiple_of(LANES));
+        // Either transform costs about as much as 6 multiply-adds of a value.
+        (tiles * POINTS) as f64 * (1.15 * (from * to) as f64 + 6.0 * (from + to) as f64)
+    }
+
+    /// Packs the layer's weights, for a batch of `images`.
+    pub fn new(layer: &Linear, images: usize, target: Target) -> Winograd {
+        let (filters, channels) = (layer.weights.rows(), layer.input.c);
+        let rows = filters.next_multiple_of(LANES);
+        let mut points = vec![vec![0.0; rows * channels]; POINTS];
+        let mut filter = vec![[0.0; 9]; channels];
+        for row in 0..filters {
+            filter.fill([0.0; 9]);
+            for (column, w) in layer.weights.row(row) {
+                filter[column / 9][column % 9] = f64::from(w);
+            }
+            for (channel, g) in filter.iter().enumerate() {
+                for (point, u) in points.iter_mut().zip(transform::filter(g)) {
+                    point[row * channels + channel] = u as f32;
+                }
+            }
+        }
+        let mut bias = Buffer::zeroed(rows);
+        if let Some(from) = &layer.bias {
+            bias[..filters].copy_from_slice(from);
+        }
+        let grid = (layer.output.h.div_ceil(TILE), layer.output.w.div_ceil(TILE));
+        let widths = (channels.next_multiple_of(LANES), rows);
+        Winograd {
+            layer: layer.without_weights(),
+            products: points.iter().map(|point| Direct::pack(rows, channels, point, target)).collect(),
+            starts: [Buffer::zeroed(rows), bias],
+            images,
+            grid,
+            chunks: chunks(grid, images, widths),
+            target,
+        }
+    }
+
+    /// Floats between the points of a row of tiles in V. They are never a power of two apart: such lines evict each other.
+    fn plane(&self) -> usize {
+        self.grid.1 * self.layer.input.c.next_multiple_of(LANES) + LANES
+    }
+
+    /// Floats of V and of M for so many rows of tiles.
+    fn floats(&self, rows: usize) -> (usize, usize) {
+        let outputs = self.layer.output.c.next_multiple_of(LANES);
+        (rows * POINTS * self.plane(), POINTS * (rows * self.grid.1 * outputs + LANES))
+    }
+
+    /// Floats that one chunk works in.
+    fn slot(&self) -> usize {
+        let (v, m) = self.floats(self.chunks.iter().map(Range::len).max().unwrap_or(0));
+        v + m
+    }
+
+    /// The chunks that can be worked on at once.
+    fn slots(&self) -> usize {
+        self.chunks.len().min(default_threads())
+    }
+
+    /// One chunk; `output` is what it writes, `scratch` a slot.
+    fn chunk(&self, executor: &dyn Executor, rows: Range<usize>, input: &[f32], output: &mut [f32], scratch: &mut [f32]) {
+        let Linear { input: from, output: to, .. } = self.layer;
+        let (down, across) = self.grid;
+        let (plane, target) = (self.plane(), self.target);
+        let (len, products) = self.floats(rows.len());
+        let (patches, rest) = scratch.split_at_mut(len);
+        for_each_chunk(executor, patches, POINTS * plane, &|at, patches| {
+            let (image, row) = ((rows.start + at) / down, (rows.start + at) % down);
+            let image = &input[image * from.len()..][..from.len()];
+            dispatch(target, Gather { shape: from, row, tiles: across, image, to: patches, plane });
+        });
+        let outputs = to.c.next_multiple_of(LANES);
+        let pixels = Pixels {
+            images: 1,
+            output: (rows.len(), across),
+            image_step: 0,
+            row_step: POINTS * plane,
+            column_step: from.c.next_multiple_of(LANES),
+            output_step: outputs,
+            segments: (1, 1),
+            segment: from.c,
+            segment_steps: (0, 0),
+        };
+        let products = &mut rest[..products];
+        let point_len = products.len() / POINTS;
+        for_each_chunk(executor, products, point_len, &|point, product| {
+            let start = &self.starts[usize::from(point == BIASED)];
+            self.products[point].multiply(&pixels, &patches[point * plane..], product, start);
+        });
+        let products = &*products;
+        let rows = output.chunks_mut(to.len()).flat_map(|image| image.chunks_mut(TILE * to.w * to.c));
+        map(executor, rows.enumerate().collect(), |(at, rows)| {
+            let scatter = Scatter {
+                channels: to.c,
+                columns: to.w,
+                tiles: across,
+                first: at * across,
+                from: products,
+                plane: point_len,
+                activation: self.layer.activation,
+                to: rows,
+            };
+            dispatch(target, scatter);
+        });
+    }
+}
+
+/// Floats of V and M that a chunk should hold at most.
+const CHUNK: usize = 150_000;
+
+/// Cuts the rows of tiles of all images into chunks: whole images, or equal parts of one.
+fn chunks((down, across): (usize, usize), images: usize, widths: (usize, usize)) -> Vec<Range<usize>> {
+    let most: usize = std::env::var("WINO_CHUNK").ok().and_then(|x| x.parse().ok()).unwrap_or(CHUNK);
+    let most = (most / (POINTS * across * (widths.0 + widths.1)).max(1)).max(1);
+    if down <= most {
+        let most = (most / down.max(1)).max(1);
+        let count = images.div_ceil(most);
+        return (0..count).map(|at| at * images / count * down..(at + 1) * images / count * down).collect();
+    }
+    let count = down.div_ceil(most);
+    let part = |image: usize| (0..count).map(move |at| image * down + at * down / count..image * down + (at + 1) * down / count);
+    (0..images).flat_map(part).collect()
+}
+
+impl Operator for Winograd {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], scratch: &mut [f32]) {
+        let Shape { c, h, w } = self.layer.output;
+        let executor = sequential_if_small(executor, self.layer.macs() * self.images / 4);
+        let slot = self.slot();
+        let mut rest = &mut output[..self.images * c * h * w];
+        let mut parts = Vec::with_capacity(self.chunks.len());
+        for chunk in &self.chunks {
+            let place = |row: usize| row / self.grid.0 * h + (row % self.grid.0 * TILE).min(h);
+            let (part, behind) = rest.split_at_mut((place(chunk.end) - place(chunk.start)) * w * c);
+            parts.push((chunk.clone(), part));
+            rest = behind;
+        }
+        if executor.threads() == 1 || parts.len() >= 2 * executor.threads() {
+            let slots = self.slots().min(executor.threads());
+            let parts = Mutex::new(parts.into_iter());
+            for_each_chunk(executor, &mut scratch[..slots * slot], slot, &|_, scratch| {
+                loop {
+                    let next = parts.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+                    let Some((rows, output)) = next else { break };
+                    self.chunk(&Sequential, rows, input, output, scratch);
+                }
+            });
+        } else {
+            for (rows, output) in parts {
+                self.chunk(executor, rows, input, output, &mut scratch[..slot]);
+            }
+        }
+    }
+
+    fn scratch(&self) -> usize {
+        self.slots() * self.slot()
+    }
+
+    fn kernel(&self) -> String {
+        format!("winograd_f32_4x3__{}", self.target.name())
+    }
+
+    fn nbytes(&self) -> usize {
+        self.products.iter().map(Direct::nbytes).sum()
+    }
+}
