@@ -250,7 +250,7 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
         choices
     };
     match &node.op {
-        Op::Linear(linear) => linear_candidates(linear, images),
+        Op::Linear(linear) => linear_candidates(linear, images, graph.allows_winograd()),
         Op::Pool { .. } | Op::Activation(_) | Op::Scale { .. } => same(layouts(input, images)),
         Op::Softmax => vec![plain(Layout::RowMajor, Layout::RowMajor)],
         Op::Flatten => same(
@@ -313,7 +313,7 @@ fn batch_inner(images: usize) -> Layout {
     Layout::BatchInner { lines: images.div_ceil(LANES).clamp(1, 4) }
 }
 
-fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
+fn linear_candidates(linear: &Linear, images: usize, winograd: bool) -> Vec<Choice> {
     let with = |kernel, input: Layout, output: Layout| Choice {
         kernel: Some(kernel),
         input: input.canonical(linear.input),
@@ -324,7 +324,7 @@ fn linear_candidates(linear: &Linear, images: usize) -> Vec<Choice> {
         return depthwise_candidates(linear, images, with);
     }
     let mut choices = vec![with(Kernel::Direct, Layout::ChannelsLast, Layout::ChannelsLast)];
-    if Winograd::applies(linear) {
+    if winograd && Winograd::applies(linear) {
         choices.push(with(Kernel::Winograd, Layout::ChannelsLast, Layout::ChannelsLast));
     }
     if linear.is_vector() && linear.groups == 1 {
