@@ -36,7 +36,7 @@ def conv2d(x, weight, bias, strides, pads, dilation=(1, 1), groups=1):
 
 
 def winograd_bound(x, weight, bias, pads):
-    """How far float32 Winograd F(4x4, 3x3) may lie from `conv2d` at stride 1; see rust/core/src/ops/winograd.rs."""
+    """How far F(4x4, 3x3) in float32 may lie from `conv2d`: the bound of rust/core/src/ops/winograd.rs."""
     points = np.array([0, 1, -1, 2, -2])
     output = np.c_[points ** np.arange(4)[:, None], [0, 0, 0, 1]]
     filters = np.array([[6, 0, 0], [4, 4, 4], [4, 4, 4], [1, 2, 4], [1, 2, 4], [0, 0, 24]]) / 24

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-import reference
 
+import reference
 import secateur as sc
 from secateur import nn
 from secateur.compiler import describe

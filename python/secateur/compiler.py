@@ -53,9 +53,10 @@ def compile(
         Batch sizes that it does not hold are timed.
     winograd : bool, default=True
         Whether 3x3 convolutions of stride 1 with 16 channels and filters or more may run dense by Winograd's
-        algorithm F(4x4, 3x3) [1]_, where that is fastest. Its rounding errors are some ten times those of a
-        direct convolution, and bounded by the size of the whole 6x6 patch that a tile of 4x4 outputs
-        reads; without it, every result is within the elementwise bound of a sum of its terms.
+        algorithm F(4x4, 3x3) [1]_, where that is fastest. With random data, its rounding errors are four to
+        five times those of a direct convolution; they are bounded by the size of the whole 6x6 patch that a
+        tile of 4x4 outputs reads. Without it, results are within the elementwise bound of a sum of their
+        terms.
 
     Returns
     -------

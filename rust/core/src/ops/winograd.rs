@@ -23,8 +23,8 @@
 //! ```
 //!
 //! over the whole 6 × 6 patch d of the output's tile. In norms: |error| ≤ γ_{C+12} · (κ · C · max|g| · max|d| + |bias|), where κ
-//! is 256 at a tile's first output and 2304 = 48² at its last; a direct convolution has 9. With random data errors are some
-//! ten times those of a direct convolution.
+//! is 256 at a tile's first output and 2304 = 48² at its last; a direct convolution has 9. With random data, errors are four to
+//! five times those of a direct convolution (root mean square; the largest up to nine times).
 
 #[cfg(test)]
 mod tests;
@@ -72,12 +72,13 @@ impl Winograd {
         plain && layer.input.c >= LANES && layer.output.c >= LANES
     }
 
-    /// What one image costs, in the multiply-adds of a product.
-    pub fn macs(layer: &Linear) -> f64 {
-        let tiles = layer.output.h.div_ceil(TILE) * layer.output.w.div_ceil(TILE);
+    /// What `images` cost, in multiply-adds of a dense convolution.
+    pub fn macs(layer: &Linear, images: usize) -> f64 {
+        let tiles = images * layer.output.h.div_ceil(TILE) * layer.output.w.div_ceil(TILE);
         let (from, to) = (layer.input.c, layer.output.c.next_multiple_of(LANES));
-        // Either transform costs about as much as 6 multiply-adds of a value.
-        (tiles * POINTS) as f64 * (1.15 * (from * to) as f64 + 6.0 * (from + to) as f64)
+        // Either transform costs about as much as 6 multiply-adds of a value, and to read a value of U as 5.
+        let weights = (POINTS * from * to) as f64;
+        tiles as f64 * (1.15 * weights + (6 * POINTS * (from + to)) as f64) + 5.0 * weights
     }
 
     /// Packs the layer's weights, for a batch of `images`.
@@ -114,15 +115,16 @@ impl Winograd {
         }
     }
 
-    /// Floats between the points of a row of tiles in V. They are never a power of two apart: such lines evict each other.
+    /// Floats between the points of a row of tiles in V: an odd number of lines, since lines that lie a power of two apart evict
+    /// each other.
     fn plane(&self) -> usize {
-        self.grid.1 * self.layer.input.c.next_multiple_of(LANES) + LANES
+        (self.grid.1 * self.layer.input.c.div_ceil(LANES) | 1) * LANES
     }
 
     /// Floats of V and of M for so many rows of tiles.
     fn floats(&self, rows: usize) -> (usize, usize) {
-        let outputs = self.layer.output.c.next_multiple_of(LANES);
-        (rows * POINTS * self.plane(), POINTS * (rows * self.grid.1 * outputs + LANES))
+        let product = (rows * self.grid.1 * self.layer.output.c.div_ceil(LANES) | 1) * LANES;
+        (rows * POINTS * self.plane(), POINTS * product)
     }
 
     /// Floats that one chunk works in.

@@ -161,7 +161,7 @@ impl<'a> Costs<'a> {
                 let rows = rows / linear.groups as f64;
                 all * (rows / LANES as f64).ceil() * LANES as f64 / rows.max(1.0) * 1.15
             }
-            Kernel::Winograd => Winograd::macs(linear) * images,
+            Kernel::Winograd => Winograd::macs(linear, self.images),
             Kernel::Gemm => all * 1.15 + 100_000.0,
             Kernel::Panel => all * 1.2,
             Kernel::Depthwise => all * 2.0,
