@@ -118,12 +118,12 @@ impl Winograd {
     /// Floats between the points of a row of tiles in V: an odd number of lines, since lines that lie a power of two apart evict
     /// each other.
     fn plane(&self) -> usize {
-        (self.grid.1 * self.layer.input.c.div_ceil(LANES) | 1) * LANES
+        ((self.grid.1 * self.layer.input.c.div_ceil(LANES)) | 1) * LANES
     }
 
     /// Floats of V and of M for so many rows of tiles.
     fn floats(&self, rows: usize) -> (usize, usize) {
-        let product = (rows * self.grid.1 * self.layer.output.c.div_ceil(LANES) | 1) * LANES;
+        let product = ((rows * self.grid.1 * self.layer.output.c.div_ceil(LANES)) | 1) * LANES;
         (rows * POINTS * self.plane(), POINTS * product)
     }
 

@@ -18,9 +18,12 @@ fn cases(most: u32) -> ProptestConfig {
     ProptestConfig::with_cases(asked.map_or(most, |asked: u32| asked.min(most * 20)))
 }
 
+/// What an image's results are, and how far a kernel may be from them.
+type Reference<'a> = &'a dyn Fn(Option<Kernel>, &[f32]) -> Vec<Exact>;
+
 /// Runs every candidate of the last node on every target, with 1 and 3 threads, and checks each image against what the
 /// reference allows that kernel.
-fn check(graph: &Graph, images: usize, reference: &dyn Fn(Option<Kernel>, &[f32]) -> Vec<Exact>) {
+fn check(graph: &Graph, images: usize, reference: Reference) {
     let (input, output) = (graph.input().len(), graph.output().len());
     let x = numbers(images * input, 1.0, 99);
     let wanted = |kernel| -> Vec<Vec<Exact>> { x.chunks(input.max(1)).map(|x| reference(kernel, x)).collect() };
