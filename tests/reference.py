@@ -35,6 +35,36 @@ def conv2d(x, weight, bias, strides, pads, dilation=(1, 1), groups=1):
     return y if bias is None else y + np.asarray(bias, np.float64)[:, None, None]
 
 
+def winograd_bound(x, weight, bias, pads):
+    """How far F(4x4, 3x3) in float32 may lie from `conv2d`: the bound of rust/core/src/ops/winograd.rs."""
+    points = np.array([0, 1, -1, 2, -2])
+    output = np.c_[points ** np.arange(4)[:, None], [0, 0, 0, 1]]
+    filters = np.array([[6, 0, 0], [4, 4, 4], [4, 4, 4], [1, 2, 4], [1, 2, 4], [0, 0, 24]]) / 24
+    inputs = np.array(
+        [
+            [4, 0, 5, 0, 1, 0],
+            [0, 4, 4, 1, 1, 0],
+            [0, 4, 4, 1, 1, 0],
+            [0, 2, 1, 2, 1, 0],
+            [0, 2, 1, 2, 1, 0],
+            [0, 4, 0, 5, 0, 1],
+        ]
+    )
+    top, left, bottom, right = pads
+    h, w = (x.shape[2] + top + bottom - 2, x.shape[3] + left + right - 2)
+    wide = (top, left, bottom + -h % 4, right + -w % 4)
+    patches = abs(windows(x, (6, 6), (4, 4), wide))
+    products = np.einsum(
+        "pi,ncyxij,qj,pk,ockl,ql->noyxpq",
+        *(inputs, patches, inputs, filters, abs(np.asarray(weight, np.float64)), filters),
+        optimize=True,
+    )
+    sums = np.einsum("ap,noyxpq,bq->noyaxb", abs(output), products, abs(output), optimize=True)
+    size = sums.reshape(*sums.shape[:2], 4 * sums.shape[2], -1)[:, :, :h, :w] + abs(bias)[:, None, None]
+    count = (weight.shape[1] + 12) * 2.0**-24
+    return count / (1 - count) * size
+
+
 def max_pool(x, size, strides, pads):
     """The maximum of every window."""
     return windows(x, size, strides, pads, -np.inf).max(axis=(4, 5))

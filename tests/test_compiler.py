@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+import reference
 import secateur as sc
 from secateur import nn
 from secateur.compiler import describe
@@ -99,6 +100,36 @@ def test_descriptions_without_dilation_and_groups_mean_one():
     x = np.random.default_rng(0).standard_normal((2, 2, 16, 18), dtype=np.float32)
     plans = [sc.Plan(input_shape, nodes, [2], timed=False) for nodes in (old, description)]
     assert np.array_equal(plans[0](x), plans[1](x))
+
+
+@pytest.mark.parametrize("target", sc._core.cpu_targets())
+def test_wide_convolutions_run_by_winograds_algorithm(target, tmp_path):
+    model = nn.Sequential([nn.Conv2D(40, 3, padding="same")]).build((64, 14, 17), random_state=0)
+    rng = np.random.default_rng(0)
+    layer = model.layers[0]
+    weight, bias = layer.params["weight"], rng.standard_normal(40, dtype=np.float32)
+    layer.set_weights([weight, bias])
+    # By the cost model, which does not depend on the day.
+    plan = sc.Plan(*describe(model), [1, 2], target=target, timed=False)
+    sc.save(plan, tmp_path / "plan.safetensors")
+    for n in (1, 2):
+        kernels = [row["kernel"] for row in plan.report(n, dense=False)]
+        assert f"winograd_f32_4x3__{target}" in kernels
+        x = rng.standard_normal((n, 64, 14, 17), dtype=np.float32)
+        error = abs(plan(x) - reference.conv2d(x, weight, bias, (1, 1), layer.pads))
+        assert (error <= reference.winograd_bound(x, weight, bias, layer.pads)).all()
+    timed = sc.compile(model, batch=1, target=target, choices=plan.choices)
+    assert np.array_equal(timed(x[:1]), plan(x[:1]))
+    if target == sc.cpu_target():
+        assert np.array_equal(sc.load(tmp_path / "plan.safetensors")(x), plan(x))
+    # Without it: no choice, no replay, and a file says so.
+    without = sc.compile(model, batch=1, target=target, winograd=False)
+    assert "winograd" not in json.dumps(without.choices) and not without.winograd
+    with pytest.raises(ValueError, match="cannot run"):
+        sc.compile(model, batch=1, target=target, choices=plan.choices, winograd=False)
+    sc.save(without, tmp_path / "without.safetensors")
+    loaded = sc.load(tmp_path / "without.safetensors").tune()
+    assert "winograd" not in json.dumps(loaded.choices) and not loaded.winograd
 
 
 def test_a_plan_keeps_its_own_weights():

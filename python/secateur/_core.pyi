@@ -169,6 +169,7 @@ class Graph:
         target: str | None,
         choices: str | None,
         timed: bool,
+        winograd: bool,
     ) -> CompiledPlan: ...
 
 @final

@@ -27,6 +27,7 @@ def compile(
     threads: int | None = None,
     target: str | None = None,
     choices: Mapping[str, Any] | None = None,
+    winograd: bool = True,
 ) -> Plan:
     """Compile a model into a plan that runs each layer the way that is measured to be fastest.
 
@@ -50,6 +51,12 @@ def compile(
     choices : mapping, optional
         The ``choices`` of another plan of the same network, to be taken as they are instead of timing.
         Batch sizes that it does not hold are timed.
+    winograd : bool, default=True
+        Whether 3x3 convolutions of stride 1 with 16 channels and filters or more may run dense by Winograd's
+        algorithm F(4x4, 3x3) [1]_, where that is fastest. With random data, its rounding errors are four to
+        five times those of a direct convolution; they are bounded by the size of the whole 6x6 patch that a
+        tile of 4x4 outputs reads. Without it, results are within the elementwise bound of a sum of their
+        terms.
 
     Returns
     -------
@@ -62,6 +69,10 @@ def compile(
     ValueError
         A model that is not built, no or non-positive batch sizes, an unknown target, or choices that do
         not fit.
+
+    References
+    ----------
+    .. [1] A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 
     Examples
     --------
@@ -80,7 +91,9 @@ def compile(
         raise ValueError(f"threads: expected 1 to 1024, got {threads!r}")
     input_shape, description = describe(model)
     sizes = sorted({int(size) for size in batches})
-    return Plan(input_shape, description, sizes, threads=threads, target=target, choices=choices)
+    return Plan(
+        input_shape, description, sizes, threads=threads, target=target, choices=choices, winograd=winograd
+    )
 
 
 class Plan:
@@ -94,7 +107,7 @@ class Plan:
         The network, a dict a node (see `describe`).
     batch : sequence of int
         Batch sizes to choose for.
-    threads, target, choices
+    threads, target, choices, winograd
         As for :func:`compile`.
     timed : bool, default=True
         Whether choices that are not given are timed, or taken from the cost model.
@@ -105,6 +118,8 @@ class Plan:
         What was chosen, for each batch size; JSON types only.
     batch : list of int
         The batch sizes chosen for.
+    winograd : bool
+        Whether Winograd's algorithm may be chosen.
     """
 
     def __init__(
@@ -116,14 +131,16 @@ class Plan:
         threads: int | None = None,
         target: str | None = None,
         choices: Mapping[str, Any] | None = None,
+        winograd: bool = True,
         timed: bool = True,
     ) -> None:
         self.input_shape = tuple(input_shape)
         self.description = description
         self.batch = list(batch)
+        self.winograd = bool(winograd)
         graph = _graph(self.input_shape, description)
         given = None if choices is None else json.dumps(dict(choices))
-        self._plan = graph.compile(self.batch, threads, target, given, timed)
+        self._plan = graph.compile(self.batch, threads, target, given, timed, self.winograd)
 
     def __call__(self, x: ArrayLike, *, check_finite: bool = False) -> NDArray[np.float32]:
         """Run a batch.

@@ -295,6 +295,7 @@ def _dump_plan(plan: Plan) -> Contents:
         "batch": plan.batch,
         "threads": plan.threads,
         "choices": plan.choices,
+        "winograd": plan.winograd,
         "cpu": cpu_signature(plan.target),
     }
     # Weights that are -0.0 are as absent as those that are 0.0.
@@ -319,6 +320,7 @@ def _restore_plan(contents: Contents) -> Plan:
         description["batch"],
         threads=description["threads"],
         choices=description["choices"] if known else None,
+        winograd=description.get("winograd", True),  # files from before it existed do not have it
         timed=False,
     )
 

@@ -94,6 +94,79 @@ pub fn conv2d(
     })
 }
 
+/// Bᵀ, G and Aᵀ of Winograd's F(4×4, 3×3).
+const INPUT: [[f64; 6]; 6] = [
+    [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
+    [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
+    [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
+    [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
+    [0.0, 2.0, -1.0, -2.0, 1.0, 0.0],
+    [0.0, 4.0, 0.0, -5.0, 0.0, 1.0],
+];
+const FILTER: [[f64; 3]; 6] = [
+    [1.0 / 4.0, 0.0, 0.0],
+    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [0.0, 0.0, 1.0],
+];
+const OUTPUT: [[f64; 6]; 4] = [
+    [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+    [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
+    [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+    [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
+];
+
+/// |a| · |x| · |a|ᵀ.
+fn sizes<const N: usize, const M: usize>(a: &[[f64; N]; M], x: &[[f64; N]; N]) -> [[f64; M]; M] {
+    let entry = |i: usize, j: usize| {
+        let terms = (0..N * N).map(|at| (a[i][at / N] * x[at / N][at % N] * a[j][at % N]).abs());
+        terms.sum()
+    };
+    std::array::from_fn(|i| std::array::from_fn(|j| entry(i, j)))
+}
+
+/// [`conv2d`] by filters of 3×3, with the bound of [`crate::ops::winograd`] instead.
+pub fn winograd(
+    (filters, bias): (&Rows, &[f32]),
+    border: Border,
+    (image, x): (Shape, &[f32]),
+    activation: Activation,
+) -> Vec<Exact> {
+    let window = Window::new((3, 3), (1, 1));
+    let outer = border.around(image);
+    let (h, w) = window.over(outer.h, outer.w);
+    let count = (image.c + 12) as f64;
+    let gamma = count * UNIT / (1.0 - count * UNIT);
+    let mut results = conv2d((filters, bias), (window, 1), border, (image, x), Activation::None);
+    let dense = filters.to_dense();
+    let filters: Vec<_> = dense
+        .chunks_exact(9)
+        .map(|g| sizes(&FILTER, &std::array::from_fn(|i| std::array::from_fn(|j| f64::from(g[3 * i + j])))))
+        .collect();
+    for tile in 0..h.div_ceil(4) * w.div_ceil(4) {
+        let (top, left) = (tile / w.div_ceil(4) * 4, tile % w.div_ceil(4) * 4);
+        let pixel = |c, i, j| pixel(border, image, x, c, top + i, left + j).unwrap_or(0.0);
+        let patch = |c| sizes(&INPUT, &std::array::from_fn(|i| std::array::from_fn(|j| pixel(c, i, j))));
+        let patches: Vec<_> = (0..image.c).map(patch).collect();
+        for (filter, bias) in bias.iter().enumerate() {
+            let mut products = [[0.0; 6]; 6];
+            for (g, d) in filters[filter * image.c..].iter().zip(&patches) {
+                for at in 0..36 {
+                    products[at / 6][at % 6] += g[at / 6][at % 6] * d[at / 6][at % 6];
+                }
+            }
+            let sizes = sizes(&OUTPUT, &products);
+            for (y, z) in (0..16).map(|at| (at / 4, at % 4)).filter(|&(y, z)| top + y < h && left + z < w) {
+                let bound = gamma * (sizes[y][z] + f64::from(*bias).abs());
+                results[(filter * h + top + y) * w + left + z].bound = bound;
+            }
+        }
+    }
+    results.into_iter().map(|result| result.activated(activation)).collect()
+}
+
 /// A pooling of one image (c, h, w): the maximum or the mean of what of the image lies in the window.
 pub fn pool(reduction: Reduction, window: Window, border: Border, (image, x): (Shape, &[f32])) -> Vec<Exact> {
     each(window, border, image, image.c, |c, y, z| {

@@ -122,8 +122,9 @@ impl Graph {
         self.graph.flatten(name);
     }
 
-    /// Choices as JSON by batch size, or None to choose; timed, or by the cost model.
-    #[pyo3(signature = (batch, threads, target, choices, timed))]
+    /// Choices as JSON by batch size, or None to choose; timed, or by the cost model; with Winograd's algorithm, or without.
+    #[pyo3(signature = (batch, threads, target, choices, timed, winograd))]
+    #[expect(clippy::too_many_arguments, reason = "the arguments of sc.compile")]
     fn compile(
         &self,
         py: Python<'_>,
@@ -132,10 +133,12 @@ impl Graph {
         target: Option<&str>,
         choices: Option<&str>,
         timed: bool,
+        winograd: bool,
     ) -> PyResult<CompiledPlan> {
         let target = self::target(target)?;
         let executor = threads.map_or_else(executor::current, executor::with_threads);
-        let graph = self.graph.clone();
+        let mut graph = self.graph.clone();
+        graph.allow_winograd(winograd);
         let plan = py.detach(|| {
             let given = choices.map_or(Ok(Default::default()), plan::choose::from_json)?;
             plan::Plan::new(graph, &batch, target, executor, &given, timed)

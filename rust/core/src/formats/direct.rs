@@ -62,11 +62,24 @@ impl Pixels {
         self.images * self.output.0 * self.output.1
     }
 
+    /// Where the inputs of P neighbouring pixels begin: short sums would notice a division for each.
     #[inline(always)]
-    fn start(&self, pixel: usize) -> usize {
+    fn starts<const P: usize>(&self, pixel: usize) -> [usize; P] {
         let (rows, columns) = self.output;
-        let (row, column) = (pixel / columns, pixel % columns);
-        row / rows * self.image_step + row % rows * self.row_step + column * self.column_step
+        let (line, mut column) = (pixel / columns, pixel % columns);
+        let (mut image, mut row) = (line / rows, line % rows);
+        let mut starts = [0; P];
+        for start in &mut starts {
+            *start = image * self.image_step + row * self.row_step + column * self.column_step;
+            column += 1;
+            if column == columns {
+                (column, row) = (0, row + 1);
+                if row == rows {
+                    (row, image) = (0, image + 1);
+                }
+            }
+        }
+        starts
     }
 
     fn input_len(&self) -> usize {
@@ -146,15 +159,7 @@ impl Direct {
         output: &mut [f32],
         epilogue: Epilogue<'_>,
     ) {
-        let terms = pixels.segments.0 * pixels.segments.1 * pixels.segment;
-        assert_eq!(terms, self.columns, "direct: the window is not the matrix's width");
-        assert!(input.len() >= pixels.input_len(), "direct: the input is too small");
-        assert!(pixels.output_step >= self.rows, "direct: pixels of the output overlap");
-        let last = pixels.count().saturating_sub(1) * pixels.output_step;
-        assert!(
-            output.len() >= if pixels.count() == 0 { 0 } else { last + self.rows },
-            "direct: the output is too small"
-        );
+        self.check(pixels, input, output);
         let bias = epilogue.padded_bias(self.rows);
         let groups: Vec<_> = groups(self.rows, group_lines(self.target)).collect();
         let chunks = pixels.count().div_ceil(TASK_PIXELS);
@@ -174,6 +179,41 @@ impl Direct {
             };
             dispatch(self.target, run);
         });
+    }
+
+    /// `output[pixel][row] = window(pixel) · weights[row] + start[row]`, as one task; `start` is filled up to whole registers.
+    ///
+    /// # Panics
+    /// Where a slice is smaller than the geometry says: callers check shapes.
+    pub fn multiply(&self, pixels: &Pixels, input: &[f32], output: &mut [f32], start: &[f32]) {
+        self.check(pixels, input, output);
+        assert!(start.len() >= self.rows.next_multiple_of(LANES), "direct: too few sums to start from");
+        for lines in groups(self.rows, group_lines(self.target)) {
+            let run = Run {
+                direct: self,
+                pixels,
+                input: input.as_ptr(),
+                output: output.as_mut_ptr(),
+                bias: start,
+                epilogue: Epilogue::default(),
+                lines,
+                range: 0..pixels.count(),
+            };
+            dispatch(self.target, run);
+        }
+    }
+
+    /// What makes a [`Run`] sound.
+    fn check(&self, pixels: &Pixels, input: &[f32], output: &[f32]) {
+        let terms = pixels.segments.0 * pixels.segments.1 * pixels.segment;
+        assert_eq!(terms, self.columns, "direct: the window is not the matrix's width");
+        assert!(input.len() >= pixels.input_len(), "direct: the input is too small");
+        assert!(pixels.output_step >= self.rows, "direct: pixels of the output overlap");
+        let last = pixels.count().saturating_sub(1) * pixels.output_step;
+        assert!(
+            output.len() >= if pixels.count() == 0 { 0 } else { last + self.rows },
+            "direct: the output is too small"
+        );
     }
 }
 
@@ -215,7 +255,7 @@ impl Run<'_> {
         let mut pixel = self.range.start;
         while pixel < self.range.end {
             let left = self.range.end - pixel;
-            // SAFETY: `Direct::run` asserted that the input covers every window, the output every pixel and row, and
+            // SAFETY: `Direct::check` asserted that the input covers every window, the output every pixel and row, and
             // `lines` and `range` lie inside them.
             unsafe {
                 if left >= P {
@@ -243,7 +283,7 @@ impl Run<'_> {
         // SAFETY: the caller's promise; the group's weights are `columns` runs of O lines from its first line on.
         unsafe {
             let mut weights = self.direct.packed.as_ptr().add(first * self.direct.columns);
-            let mut windows: [*const f32; P] = std::array::from_fn(|p| self.input.add(self.pixels.start(pixel + p)));
+            let mut windows = self.pixels.starts::<P>(pixel).map(|start| self.input.add(start));
             let bias: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(self.bias.as_ptr().add(first + o * LANES)));
             let mut acc = [bias; P];
             let after_row = segment_steps.0.wrapping_sub(segments.1 * segment_steps.1);

@@ -7,6 +7,7 @@
 use super::depthwise::Depthwise;
 use super::pointwise::DensePointwise;
 use super::relayout::Border;
+use super::winograd::Winograd;
 use super::{Layout, Operator, Shape, swept};
 use crate::executor::{Executor, Sequential};
 use crate::formats::direct::Pixels;
@@ -43,6 +44,8 @@ pub struct Linear {
 pub enum Kernel {
     /// Dense, outputs in the lanes.
     Direct,
+    /// Dense, 3×3 filters of stride 1 by Winograd's algorithm.
+    Winograd,
     /// Dense, through the `gemm` crate.
     Gemm,
     /// Dense, images in the lanes.
@@ -78,13 +81,13 @@ pub enum Kernel {
 impl Kernel {
     /// Whether every weight is multiplied, zero or not.
     pub fn is_dense(self) -> bool {
-        matches!(self, Kernel::Direct | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise)
+        matches!(self, Kernel::Direct | Kernel::Winograd | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise)
     }
 
     /// The format's name.
     pub fn format(self) -> &'static str {
         match self {
-            Kernel::Direct | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise => "dense",
+            Kernel::Direct | Kernel::Winograd | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise => "dense",
             Kernel::Csr | Kernel::CsrDots | Kernel::DepthwiseCsr => "csr",
             Kernel::Pattern => "pattern",
             Kernel::Block4 | Kernel::Block8 => "block",
@@ -179,6 +182,7 @@ impl Linear {
                 };
                 Box::new(DirectLinear { layer, groups: self.parts().map(pack).collect(), images })
             }
+            Kernel::Winograd => Box::new(Winograd::new(self, images, target)),
             Kernel::Depthwise | Kernel::DepthwiseCsr => {
                 let sparse = kernel == Kernel::DepthwiseCsr;
                 Box::new(Depthwise::new(self, (input, output), sparse, images, target))

@@ -11,6 +11,7 @@ pub mod pool;
 pub mod relayout;
 mod swept;
 mod taps;
+pub mod winograd;
 
 pub use layout::{Layout, Shape};
 

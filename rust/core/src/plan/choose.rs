@@ -12,6 +12,7 @@ use crate::ops::elementwise::{Activate, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::Pool;
 use crate::ops::relayout::{Border, Relayout};
+use crate::ops::winograd::Winograd;
 use crate::ops::{Layout, Operator, Shape};
 use crate::simd::{Buffer, LANES, Target};
 use std::collections::{BTreeMap, HashMap};
@@ -161,6 +162,7 @@ impl<'a> Costs<'a> {
                 let rows = rows / linear.groups as f64;
                 all * (rows / LANES as f64).ceil() * LANES as f64 / rows.max(1.0) * 1.15
             }
+            Kernel::Winograd => Winograd::macs(linear, self.images),
             Kernel::Gemm => all * 1.15 + 100_000.0,
             Kernel::Panel => all * 1.2,
             Kernel::Depthwise => all * 2.0,
@@ -245,7 +247,7 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
         choices
     };
     match &node.op {
-        Op::Linear(linear) => linear_candidates(linear, graph.border_around(node.input), images),
+        Op::Linear(linear) => linear_candidates(graph, node, linear, images),
         Op::Pool { .. } | Op::Activation(_) | Op::Scale { .. } => same(layouts(input, images)),
         Op::Softmax => vec![plain(Layout::RowMajor, Layout::RowMajor)],
         Op::Flatten => same(
@@ -310,7 +312,7 @@ fn batch_inner(images: usize) -> Layout {
     Layout::BatchInner { lines: images.div_ceil(LANES).clamp(1, 4) }
 }
 
-fn linear_candidates(linear: &Linear, border: Option<Border>, images: usize) -> Vec<Choice> {
+fn linear_candidates(graph: &Graph, node: &Node, linear: &Linear, images: usize) -> Vec<Choice> {
     let with = |kernel, input: Layout, output: Layout| Choice {
         kernel: Some(kernel),
         input: input.canonical(linear.input),
@@ -321,6 +323,9 @@ fn linear_candidates(linear: &Linear, border: Option<Border>, images: usize) -> 
         return depthwise_candidates(linear, images, with);
     }
     let mut choices = vec![with(Kernel::Direct, Layout::ChannelsLast, Layout::ChannelsLast)];
+    if graph.allows_winograd() && Winograd::applies(linear) {
+        choices.push(with(Kernel::Winograd, Layout::ChannelsLast, Layout::ChannelsLast));
+    }
     if linear.is_vector() && linear.groups == 1 {
         choices.push(with(Kernel::Gemm, Layout::RowMajor, Layout::RowMajor));
         if images <= 2 * FEW {
@@ -337,6 +342,7 @@ fn linear_candidates(linear: &Linear, border: Option<Border>, images: usize) -> 
     }
     if images <= 2 * FEW && linear.output.w >= 4 && !linear.is_vector() && !linear.is_pointwise() {
         let pixels = Layout::PixelPanel;
+        let border = graph.border_around(node.input);
         let whole = border.map_or(Layout::RowMajor, Layout::Inside);
         let mut layouts = vec![(whole, Layout::RowMajor)];
         if border.is_some() {

@@ -73,12 +73,24 @@ pub struct Node {
 pub struct Graph {
     edges: Vec<Edge>,
     nodes: Vec<Node>,
+    winograd: bool,
 }
 
 impl Graph {
     /// A graph of no nodes over images of this shape.
     pub fn new(input: Shape) -> Graph {
-        Graph { edges: vec![Edge { dtype: Dtype::F32, shape: input }], nodes: Vec::new() }
+        Graph { edges: vec![Edge { dtype: Dtype::F32, shape: input }], nodes: Vec::new(), winograd: true }
+    }
+
+    /// Whether dense convolutions may run by Winograd's algorithm, whose error has a wider bound (see
+    /// [`crate::ops::winograd`]); they may unless told otherwise.
+    pub fn allow_winograd(&mut self, allowed: bool) {
+        self.winograd = allowed;
+    }
+
+    /// What [`Graph::allow_winograd`] said.
+    pub fn allows_winograd(&self) -> bool {
+        self.winograd
     }
 
     /// The nodes, in running order.

@@ -4,6 +4,7 @@ use super::*;
 use crate::executor::{Executor, Sequential, with_threads};
 use crate::formats::{Activation, Rows, Window};
 use crate::naive::{self, Exact, numbers};
+use crate::ops::linear::Kernel;
 use crate::ops::pool::Reduction;
 use crate::ops::relayout::Border;
 use crate::ops::{Layout, Shape};
@@ -17,14 +18,22 @@ fn cases(most: u32) -> ProptestConfig {
     ProptestConfig::with_cases(asked.map_or(most, |asked: u32| asked.min(most * 20)))
 }
 
-/// Runs every candidate of the last node on every target, with 1 and 3 threads, and checks each image.
-fn check(graph: &Graph, images: usize, reference: &dyn Fn(&[f32]) -> Vec<Exact>) {
+/// What an image's results are, and how far a kernel may be from them.
+type Reference<'a> = &'a dyn Fn(Option<Kernel>, &[f32]) -> Vec<Exact>;
+
+/// Runs every candidate of the last node on every target, with 1 and 3 threads, and checks each image against what the
+/// reference allows that kernel.
+fn check(graph: &Graph, images: usize, reference: Reference) {
     let (input, output) = (graph.input().len(), graph.output().len());
     let x = numbers(images * input, 1.0, 99);
-    let wanted: Vec<Vec<Exact>> = x.chunks(input.max(1)).map(reference).collect();
+    let wanted = |kernel| -> Vec<Vec<Exact>> { x.chunks(input.max(1)).map(|x| reference(kernel, x)).collect() };
     let nodes = graph.nodes();
     let last = nodes.len() - 1;
-    for choice in choose::candidates(graph, &nodes[last], images) {
+    let candidates = choose::candidates(graph, &nodes[last], images);
+    let of_winograd = |choice: &Choice| choice.kernel == Some(Kernel::Winograd);
+    let winograd = candidates.iter().any(of_winograd).then(|| wanted(Some(Kernel::Winograd)));
+    let summed = wanted(None);
+    for choice in candidates {
         let mut choices: Choices = Vec::new();
         for node in &nodes[..last] {
             let output = if matches!(choice.input, Layout::Inside(_)) { choice.input } else { Layout::RowMajor };
@@ -41,6 +50,7 @@ fn check(graph: &Graph, images: usize, reference: &dyn Fn(&[f32]) -> Vec<Exact>)
                 let mut y = vec![f32::NAN; images * output];
                 plan.run(images, &x, &mut y).unwrap();
                 plan.run(images, &x, &mut y).unwrap(); // buffers of the first run, used again
+                let wanted = winograd.as_ref().filter(|_| of_winograd(&choice)).unwrap_or(&summed);
                 for (n, wanted) in wanted.iter().enumerate() {
                     assert_eq!(wanted.len(), output);
                     for (at, (wanted, &y)) in wanted.iter().zip(&y[n * output..]).enumerate() {
@@ -87,7 +97,7 @@ proptest! {
         let bias = numbers(filters, 1.0, seed ^ 5);
         let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
         graph.conv2d("conv", weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
-        check(&graph, images, &|x| naive::conv2d((&weights, &bias), window, border, (inner, x), activation));
+        check(&graph, images, &|_, x| naive::conv2d((&weights, &bias), window, border, (inner, x), activation));
     }
 
     #[test]
@@ -101,7 +111,7 @@ proptest! {
         let mut graph = Graph::new(Shape::features(features));
         let bias = numbers(outputs, 1.0, seed ^ 5);
         graph.dense("dense", weights.clone(), Some(bias.clone()), Activation::Relu).unwrap();
-        check(&graph, images, &|x| naive::matmul(&weights, 1, x, &bias, Activation::Relu));
+        check(&graph, images, &|_, x| naive::matmul(&weights, 1, x, &bias, Activation::Relu));
     }
 
     #[test]
@@ -122,7 +132,44 @@ proptest! {
         let reduction = if average { Reduction::Average } else { Reduction::Max };
         let (mut graph, window) = (Graph::new(inner), Window::new(size, stride));
         graph.pool("pool", reduction, window, border).unwrap();
-        check(&graph, images, &|x| naive::pool(reduction, window, border, (inner, x)));
+        check(&graph, images, &|_, x| naive::pool(reduction, window, border, (inner, x)));
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(20))]
+
+    /// Channels enough for Winograd's algorithm, whose results have a bound of their own.
+    #[test]
+    fn wide_convolutions(
+        (c, h, w) in (16usize..40, 1usize..16, 1usize..20),
+        filters in 16usize..40,
+        border in (0usize..3, 0usize..3, 0usize..3, 0usize..3),
+        images in prop::sample::select(vec![1usize, 2, 9, 17]),
+        density in 0.0f64..1.0,
+        seed in any::<u64>(),
+    ) {
+        let inner = Shape { c, h, w };
+        let border = Border { top: border.0, left: border.1, bottom: border.2, right: border.3 };
+        let outer = border.around(inner);
+        prop_assume!(outer.h >= 3 && outer.w >= 3);
+        let weights = Rows::from_dense(filters, c * 9, &numbers(filters * c * 9, density, seed)).unwrap();
+        let bias = numbers(filters, 1.0, seed ^ 5);
+        let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
+        let window = (Window::new((3, 3), (1, 1)), 1);
+        let mut graph = Graph::new(inner);
+        graph.conv2d("conv", weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
+        let offered = |graph: &Graph| {
+            let last = graph.nodes().last().unwrap();
+            choose::candidates(graph, last, images).iter().any(|choice| choice.kernel == Some(Kernel::Winograd))
+        };
+        prop_assert!(offered(&graph));
+        check(&graph, images, &|kernel, x| match kernel {
+            Some(Kernel::Winograd) => naive::winograd((&weights, &bias), border, (inner, x), activation),
+            _ => naive::conv2d((&weights, &bias), window, border, (inner, x), activation),
+        });
+        graph.allow_winograd(false);
+        prop_assert!(!offered(&graph));
     }
 }
 

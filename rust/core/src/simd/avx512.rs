@@ -38,6 +38,11 @@ impl Vector for Avx512 {
         unsafe { _mm512_add_ps(a, b) }
     }
     #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { _mm512_mul_ps(a, b) }

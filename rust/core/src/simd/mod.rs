@@ -70,6 +70,8 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn splat(self, x: f32) -> Self::F32;
     /// Lane by lane `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane `a - b`.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane `a · b`.
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane maximum.
@@ -197,6 +199,16 @@ pub trait Vector: Copy + Send + Sync + 'static {
         assert!(from.len() >= LANES);
         // SAFETY: the slice holds at least 16 floats.
         unsafe { self.load_ptr(from.as_ptr()) }
+    }
+    /// Loads the first `n` lanes, at most all 16, the others are 0; panics where `from` holds fewer than `n`.
+    #[inline(always)]
+    fn load_some(self, from: &[f32], n: usize) -> Self::F32 {
+        if n >= LANES {
+            return self.load(from);
+        }
+        assert!(from.len() >= n);
+        // SAFETY: the slice holds at least `n` floats.
+        unsafe { self.load_first(from.as_ptr(), n) }
     }
     /// Stores into the first 16 floats of `to`; panics where there are fewer.
     #[inline(always)]
@@ -373,6 +385,7 @@ mod tests {
             let (x, y) = (v.with_lanes(a), v.with_lanes(b));
             let each = |f: fn(f32, f32) -> f32| -> [f32; LANES] { std::array::from_fn(|i| f(a[i], b[i])) };
             assert_eq!(v.to_array(v.add(x, y)), each(|a, b| a + b));
+            assert_eq!(v.to_array(v.sub(x, y)), each(|a, b| a - b));
             assert_eq!(v.to_array(v.mul(x, y)), each(|a, b| a * b));
             assert_eq!(v.to_array(v.max(x, y)), each(f32::max));
             assert_eq!(v.to_array(v.mul_add(x, y, v.splat(1.5))), each(|a, b| a.mul_add(b, 1.5)));

@@ -28,6 +28,10 @@ impl Vector for Scalar {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         std::array::from_fn(|i| a[i] * b[i])
     }
