@@ -2,10 +2,12 @@
 
 Every candidate is the whole call from Python, writes to an output that exists already (SciPy cannot) and
 gets the same number of threads. Ours includes laying out X in panels. The mask is random, of single weights
-or of blocks of rows: real pruned matrices are kinder to us.
+or of blocks of rows; with `--trained` the weights are those of a trained network, cut by magnitude. In the
+environment of `make bench-env` torch takes part, dense and CSR.
 
     python -m benches.peers.spmm --densities 0.5 0.2 0.1 --threads 1
     python -m benches.peers.spmm --shapes benches/shapes/transformer.txt --rows 8 --formats block
+    python -m benches.peers.spmm --shapes benches/shapes/trained.txt --trained
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from .machine import arguments, pin_threads, record
 
-DENSE = ("numpy", "mkl", "gemm crate")
+DENSE = ("numpy", "mkl", "gemm crate", "torch")
 SHAPES = Path(__file__).resolve().parent.parent / "shapes"
 Shape = tuple[int, int, int]
 
@@ -39,13 +41,16 @@ def measure(shape: Shape, density: float, formats: Iterable[str], options: Any) 
 
     import secateur as sc
 
-    from . import mkl
+    from . import mkl, torch_spmm, trained
     from .harness import aligned, compare
 
     m, k, n = shape
     rng = np.random.default_rng(options.seed)
-    mask = random_mask(rng, (-(-m // options.rows), k), density).repeat(options.rows, axis=0)[:m]
-    w = aligned(rng.standard_normal((m, k)) * mask)
+    if options.trained:
+        w = aligned(trained.weights((m, k), density, options.seed))
+    else:
+        mask = random_mask(rng, (-(-m // options.rows), k), density).repeat(options.rows, axis=0)[:m]
+        w = aligned(rng.standard_normal((m, k)) * mask)
     x, out = aligned(rng.standard_normal((k, n))), aligned(np.empty((m, n)))
     wanted = w.astype(np.float64) @ x.astype(np.float64)
     csr = scipy.sparse.csr_array(w)
@@ -59,6 +64,7 @@ def measure(shape: Shape, density: float, formats: Iterable[str], options: Any) 
     packed |= {f"secateur {name}": sc.pack(w, name, columns=n, block=block) for name in formats}
     for name, weights in packed.items():
         candidates[name] = partial(weights.matmul, ours_x, out=ours_out)
+    candidates |= torch_spmm.candidates(w, x, out)
     for name, call in candidates.items():
         out.fill(np.nan)
         call()
@@ -105,6 +111,7 @@ def main() -> None:
     parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.2, 0.1])
     parser.add_argument("--shapes", type=Path, default=SHAPES / "spine.txt", help="file of m k n lines")
     parser.add_argument("--rows", type=int, default=1, help="rows of the blocks that the mask is made of")
+    parser.add_argument("--trained", action="store_true", help="weights of a trained network, not random ones")
     parser.add_argument("--formats", nargs="+", default=["auto"], help="ours; default auto")
     options = parser.parse_args()
     pin_threads(options.threads)
@@ -119,6 +126,7 @@ def main() -> None:
     ]
     if not options.no_record:
         of = "single weights" if options.rows == 1 else f"{options.rows}x1 blocks"
+        of = "trained weights" if options.trained else of
         name = f"spmm {options.shapes.stem}, {of}, {options.threads} threads"
         print(f"recorded in {record(name, {'seed': options.seed, 'results': results})}")
 

@@ -3,12 +3,15 @@
 //! `cargo bench -p secateur-core --bench spmm -- 90%` runs the part whose name holds `90%`. Criterion keeps the last run and
 //! reports the change against it: this is for developing a kernel. Comparisons with other libraries are benches/peers.
 
+mod support;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use secateur_core::executor::Sequential;
 use secateur_core::formats::{Epilogue, Kind, PackedMatrix, Rows};
 use secateur_core::simd::Target;
 use std::hint::black_box;
 use std::time::Duration;
+use support::{Random, weights};
 
 const FORMATS: [(&str, (usize, usize)); 6] = [
     ("csr", (8, 1)),
@@ -18,39 +21,6 @@ const FORMATS: [(&str, (usize, usize)); 6] = [
     ("window", (8, 1)),
     ("stream", (8, 1)),
 ];
-
-/// A xorshift: weights need no better randomness, and the bench no further crate.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Uniform in [-1, 1).
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-}
-
-/// m × k weights of which `percent` are zero, removed in groups of `height` rows.
-fn weights(m: usize, k: usize, percent: u64, height: usize) -> Vec<f32> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let mut dense = vec![0.0; m * k];
-    for group in 0..m.div_ceil(height) {
-        for column in 0..k {
-            if random.next() % 100 >= percent {
-                for row in group * height..m.min((group + 1) * height) {
-                    dense[row * k + column] = random.float();
-                }
-            }
-        }
-    }
-    dense
-}
 
 fn bench(criterion: &mut Criterion) {
     for (m, k, n) in [(1024, 1024, 768), (1024, 1024, 1)] {
