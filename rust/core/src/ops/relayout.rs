@@ -60,6 +60,23 @@ impl Relayout {
         Relayout::new(inner, border, from, to, images, target)
     }
 
+    /// Zeros where no pixel comes to lie: a row of the image is one run of floats in every layout, however many channels or
+    /// images it holds.
+    fn clear_around(&self, chunk: &mut [f32]) {
+        let Shape { h, w, .. } = self.shape;
+        let padded = self.border.around(self.shape);
+        let to = self.to.strides(padded);
+        let (above, before) = (self.border.top, self.border.left * to.w);
+        for (row, floats) in chunk.chunks_exact_mut(to.h.max(1)).enumerate() {
+            if (above..above + h).contains(&(row % padded.h)) {
+                floats[..before].fill(0.0);
+                floats[before + w * to.w..].fill(0.0);
+            } else {
+                floats.fill(0.0);
+            }
+        }
+    }
+
     /// The loops over one group of images, slowest destination step first, after those of one turn.
     fn loops(&self, images: usize) -> [Loop; 4] {
         let from = self.from.strides(self.shape);
@@ -70,11 +87,16 @@ impl Relayout {
             from: if from.group == 1 { from.group_step } else { from.n },
             to: if to.group == 1 { to.group_step } else { to.n },
         };
+        let (mut h, mut w) = (self.shape.h, self.shape.w);
+        if from.h == w * from.w && to.h == w * to.w {
+            // Rows without anything between them are one long row.
+            (h, w) = (1, h * w);
+        }
         let mut loops = [
             n,
             Loop { count: self.shape.c, from: from.c, to: to.c },
-            Loop { count: self.shape.h, from: from.h, to: to.h },
-            Loop { count: self.shape.w, from: from.w, to: to.w },
+            Loop { count: h, from: from.h, to: to.h },
+            Loop { count: w, from: from.w, to: to.w },
         ];
         loops.sort_by_key(|step| (step.count > 1, std::cmp::Reverse(step.to)));
         loops
@@ -87,14 +109,15 @@ impl Operator for Relayout {
         let (from, to) = (self.from.strides(self.shape), self.to.strides(padded));
         let group = from.group.max(to.group);
         let offset = self.border.top * to.h + self.border.left * to.w;
-        // Lanes without an image or a pixel are zero, so that kernels never meet stale values.
-        let clear = !self.border.is_zero() || !self.images.is_multiple_of(to.group) || self.to == Layout::PixelPanel;
         let chunk = group / to.group * to.group_step;
         for_each_chunk(executor, &mut output[..self.to.len(padded, self.images)], chunk, &|index, chunk| {
-            if clear {
-                chunk.fill(0.0);
-            }
             let first = index * group;
+            // Lanes without an image or a pixel are zero, so that kernels never meet stale values.
+            if first + group > self.images {
+                chunk.fill(0.0);
+            } else if !self.border.is_zero() || self.to == Layout::PixelPanel {
+                self.clear_around(chunk);
+            }
             let source = &input[first / from.group * from.group_step..];
             if chunk.len() > offset && !self.shape.is_empty() {
                 let loops = self.loops(group.min(self.images - first));
