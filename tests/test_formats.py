@@ -68,6 +68,31 @@ def test_products(m, k, n, density, seed, kind, target):
     assert packed.nbytes > 0 and packed.kernel
 
 
+@settings(max_examples=CASES // 5, deadline=None)
+@given(
+    m=st.integers(0, 70),
+    k=st.integers(0, 200),
+    n=st.integers(1, 20),
+    pattern=st.sampled_from([(1, 4), (2, 4), (4, 8)]),
+    kind=st.sampled_from(["nm", "auto"]),
+    share=st.sampled_from([1, 8, 16]),
+    seed=st.integers(0, 2**32),
+    target=st.sampled_from(sc._core.cpu_targets()),
+)
+def test_nm_products(m, k, n, pattern, kind, share, seed, target):
+    rng = np.random.default_rng(seed)
+    mask = sc.nm_mask(rng.random((-(-m // share), k)), *pattern).repeat(share, axis=0)[:m]
+    weights = rng.standard_normal((m, k), dtype=np.float32) * mask
+    packed = sc.pack(weights, kind, target=target)
+    x, dy = rng.standard_normal((k, n), dtype=np.float32), rng.standard_normal((m, n), dtype=np.float32)
+    check(weights, x, packed @ x)
+    check(weights, x[:, 0], packed @ x[:, 0])
+    check(weights.T, dy, packed.T @ dy)
+    assert np.array_equal(packed.to_dense(), weights)
+    packed.update(2 * packed.values)
+    check(2 * weights, x, packed @ x)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_epilogue(kind):
     rng = np.random.default_rng(0)
@@ -227,8 +252,9 @@ def test_malformed_csr_is_refused_before_any_read():
         (
             lambda w: sc.pack(w, "coo"),
             ValueError,
-            "format: unknown name .*auto, bitmap, block, csr, dense, pattern, stream, window",
+            "format: unknown name .*auto, bitmap, block, csr, dense, nm, pattern, stream, window",
         ),
+        (lambda w: sc.pack(np.ones((2, 8)), "nm"), ValueError, 'format: "nm" is for .* 1:4, 2:4, 4:8'),
         (lambda w: sc.pack(w, "block", block=(3, 1)), ValueError, "block"),
         (lambda w: sc.pack(w, target="neon"), ValueError, "target: unknown name .*scalar, avx2, avx512"),
         (lambda w: sc.pack(w[0]), ValueError, "weights: expected 2 dimensions, got 1"),

@@ -24,11 +24,13 @@ def pack(
     ----------
     weights : array-like of shape (m, k), or SciPy sparse matrix or array
         The weights; zeros are not stored. Converted to float32.
-    format : {"auto", "bitmap", "block", "csr", "dense", "pattern", "stream", "window"}, default="auto"
+    format : {"auto", "bitmap", "block", "csr", "dense", "nm", "pattern", "stream", "window"}, default="auto"
         How to store them. "auto" decides by density, size and how full blocks are. For many columns,
         "pattern" stores single weights in pairs of rows that share columns, "csr" row by row. "bitmap",
-        "stream" and "window" are for few columns: "window" is the fastest from cache, "stream" and, where
-        more than a quarter of the weights is left, "bitmap" from memory.
+        "nm", "stream" and "window" are for few columns: "window" is the fastest from cache, "stream" and,
+        where more than a quarter of the weights is left, "bitmap" from memory. "nm" is faster than these
+        and wants an N:M pattern: in every 4 columns of each row at most 1 or 2 nonzeros, or 4 in every 8
+        (see `nm_mask`); rows that share theirs by 8 or 16 run as blocks.
     columns : int, optional
         The number of columns of the right-hand sides to pack for. By default the matrix is packed at first
         use, once for few columns and once for more; ``nbytes`` counts both.
@@ -50,7 +52,8 @@ def pack(
     Raises
     ------
     ValueError
-        Unknown format, block or target, or weights that are not two-dimensional.
+        Unknown format, block or target, weights that are not two-dimensional, or weights that fit no N:M
+        pattern for ``format="nm"``.
     TypeError
         Weights that are not real numbers.
     FormatError

@@ -72,7 +72,7 @@ fn bench(criterion: &mut Criterion) {
                     let rows = Rows::from_dense(m, k, &dense).expect("weights of that shape");
                     // Throughput is of the arithmetic done, in multiply-adds.
                     group.throughput(Throughput::Elements((rows.nnz() * n) as u64));
-                    let packed = PackedMatrix::new(rows, kind, Some(n), target);
+                    let packed = PackedMatrix::new(rows, kind, Some(n), target).expect("weights that fit");
                     let id = BenchmarkId::new(format, target.name());
                     group.bench_function(id, |bencher| {
                         bencher.iter(|| {

@@ -41,7 +41,7 @@ impl PackedMatrix {
 
     fn new(rows: Rows, format: &str, columns: Option<usize>, block: (usize, usize), target: Target) -> PyResult<Self> {
         let kind = Kind::parse(format, block).map_err(to_py)?;
-        let matrix = secateur_core::formats::PackedMatrix::new(rows, kind, columns, target);
+        let matrix = secateur_core::formats::PackedMatrix::new(rows, kind, columns, target).map_err(to_py)?;
         Ok(PackedMatrix { matrix: Arc::new(RwLock::new(matrix)), transposed: false, columns: columns.unwrap_or(128) })
     }
 }

@@ -3,7 +3,7 @@
 use super::panels::{self, Spare};
 use super::sweep::{Sweep, kernel_name};
 use super::vector::{Few, Strides};
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, sddmm};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, nm, sddmm};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -22,6 +22,9 @@ pub enum Kind {
         /// Rows of a block: 4, 8 or 16.
         height: usize,
     },
+    /// Single weights, at most N in every M columns of a row: 1:4, 2:4 or 4:8, the tightest that fits. Blocks where
+    /// neighbouring rows share their places, else pattern for many columns.
+    Nm,
     /// Single weights, one bit an element; pattern for many columns.
     Bitmap,
     /// Single weights looked up in registers, slots padded; pattern for many columns.
@@ -34,7 +37,8 @@ pub enum Kind {
 
 impl Kind {
     /// The names that [`Kind::parse`] knows.
-    pub const NAMES: [&'static str; 8] = ["auto", "bitmap", "block", "csr", "dense", "pattern", "stream", "window"];
+    pub const NAMES: [&'static str; 9] =
+        ["auto", "bitmap", "block", "csr", "dense", "nm", "pattern", "stream", "window"];
     /// The blocks that [`Kind::parse`] knows, as (rows, columns).
     pub const BLOCKS: [(usize, usize); 4] = [(4, 1), (8, 1), (16, 1), (4, 4)];
 
@@ -45,6 +49,7 @@ impl Kind {
             "csr" => Ok(Some(Kind::Csr)),
             "pattern" => Ok(Some(Kind::Pattern)),
             "bitmap" => Ok(Some(Kind::Bitmap)),
+            "nm" => Ok(Some(Kind::Nm)),
             "stream" => Ok(Some(Kind::Stream)),
             "window" => Ok(Some(Kind::Window)),
             "dense" => Ok(Some(Kind::Dense)),
@@ -52,6 +57,20 @@ impl Kind {
             "block" => Err(argument!("block: {block:?} is not packed; choose from (4, 1), (8, 1), (16, 1), (4, 4)")),
             _ => Err(argument!("format: unknown name {name:?}; choose from {}", Kind::NAMES.join(", "))),
         }
+    }
+
+    /// The form that `kind` takes for these nonzeros; `None` leaves it to them.
+    fn form(kind: Option<Kind>, rows: &Rows, few: bool, target: Target) -> Kind {
+        match kind {
+            None => Kind::of(rows, few, target),
+            Some(Kind::Nm) => Kind::of_shared(rows).unwrap_or(Kind::Nm),
+            Some(kind) => kind,
+        }
+    }
+
+    /// Blocks where 16 or 8 neighbouring rows share the places of their nonzeros.
+    fn of_shared(rows: &Rows) -> Option<Kind> {
+        [16, 8].into_iter().find(|&height| rows.block_fill(height) > 0.8).map(|height| Kind::Block { height })
     }
 
     /// What the nonzeros suggest: blocks where they are full, dense where too little was removed to win, else single
@@ -75,6 +94,7 @@ impl Kind {
     /// points are those of one column on Zen 4, against dense weights.
     fn of_few(rows: &Rows, target: Target) -> Kind {
         let density = rows.density();
+        let pattern = nm::fitting(rows);
         // Padding grows what windows read as the density falls.
         let cached = rows.nnz() * 4 < if density > 0.25 { CACHE } else { CACHE / 4 };
         let (dense, bitmap, stream) = match (target.name(), cached) {
@@ -85,14 +105,16 @@ impl Kind {
             ("avx2", false) => (0.6, 1.0, 0.3),
             _ => return if density > 0.8 { Kind::Dense } else { Kind::Csr },
         };
+        // A bitmap of 4:8 takes fewer bytes than its places.
+        let pattern = pattern.filter(|&pattern| cached || pattern != (4, 8) || target.name() != "avx512");
         if density > 0.8 {
             Kind::Dense
-        } else if rows.block_fill(16) > 0.8 {
-            Kind::Block { height: 16 }
-        } else if rows.block_fill(8) > 0.8 {
-            Kind::Block { height: 8 }
+        } else if let Some(blocks) = Kind::of_shared(rows) {
+            blocks
         } else if density < 0.25 && rows.block_fill(4) > 0.8 {
             Kind::Block { height: 4 }
+        } else if pattern.is_some_and(|(n, m)| density * m as f64 > 0.8 * n as f64) {
+            Kind::Nm
         } else if density > dense {
             Kind::Dense
         } else if density > bitmap {
@@ -113,7 +135,7 @@ fn are_few(kind: Option<Kind>, columns: usize) -> bool {
         Some(Kind::Csr) => 3,
         Some(Kind::Bitmap) => 4,
         Some(Kind::Block { .. }) => 6,
-        Some(Kind::Pattern | Kind::Window | Kind::Stream) | None => 8,
+        Some(Kind::Pattern | Kind::Nm | Kind::Window | Kind::Stream) | None => 8,
     };
     columns <= most
 }
@@ -144,6 +166,8 @@ impl Packed {
             return match kind {
                 Kind::Dense => Packed::Dense(rows.to_dense()),
                 Kind::Bitmap => Packed::Few(Box::new(Bitmap::pack(rows))),
+                // `PackedMatrix::new` has refused what does not fit.
+                Kind::Nm => Packed::Few(nm::pack(rows).unwrap_or_else(|| Box::new(Padded::pack(rows)))),
                 Kind::Window | Kind::Pattern => Packed::Few(Box::new(Padded::pack(rows))),
                 Kind::Stream => Packed::Few(Box::new(Stream::pack(rows))),
                 Kind::Csr => Packed::Few(Box::new(Csr::pack_vector(rows))),
@@ -155,7 +179,9 @@ impl Packed {
         match kind {
             Kind::Dense => Packed::Dense(rows.to_dense()),
             Kind::Csr => Packed::Csr(pack(rows, target)),
-            Kind::Pattern | Kind::Bitmap | Kind::Window | Kind::Stream => Packed::Pattern(pack(rows, target)),
+            Kind::Pattern | Kind::Nm | Kind::Bitmap | Kind::Window | Kind::Stream => {
+                Packed::Pattern(pack(rows, target))
+            }
             Kind::Block { height: 4 } => Packed::Block4(pack(rows, target)),
             Kind::Block { .. } => Packed::Block8(pack(rows, target)),
         }
@@ -227,7 +253,20 @@ const SMALL: usize = 2_000_000;
 
 impl PackedMatrix {
     /// Packs for `columns` columns now, or at first use where `None`; in the format `kind`, or the best guess.
-    pub fn new(rows: Rows, kind: Option<Kind>, columns: Option<usize>, target: Target) -> PackedMatrix {
+    ///
+    /// # Errors
+    /// Where the nonzeros do not fit the format.
+    pub fn new(rows: Rows, kind: Option<Kind>, columns: Option<usize>, target: Target) -> Result<PackedMatrix> {
+        if kind == Some(Kind::Nm) && nm::fitting(&rows).is_none() {
+            let patterns = nm::PATTERNS.map(|(n, m)| format!("{n}:{m}")).join(", ");
+            return Err(argument!(
+                "format: \"nm\" is for N nonzeros in M columns of every row, N:M of {patterns}; these weights have more"
+            ));
+        }
+        Ok(PackedMatrix::unchecked(rows, kind, columns, target))
+    }
+
+    fn unchecked(rows: Rows, kind: Option<Kind>, columns: Option<usize>, target: Target) -> PackedMatrix {
         let matrix = PackedMatrix {
             rows,
             kind,
@@ -249,7 +288,7 @@ impl PackedMatrix {
         let few = are_few(self.kind, columns);
         let slot = if few { &self.few } else { &self.many };
         slot.get_or_init(|| {
-            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, few, self.target));
+            let kind = Kind::form(self.kind, &self.rows, few, self.target);
             Packed::pack(&self.rows, kind, few, self.target)
         })
     }
@@ -275,12 +314,12 @@ impl PackedMatrix {
     /// The matrix transposed, packed the same way; made at first use.
     pub fn transposed(&self) -> &PackedMatrix {
         self.transposed.get_or_init(|| {
-            // Columns of blocks are rows of the transposed matrix, where they are single weights.
+            // Columns of blocks are rows of the transposed matrix, where they are single weights; so are those of N:M.
             let kind = match self.kind {
-                Some(Kind::Block { .. }) => Some(Kind::Pattern),
+                Some(Kind::Block { .. } | Kind::Nm) => Some(Kind::Pattern),
                 kind => kind,
             };
-            Box::new(PackedMatrix::new(self.rows.transposed(), kind, None, self.target))
+            Box::new(PackedMatrix::unchecked(self.rows.transposed(), kind, None, self.target))
         })
     }
 
@@ -299,7 +338,7 @@ impl PackedMatrix {
         self.few.take();
         if let Some(packed) = self.many.get_mut() {
             let order = self.many_order.get_or_insert_with(|| {
-                let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, false, self.target));
+                let kind = Kind::form(self.kind, &self.rows, false, self.target);
                 bits(Packed::pack(&self.rows.ordinals(), kind, false, self.target).values_mut())
             });
             for (to, &from) in packed.values_mut().iter_mut().zip(&*order) {

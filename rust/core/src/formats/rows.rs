@@ -168,6 +168,15 @@ impl Rows {
         Rows { columns: self.rows(), starts, index, values }
     }
 
+    /// Whether every row has at most `n` nonzeros in each `m` neighbouring columns from 0, m, 2m … on.
+    pub fn fits(&self, n: usize, m: usize) -> bool {
+        (0..self.rows()).all(|row| {
+            let index = &self.index[self.starts[row]..self.starts[row + 1]];
+            // Columns ascend: the one n places on lies in the same group where there are too many.
+            index.iter().zip(index.iter().skip(n)).all(|(&column, &later)| column as usize / m != later as usize / m)
+        })
+    }
+
     /// Nonzeros over the elements of the `height`-row blocks (one column wide) that hold any: 1 where blocks are full.
     pub fn block_fill(&self, height: usize) -> f64 {
         let mut seen = vec![usize::MAX; self.columns];

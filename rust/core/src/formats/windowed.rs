@@ -197,7 +197,7 @@ impl<const MASKS: usize> Lanes for Windowed<MASKS> {
                     for j in 0..N {
                         acc[j][slot] = v.mul_add(weights, v.look_up(window[j], index), acc[j][slot]);
                     }
-                    index = v.next_index(index);
+                    index = v.next_index::<5>(index);
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::formats::direct::Pixels;
 use crate::formats::sweep::{Geometry, Span, Sweep, kernel_name, sweep};
 use crate::formats::vector::{Few, Strides};
 use crate::formats::{
-    Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense,
+    Activation, Bitmap, Block, Csr, Direct, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, nm,
 };
 use crate::simd::{LANES, Target};
 
@@ -63,6 +63,8 @@ pub enum Kernel {
     Block8,
     /// Single weights, a few images at a time, one dot product an output.
     CsrDots,
+    /// Single weights, at most N in every M inputs, a few images at a time, outputs in the lanes.
+    NmDots,
     /// A bitmap, a few images at a time, outputs in the lanes.
     BitmapDots,
     /// Windows with padded slots, a few images at a time, outputs in the lanes.
@@ -91,6 +93,7 @@ impl Kernel {
             Kernel::Pattern => "pattern",
             Kernel::Block4 | Kernel::Block8 => "block",
             Kernel::Block4Dots | Kernel::Block8Dots | Kernel::Block16Dots => "block",
+            Kernel::NmDots => "nm",
             Kernel::BitmapDots => "bitmap",
             Kernel::WindowDots => "window",
             Kernel::StreamDots => "stream",
@@ -198,6 +201,8 @@ impl Linear {
             }
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
             Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
+            // A candidate only where a pattern fits.
+            Kernel::NmDots => few(nm::pack(&self.weights).unwrap_or_else(|| Box::new(Padded::pack(&self.weights)))),
             Kernel::BitmapDots => few(Box::new(Bitmap::pack(&self.weights))),
             Kernel::WindowDots => few(Box::new(Padded::pack(&self.weights))),
             Kernel::StreamDots => few(Box::new(Stream::pack(&self.weights))),

@@ -167,14 +167,40 @@ impl Vector for Avx2 {
         }
     }
     #[inline(always)]
-    fn next_index(self, index: Self::Index) -> Self::Index {
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index {
         // SAFETY: see above the impl.
-        unsafe { (_mm256_srli_epi32::<5>(index.0), _mm256_srli_epi32::<5>(index.1)) }
+        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())) }
+    }
+    #[inline(always)]
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe {
+            let bits = _mm256_set1_epi32(BITS as i32);
+            (_mm256_srlv_epi32(index.0, bits), _mm256_srlv_epi32(index.1, bits))
+        }
     }
     #[inline(always)]
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { (look_up8(window, index.0), look_up8(window, index.1)) }
+    }
+    #[inline(always)]
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let half = if M == 4 { _mm256_broadcast_ps(&*p.cast()) } else { _mm256_loadu_ps(p) };
+            (half, half)
+        }
+    }
+    #[inline(always)]
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            match M {
+                4 => (_mm256_permutevar_ps(table.0, index.0), _mm256_permutevar_ps(table.1, index.1)),
+                _ => (_mm256_permutevar8x32_ps(table.0, index.0), _mm256_permutevar8x32_ps(table.1, index.1)),
+            }
+        }
     }
 }
 

@@ -149,14 +149,34 @@ impl Vector for Avx512 {
         unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
-    fn next_index(self, index: Self::Index) -> Self::Index {
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index {
         // SAFETY: see above the impl.
-        unsafe { _mm512_srli_epi32::<5>(index) }
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_srlv_epi32(index, _mm512_set1_epi32(BITS as i32)) }
     }
     #[inline(always)]
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { _mm512_permutex2var_ps(window.0, index, window.1) }
+    }
+    #[inline(always)]
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            match M {
+                4 => _mm512_broadcast_f32x4(_mm_loadu_ps(p)),
+                _ => _mm512_broadcast_f32x8(_mm256_loadu_ps(p)),
+            }
+        }
+    }
+    #[inline(always)]
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32 {
+        // SAFETY: see above the impl. Of M = 8 the fourth bit chooses between two equal halves.
+        unsafe { if M == 4 { _mm512_permutevar_ps(table, index) } else { _mm512_permutexvar_ps(index, table) } }
     }
 }
 

@@ -152,10 +152,22 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for reading 16 indices.
     unsafe fn index_ptr(self, p: *const u16) -> Self::Index;
-    /// The indices without their lowest five bits: those of the next look-up.
-    fn next_index(self, index: Self::Index) -> Self::Index;
+    /// Loads 16 indices of 32 bits.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 indices.
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index;
+    /// The indices without their lowest `BITS` bits: those of the next look-up.
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index;
     /// Lane i takes the window's float that the lowest five bits of `index[i]` name.
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32;
+    /// Lane i takes `p[i % M]`; M is 4 or 8.
+    ///
+    /// # Safety
+    /// `p` is valid for reading M floats.
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32;
+    /// Lane i takes the float of `table`, which repeats every M lanes, that `index[i] % M` names; M is 4 or 8.
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32;
 
     /// Loads the first 16 floats of `from`; panics where there are fewer.
     #[inline(always)]
@@ -374,7 +386,19 @@ mod tests {
             for slot in 0..3 {
                 let wanted = packed.map(|packed| both[(packed >> (5 * slot) & 31) as usize]);
                 assert_eq!(v.to_array(v.look_up(window, index)), wanted, "slot {slot}");
-                index = v.next_index(index);
+                index = v.next_index::<5>(index);
+            }
+            let words: [u32; LANES] = std::array::from_fn(|i| (i as u32).wrapping_mul(0x9e37_79b9) ^ 0x2b5a_11f3);
+            // SAFETY: an array of 16.
+            let mut index = unsafe { v.words_ptr(words.as_ptr()) };
+            // SAFETY: an array of 16.
+            let (four, eight) = unsafe { (v.repeat_ptr::<4>(a.as_ptr().add(3)), v.repeat_ptr::<8>(a.as_ptr().add(3))) };
+            for slot in 0..8 {
+                let wanted = |m| words.map(|word| a[3 + (word >> (4 * slot)) as usize % m]);
+                assert_eq!(v.to_array(v.pick::<4>(four, index)), wanted(4), "slot {slot}");
+                assert_eq!(v.to_array(v.pick::<8>(eight, index)), wanted(8), "slot {slot}");
+                index =
+                    if slot % 2 == 0 { v.next_index::<4>(index) } else { v.next_index::<2>(v.next_index::<2>(index)) };
             }
             for mask in [0, 1, 0x8000, 0xffff, 0xa5c3, 0x00ff_u16] {
                 // SAFETY: an array of 16.

@@ -14,7 +14,7 @@ impl Scalar {
 
 impl Vector for Scalar {
     type F32 = [f32; LANES];
-    type Index = [u16; LANES];
+    type Index = [u32; LANES];
     type Window = [f32; WINDOW];
 
     const REGISTERS: usize = 8;
@@ -107,14 +107,28 @@ impl Vector for Scalar {
     #[inline(always)]
     unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
         // SAFETY: the caller's promise: 16 readable indices at `p`.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(u32::from)
+    }
+    #[inline(always)]
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index {
+        // SAFETY: the caller's promise: 16 readable indices at `p`.
         unsafe { p.cast::<Self::Index>().read_unaligned() }
     }
     #[inline(always)]
-    fn next_index(self, index: Self::Index) -> Self::Index {
-        index.map(|index| index >> 5)
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index {
+        index.map(|index| index >> BITS)
     }
     #[inline(always)]
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
         index.map(|index| window[index as usize % WINDOW])
+    }
+    #[inline(always)]
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
+        // SAFETY: the caller's promise: M readable floats at `p`.
+        std::array::from_fn(|i| unsafe { *p.add(i % M) })
+    }
+    #[inline(always)]
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32 {
+        index.map(|index| table[index as usize % M])
     }
 }
