@@ -188,7 +188,10 @@ impl Vector for Avx2 {
     unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe {
-            let half = if M == 4 { _mm256_broadcast_ps(&*p.cast()) } else { _mm256_loadu_ps(p) };
+            let half = match M {
+                4 => _mm256_set_m128(_mm_loadu_ps(p), _mm_loadu_ps(p)),
+                _ => _mm256_loadu_ps(p),
+            };
             (half, half)
         }
     }
