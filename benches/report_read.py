@@ -16,6 +16,7 @@ DENSE_NETS = ("onnxruntime", "onnxruntime bound", "openvino", "deepsparse 1", "s
 _NAME = re.compile(rf"({'|'.join(KINDS)}) (.+), (\d+) threads")
 _BLOCK = re.compile(r"secateur block \d+x1")
 _PATTERN = re.compile(r"secateur nm \d+:\d+")
+_HALF = re.compile(r"secateur .* b?f16")
 
 
 @dataclass(frozen=True)
@@ -160,14 +161,17 @@ def weight_bytes(kernel: str, title: str, nonzero: int, elements: int) -> float:
 def _spmv(title: str, threads: int, result: Mapping[str, Any]) -> Iterator[Point]:
     rows, (m, k), density = _by_name(result), result["shape"], result["density"]
     place = "from memory" if result["memory"] else "in cache"
-    # Masks of blocks and of N:M are other matrices of the same density: they are not compared with single weights.
+    # Masks of blocks and of N:M are other matrices of the same density: they are not compared with single
+    # weights. Nor are weights of 16 bits, which are rounded.
     blocks = [name for name in rows if _BLOCK.fullmatch(name)]
     patterns = [name for name in rows if _PATTERN.fullmatch(name)]
-    structured = blocks + patterns
+    halves = [name for name in rows if _HALF.fullmatch(name)]
+    structured = blocks + patterns + halves
     for label, ours in (
         ("single weights", [name for name in rows if name.startswith("secateur") and name not in structured]),
         ("blocks", blocks),
         ("N:M", patterns),
+        ("16 bits", halves),
     ):
         if not ours:
             continue

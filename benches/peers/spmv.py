@@ -5,7 +5,8 @@ weights again and again. *From memory* goes round copies of the weights, in ever
 to fill the last cache more than twice. The read bandwidth that `byte limit` is measured against is the best
 of NumPy's sdot of a large buffer with itself and its maximum of that buffer, in the same process. Dense
 products are the fastest of sgemv and sgemm, row-major or column-major. The masks are random; those of blocks
-have whole blocks removed, at the same density, and so have those of N:M patterns, where one has it.
+have whole blocks removed, at the same density, and so have those of N:M patterns, where one has it. What is
+stored in 16 bits is compared with the product of the rounded weights.
 
     python -m benches.peers.spmv --densities 0.5 0.1 --threads 1
 """
@@ -76,14 +77,18 @@ def measure(m: int, k: int, density: float, memory: bool, speed: float, options:
     )
     kernels = {}
 
-    def ours(name: str, format: str, weights: Any, height: int) -> None:
+    def ours(name: str, format: str, weights: Any, height: int, storage: str = "f32") -> None:
         def pack() -> Any:
-            return sc.pack(weights, format, columns=1, block=(height, 1))
+            return sc.pack(weights, format, columns=1, block=(height, 1), storage=storage)
 
         packed = pack()
-        plain = sc.pack(weights, format, block=(height, 1)).nbytes
+        plain = sc.pack(weights, format, block=(height, 1), storage=storage).nbytes
         kernels[name] = packed.kernel
-        entries[name] = (weights, packed.nbytes - plain, lambda: partial(pack().matmul, x, out=out))
+        size = packed.nbytes - plain
+        entries[name] = (packed.to_dense(), size, lambda: partial(pack().matmul, x, out=out))
+        if storage == "f32" and format in ("auto", "block", "nm"):
+            for other in options.storages:
+                ours(f"{name} {other}", format, weights, height, other)
 
     for format in options.formats:
         ours(f"secateur {format}", format, w, 8)
@@ -138,6 +143,7 @@ def main() -> None:
     parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.3, 0.25, 0.2, 0.1, 0.05])
     parser.add_argument("--shapes", type=Path, default=SHAPES / "vectors.txt", help="file of m k 1 lines")
     parser.add_argument("--formats", nargs="+", default=["auto", "bitmap", "window", "stream", "csr"])
+    parser.add_argument("--storages", nargs="*", choices=["bf16", "f16"], default=["bf16"])
     parser.add_argument("--where", nargs="+", choices=["cache", "memory"], default=["cache", "memory"])
     options = parser.parse_args()
     pin_threads(options.threads)

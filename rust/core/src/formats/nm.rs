@@ -17,7 +17,7 @@
 use super::Format;
 use super::rows::Rows;
 use super::vector::{Few, Lanes, Operand};
-use crate::simd::{Buffer, LANES, Vector};
+use crate::simd::{Buffer, LANES, Stored, Vector, prefetch};
 
 /// The patterns that are packed, as (N, M), tightest first.
 pub const PATTERNS: [(usize, usize); 3] = [(1, 4), (2, 4), (4, 8)];
@@ -28,29 +28,33 @@ pub fn fitting(rows: &Rows) -> Option<(usize, usize)> {
 }
 
 /// Packs `rows` in the tightest pattern that they fit.
-pub fn pack(rows: &Rows) -> Option<Box<dyn Few>> {
+pub fn pack<S: Stored>(rows: &Rows) -> Option<Box<dyn Few>> {
     Some(match fitting(rows)? {
-        (1, _) => Box::new(Nm::<1, 4>::pack(rows)),
-        (2, _) => Box::new(Nm::<2, 4>::pack(rows)),
-        _ => Box::new(Nm::<4, 8>::pack(rows)),
+        (1, _) => Box::new(Nm::<1, 4, S>::pack(rows)),
+        (2, _) => Box::new(Nm::<2, 4, S>::pack(rows)),
+        _ => Box::new(Nm::<4, 8, S>::pack(rows)),
     })
 }
+
+/// How far ahead values of 16 bits, which are for weights in memory, are asked for, in bytes: beyond the page, where the
+/// processor's own prefetching stops. From cache it costs more than it brings.
+const AHEAD: usize = 8192;
 
 /// Accumulators a vector: a look-up takes about as long as two multiply-adds wait for each other.
 const SUMS: usize = 2;
 
 /// A matrix with at most `N` nonzeros in every `M` neighbouring columns of a row.
 #[derive(Debug, Clone)]
-pub struct Nm<const N: usize, const M: usize> {
+pub struct Nm<const N: usize, const M: usize, S: Stored> {
     rows: usize,
     columns: usize,
     /// Whole slots, group of 16 rows after group.
-    values: Buffer,
+    values: Buffer<S>,
     /// For each group of 16 rows whole words of [`Nm::WORD`] slots.
     index: Vec<[u32; LANES]>,
 }
 
-impl<const N: usize, const M: usize> Nm<N, M> {
+impl<const N: usize, const M: usize, S: Stored> Nm<N, M, S> {
     /// Bits of a column inside its group; of M = 8 one is left free, so that a word holds whole groups.
     const BITS: usize = if M == 4 { 2 } else { 4 };
     /// Slots of a word of indices.
@@ -73,7 +77,7 @@ impl<const N: usize, const M: usize> Nm<N, M> {
         const { assert!(matches!((N, M), (1, 4) | (2, 4) | (4, 8))) };
         let slots = rows.columns().div_ceil(M) * N;
         let (groups, words) = (rows.rows().div_ceil(LANES), slots.div_ceil(Self::WORD));
-        let mut values = Buffer::zeroed(groups * slots * LANES);
+        let mut values = vec![0.0; groups * slots * LANES];
         let mut index = vec![[0u32; LANES]; groups * words];
         for row in 0..rows.rows() {
             let (group, lane) = (row / LANES, row % LANES);
@@ -87,11 +91,11 @@ impl<const N: usize, const M: usize> Nm<N, M> {
                     ((column % M) as u32) << (slot % Self::WORD * Self::BITS);
             }
         }
-        Nm { rows: rows.rows(), columns: rows.columns(), values, index }
+        Nm { rows: rows.rows(), columns: rows.columns(), values: Buffer::rounded(&values), index }
     }
 }
 
-impl<const N: usize, const M: usize> Format for Nm<N, M> {
+impl<const N: usize, const M: usize, S: Stored> Format for Nm<N, M, S> {
     fn name(&self) -> &'static str {
         "nm"
     }
@@ -99,7 +103,7 @@ impl<const N: usize, const M: usize> Format for Nm<N, M> {
         (self.rows, self.columns)
     }
     fn nbytes(&self) -> usize {
-        self.values.len() * 4 + self.index.len() * LANES * 4
+        self.values.nbytes() + self.index.len() * LANES * 4
     }
     fn stored(&self) -> usize {
         self.values.len()
@@ -110,7 +114,7 @@ impl<const N: usize, const M: usize> Format for Nm<N, M> {
         for row in 0..self.rows {
             let (group, lane) = (row / LANES, row % LANES);
             for slot in 0..slots {
-                let value = self.values[(group * slots + slot) * LANES + lane];
+                let value = self.values[(group * slots + slot) * LANES + lane].widen();
                 // Zeros are never stored for themselves.
                 if value != 0.0 {
                     let word = self.index[group * words + slot / Self::WORD][lane];
@@ -123,7 +127,7 @@ impl<const N: usize, const M: usize> Format for Nm<N, M> {
     }
 }
 
-impl<const N: usize, const M: usize> Lanes for Nm<N, M> {
+impl<const N: usize, const M: usize, S: Stored> Lanes for Nm<N, M, S> {
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
     unsafe fn group<V: Vector, const J: usize>(&self, v: V, x: Operand<'_, J>, group: usize) -> [V::F32; J] {
@@ -141,7 +145,10 @@ impl<const N: usize, const M: usize> Lanes for Nm<N, M> {
                 // Constant bounds inside: the loops unroll, and accumulators stay in registers.
                 for _ in 0..left.min(Self::WORD / N) / Self::AT_ONCE {
                     for slot in 0..N * Self::AT_ONCE {
-                        let weights = v.load_ptr(values.add(slot * LANES));
+                        if S::HALF {
+                            prefetch(values.wrapping_add(slot * LANES).cast::<u8>().wrapping_add(AHEAD));
+                        }
+                        let weights = v.widen_ptr(values.add(slot * LANES));
                         for j in 0..J {
                             let table = v.repeat_ptr::<M>(x[j].wrapping_add(slot / N * M));
                             acc[j][slot % SUMS] = v.mul_add(weights, v.pick::<M>(table, index), acc[j][slot % SUMS]);
@@ -155,7 +162,7 @@ impl<const N: usize, const M: usize> Lanes for Nm<N, M> {
                 }
                 // The last of an odd number, where two are taken at once.
                 if left < Self::WORD / N && left % Self::AT_ONCE > 0 {
-                    let weights = v.load_ptr(values);
+                    let weights = v.widen_ptr(values);
                     for j in 0..J {
                         acc[j][0] = v.mul_add(weights, v.pick::<M>(v.repeat_ptr::<M>(x[j]), index), acc[j][0]);
                     }

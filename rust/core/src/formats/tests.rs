@@ -3,7 +3,7 @@
 use super::*;
 use crate::executor::{Sequential, with_threads};
 use crate::naive::{self, numbers};
-use crate::simd::Target;
+use crate::simd::{Storage, Target};
 use proptest::prelude::*;
 
 /// Kinds that multiply any number of columns.
@@ -56,7 +56,7 @@ fn multiply(
     epilogue: Epilogue,
 ) -> Vec<f32> {
     let mut y = vec![f32::NAN; rows.rows() * n];
-    let matrix = PackedMatrix::new(rows.clone(), Some(kind), None, target).unwrap();
+    let matrix = PackedMatrix::new(rows.clone(), Some(kind), None, target, Storage::F32).unwrap();
     matrix.matmul(&*with_threads(threads), n, x, &mut y, epilogue).unwrap();
     y
 }
@@ -141,7 +141,7 @@ proptest! {
         for target in Target::available() {
             let run = |threads| {
                 let mut values = vec![f32::NAN; rows.nnz()];
-                let matrix = PackedMatrix::new(rows.clone(), None, None, target).unwrap();
+                let matrix = PackedMatrix::new(rows.clone(), None, None, target, Storage::F32).unwrap();
                 matrix.sddmm(&*with_threads(threads), n, &dy, &x, &mut values).unwrap();
                 values
             };
@@ -176,11 +176,11 @@ proptest! {
                 run(matrix.transposed(), n, &dy, &mut dx);
                 (y, one, dx)
             };
-            let mut matrix = PackedMatrix::new(rows.clone(), Some(kind), None, Target::detect()).unwrap();
+            let mut matrix = PackedMatrix::new(rows.clone(), Some(kind), None, Target::detect(), Storage::F32).unwrap();
             products(&matrix);
             matrix.update(&numbers(rows.nnz(), 1.0, seed ^ 4)).unwrap();
             matrix.update(&values).unwrap();
-            let wanted = products(&PackedMatrix::new(fresh.clone(), Some(kind), None, Target::detect()).unwrap());
+            let wanted = products(&PackedMatrix::new(fresh.clone(), Some(kind), None, Target::detect(), Storage::F32).unwrap());
             prop_assert_eq!(products(&matrix), wanted, "{:?}", kind);
             prop_assert_eq!(matrix.rows(), &fresh);
         }
@@ -196,13 +196,13 @@ proptest! {
         prop_assert_eq!(&Csr::pack_vector(&rows).to_dense(), &dense);
         for pattern in &PATTERNS[1..] {
             let kept = patterned(dense.clone(), k, *pattern);
-            let packed = nm::pack(&Rows::from_dense(m, k, &kept).unwrap()).unwrap();
+            let packed = nm::pack::<f32>(&Rows::from_dense(m, k, &kept).unwrap()).unwrap();
             prop_assert_eq!(&packed.to_dense(), &kept);
         }
-        prop_assert_eq!(&Bitmap::pack(&rows).to_dense(), &dense);
-        prop_assert_eq!(&Padded::pack(&rows).to_dense(), &dense);
-        prop_assert_eq!(&Stream::pack(&rows).to_dense(), &dense);
-        prop_assert_eq!(&Block::<16>::pack_vector(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Bitmap::<f32>::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Padded::<f32>::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Stream::<f32>::pack(&rows).to_dense(), &dense);
+        prop_assert_eq!(&Block::<16, f32>::pack_vector(&rows).to_dense(), &dense);
         prop_assert_eq!(&Block::<4>::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Block::<8>::pack(&rows, blocks()).to_dense(), &dense);
         prop_assert_eq!(&Block::<8>::pack_columns(&rows, blocks(), true).to_dense(), &dense);
@@ -219,8 +219,8 @@ fn wide_rows() {
         dense[row * k + column] = (row + column % 10 + 1) as f32;
     }
     let rows = Rows::from_dense(m, k, &dense).unwrap();
-    assert_eq!(Padded::pack(&rows).to_dense(), dense);
-    assert_eq!(Stream::pack(&rows).to_dense(), dense);
+    assert_eq!(Padded::<f32>::pack(&rows).to_dense(), dense);
+    assert_eq!(Stream::<f32>::pack(&rows).to_dense(), dense);
     for n in [1, 3] {
         let x = numbers(k * n, 1.0, 5);
         let bias = vec![0.0; m];
@@ -228,6 +228,33 @@ fn wide_rows() {
             for kind in KINDS {
                 let y = multiply(&rows, kind, target, 1, n, &x, Epilogue::default());
                 check(&rows, n, &x, &bias, Activation::None, &y, &format!("{kind:?} {}", target.name()));
+            }
+        }
+    }
+}
+
+/// Every kernel of few columns on weights that are stored in 16 bits, against the rounded weights.
+#[test]
+fn stored_in_half() {
+    for (m, k) in [(1, 40), (16, 17), (37, 131)] {
+        let dense = numbers(m * k, 0.4, m as u64);
+        let bias = numbers(m, 1.0, 9);
+        for (n, storage) in [1, 2, 3, 5, 40].into_iter().flat_map(|n| [Storage::Bf16, Storage::F16].map(|s| (n, s))) {
+            let x = numbers(k * n, 1.0, n as u64);
+            for pattern in PATTERNS {
+                let rows = Rows::from_dense(m, k, &patterned(dense.clone(), k, pattern)).unwrap();
+                let wanted = rows.clone().rounded(storage).unwrap();
+                for kind in kinds(&rows).filter(|kind| !matches!(kind, Kind::Csr | Kind::Dense)).map(Some).chain([None])
+                {
+                    for target in Target::available() {
+                        let matrix = PackedMatrix::new(rows.clone(), kind, None, target, storage).unwrap();
+                        let mut y = vec![f32::NAN; m * n];
+                        let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+                        matrix.matmul(&*with_threads(2), n, &x, &mut y, epilogue).unwrap();
+                        let what = format!("{kind:?} {storage:?} {} {n}", target.name());
+                        check(&wanted, n, &x, &bias, Activation::Relu, &y, &what);
+                    }
+                }
             }
         }
     }
@@ -294,11 +321,14 @@ fn patterns_are_found() {
 fn patterns_run_as_nm_and_shared_ones_as_blocks() {
     let (m, k) = (64, 128);
     let target = Target::detect();
-    let format = |rows: &Rows, kind, n| PackedMatrix::new(rows.clone(), kind, None, target).unwrap().kernel(n).0;
+    let format =
+        |rows: &Rows, kind, n| PackedMatrix::new(rows.clone(), kind, None, target, Storage::F32).unwrap().kernel(n).0;
     for (pattern, step) in [((1, 4), 4), ((2, 4), 2), ((4, 8), 2)] {
         // The k-th of every `step` columns, moved along by the row.
         let of_row = |own: usize| -> Vec<f32> {
-            (0..m * k).map(|at| if (at % k + at / k / own) % step == 0 { 1.0 + at as f32 } else { 0.0 }).collect()
+            (0..m * k)
+                .map(|at| if (at % k + at / k / own).is_multiple_of(step) { 1.0 + at as f32 } else { 0.0 })
+                .collect()
         };
         let mut own = of_row(1);
         if pattern == (4, 8) {
@@ -321,6 +351,6 @@ fn patterns_run_as_nm_and_shared_ones_as_blocks() {
 #[test]
 fn what_fits_no_pattern_is_refused() {
     let rows = Rows::from_dense(1, 8, &[1.0; 8]).unwrap();
-    let error = PackedMatrix::new(rows, Some(Kind::Nm), None, Target::detect()).unwrap_err().to_string();
+    let error = PackedMatrix::new(rows, Some(Kind::Nm), None, Target::detect(), Storage::F32).unwrap_err().to_string();
     assert!(error.starts_with("format: \"nm\"") && error.contains("1:4, 2:4, 4:8"), "{error}");
 }

@@ -202,13 +202,15 @@ impl Linear {
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
             Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
             // A candidate only where a pattern fits.
-            Kernel::NmDots => few(nm::pack(&self.weights).unwrap_or_else(|| Box::new(Padded::pack(&self.weights)))),
-            Kernel::BitmapDots => few(Box::new(Bitmap::pack(&self.weights))),
-            Kernel::WindowDots => few(Box::new(Padded::pack(&self.weights))),
-            Kernel::StreamDots => few(Box::new(Stream::pack(&self.weights))),
-            Kernel::Block4Dots => few(Box::new(Block::<4>::pack_vector(&self.weights))),
-            Kernel::Block8Dots => few(Box::new(Block::<8>::pack_vector(&self.weights))),
-            Kernel::Block16Dots => few(Box::new(Block::<16>::pack_vector(&self.weights))),
+            Kernel::NmDots => {
+                few(nm::pack::<f32>(&self.weights).unwrap_or_else(|| Box::new(Padded::<f32>::pack(&self.weights))))
+            }
+            Kernel::BitmapDots => few(Box::new(Bitmap::<f32>::pack(&self.weights))),
+            Kernel::WindowDots => few(Box::new(Padded::<f32>::pack(&self.weights))),
+            Kernel::StreamDots => few(Box::new(Stream::<f32>::pack(&self.weights))),
+            Kernel::Block4Dots => few(Box::new(Block::<4, f32>::pack_vector(&self.weights))),
+            Kernel::Block8Dots => few(Box::new(Block::<8, f32>::pack_vector(&self.weights))),
+            Kernel::Block16Dots => few(Box::new(Block::<16, f32>::pack_vector(&self.weights))),
             Kernel::Panel => {
                 let sweep = |weights: &Rows, blocks| Block::<8>::pack_columns(weights, blocks, true);
                 self.swept(layer, sweep, "dense", input, output, images, target)

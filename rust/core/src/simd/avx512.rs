@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
 
 use super::avx2::{gather4, gather8};
-use super::{Kernel, Vector};
+use super::{Kernel, Storage, Stored, Vector};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -12,8 +12,8 @@ pub(super) struct Avx512(());
 /// Runs `kernel` compiled for AVX-512.
 ///
 /// # Safety
-/// The CPU has AVX-512 F, BW, DQ and VL (and with them AVX2, FMA and BMI2).
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt")]
+/// The CPU has AVX-512 F, BW, DQ and VL (and with them AVX2, FMA, BMI2 and F16C).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
@@ -112,9 +112,23 @@ impl Vector for Avx512 {
         unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n.min(16)) - 1) as __mmask16, a) }
     }
     #[inline(always)]
-    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
+    unsafe fn widen_ptr<S: Stored>(self, p: *const S) -> Self::F32 {
+        // SAFETY: see above the impl; `Storage` tells how wide S is.
+        unsafe {
+            match S::STORAGE {
+                Storage::F32 => _mm512_loadu_ps(p.cast()),
+                Storage::Bf16 => {
+                    let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+                }
+                Storage::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr<S: Stored>(self, p: *const S, mask: u16) -> Self::F32 {
         // SAFETY: see above the impl.
-        unsafe { expand(_mm512_loadu_ps(p), mask) }
+        unsafe { expand(self.widen_ptr(p), mask) }
     }
     #[inline(always)]
     unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {

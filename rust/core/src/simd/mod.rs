@@ -28,9 +28,11 @@ mod avx512;
 mod buffer;
 mod peak;
 mod scalar;
+mod stored;
 
 pub use buffer::Buffer;
 pub use peak::peak_flops;
+pub use stored::{Storage, Stored};
 
 use crate::argument;
 use crate::error::Result;
@@ -127,11 +129,16 @@ pub trait Vector: Copy + Send + Sync + 'static {
         // SAFETY: the caller's promise, and the array holds 16.
         unsafe { std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(LANES)) }
     }
-    /// The i-th set bit of `mask` takes `p[i]`; the other lanes are 0.
+    /// Loads 16 stored numbers as floats.
     ///
     /// # Safety
-    /// `p` is valid for reading 16 floats, however few bits are set.
-    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32;
+    /// `p` is valid for reading 16 of them.
+    unsafe fn widen_ptr<S: Stored>(self, p: *const S) -> Self::F32;
+    /// The i-th set bit of `mask` takes `p[i]`, as a float; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 numbers, however few bits are set.
+    unsafe fn expand_ptr<S: Stored>(self, p: *const S, mask: u16) -> Self::F32;
     /// Lane i takes `base[index[i]]`.
     ///
     /// # Safety
@@ -257,8 +264,10 @@ impl Target {
         #[cfg(target_arch = "x86_64")]
         {
             // The macro takes literals only, hence the spelled-out lists.
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
@@ -409,6 +418,35 @@ mod tests {
                     assert_eq!(*lane, wanted, "mask {mask:#06x} lane {i}");
                 }
             }
+            stored::<V, f32>(v);
+            stored::<V, half::bf16>(v);
+            stored::<V, half::f16>(v);
+        }
+    }
+
+    /// Every number of 16 bits that is one, sixteen at a time; of float32 some.
+    #[inline(always)]
+    fn stored<V: Vector, S: Stored>(v: V) {
+        for first in (0..=u16::MAX).step_by(LANES) {
+            let numbers: [S; LANES] = std::array::from_fn(|i| {
+                let bits = first + i as u16;
+                let x = match S::STORAGE {
+                    Storage::F16 => half::f16::from_bits(bits).to_f32_const(),
+                    _ => half::bf16::from_bits(bits).to_f32_const(),
+                };
+                S::round(if x.is_nan() { 0.0 } else { x })
+            });
+            // SAFETY: an array of 16.
+            let (widened, expanded) =
+                unsafe { (v.widen_ptr(numbers.as_ptr()), v.expand_ptr(numbers.as_ptr(), 0xf00f)) };
+            let wanted = numbers.map(S::widen);
+            assert_eq!(v.to_array(widened).map(f32::to_bits), wanted.map(f32::to_bits), "{:?} {first}", S::STORAGE);
+            let spread = |i: usize| match i {
+                0..4 => wanted[i],
+                12..16 => wanted[i - 8],
+                _ => 0.0,
+            };
+            assert_eq!(v.to_array(expanded), std::array::from_fn(spread), "{:?} {first}", S::STORAGE);
         }
     }
 

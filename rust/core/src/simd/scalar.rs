@@ -1,6 +1,6 @@
 //! The plain target: an array of 16 floats, whatever the compiler makes of it.
 
-use super::{LANES, Vector, WINDOW};
+use super::{LANES, Stored, Vector, WINDOW};
 
 /// Token of the plain target.
 #[derive(Clone, Copy)]
@@ -78,15 +78,20 @@ impl Vector for Scalar {
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(a) }
     }
     #[inline(always)]
-    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
+    unsafe fn widen_ptr<S: Stored>(self, p: *const S) -> Self::F32 {
+        // SAFETY: the caller's promise: 16 readable numbers at `p`.
+        unsafe { p.cast::<[S; LANES]>().read_unaligned() }.map(S::widen)
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr<S: Stored>(self, p: *const S, mask: u16) -> Self::F32 {
         let mut next = 0;
         std::array::from_fn(|i| {
             if mask >> i & 1 == 0 {
                 return 0.0;
             }
             next += 1;
-            // SAFETY: at most 16 bits are set, and the caller promises 16 readable floats.
-            unsafe { *p.add(next - 1) }
+            // SAFETY: at most 16 bits are set, and the caller promises 16 readable numbers.
+            unsafe { *p.add(next - 1) }.widen()
         })
     }
     #[inline(always)]
