@@ -15,6 +15,8 @@ DENSE = ("numpy", "numpy column-major", "mkl", "mkl sgemv", "mkl sgemm", "gemm c
 DENSE_NETS = ("onnxruntime", "onnxruntime bound", "openvino", "deepsparse 1", "secateur 1")
 _NAME = re.compile(rf"({'|'.join(KINDS)}) (.+), (\d+) threads")
 _BLOCK = re.compile(r"secateur block \d+x1")
+_PATTERN = re.compile(r"secateur nm \d+:\d+")
+_HALF = re.compile(r"secateur .* b?f16")
 
 
 @dataclass(frozen=True)
@@ -159,22 +161,28 @@ def weight_bytes(kernel: str, title: str, nonzero: int, elements: int) -> float:
 def _spmv(title: str, threads: int, result: Mapping[str, Any]) -> Iterator[Point]:
     rows, (m, k), density = _by_name(result), result["shape"], result["density"]
     place = "from memory" if result["memory"] else "in cache"
-    # Masks of blocks are other matrices of the same density: they are not compared with single weights.
+    # Masks of blocks and of N:M are other matrices of the same density: they are not compared with single
+    # weights. Nor are weights of 16 bits, which are rounded.
     blocks = [name for name in rows if _BLOCK.fullmatch(name)]
+    patterns = [name for name in rows if _PATTERN.fullmatch(name)]
+    halves = [name for name in rows if _HALF.fullmatch(name)]
+    structured = blocks + patterns + halves
     for label, ours in (
-        ("single weights", [name for name in rows if name.startswith("secateur") and name not in blocks]),
+        ("single weights", [name for name in rows if name.startswith("secateur") and name not in structured]),
         ("blocks", blocks),
+        ("N:M", patterns),
+        ("16 bits", halves),
     ):
         if not ours:
             continue
         kept = {
             name: row
             for name, row in rows.items()
-            if name in ours or name in DENSE or (label != "blocks" and name not in blocks)
+            if name in ours or name in DENSE or (label == "single weights" and name not in structured)
         }
 
         def kernel(name: str) -> str:
-            return name.removeprefix("secateur ") if _BLOCK.fullmatch(name) else short(rows[name]["kernel"])
+            return name.removeprefix("secateur ") if name in structured else short(rows[name]["kernel"])
 
         where = (f"{title}, {place}, {label}", f"{m}x{k}", density, threads)
         flops = 2.0 * round(density * m * k)

@@ -68,6 +68,85 @@ def test_products(m, k, n, density, seed, kind, target):
     assert packed.nbytes > 0 and packed.kernel
 
 
+@settings(max_examples=CASES // 5, deadline=None)
+@given(
+    m=st.integers(0, 70),
+    k=st.integers(0, 200),
+    n=st.integers(1, 20),
+    pattern=st.sampled_from([(1, 4), (2, 4), (4, 8)]),
+    kind=st.sampled_from(["nm", "auto"]),
+    share=st.sampled_from([1, 8, 16]),
+    seed=st.integers(0, 2**32),
+    target=st.sampled_from(sc._core.cpu_targets()),
+)
+def test_nm_products(m, k, n, pattern, kind, share, seed, target):
+    rng = np.random.default_rng(seed)
+    mask = sc.nm_mask(rng.random((-(-m // share), k)), *pattern).repeat(share, axis=0)[:m]
+    weights = rng.standard_normal((m, k), dtype=np.float32) * mask
+    packed = sc.pack(weights, kind, target=target)
+    x, dy = rng.standard_normal((k, n), dtype=np.float32), rng.standard_normal((m, n), dtype=np.float32)
+    check(weights, x, packed @ x)
+    check(weights, x[:, 0], packed @ x[:, 0])
+    check(weights.T, dy, packed.T @ dy)
+    assert np.array_equal(packed.to_dense(), weights)
+    packed.update(2 * packed.values)
+    check(2 * weights, x, packed @ x)
+
+
+def rounded(weights, storage):
+    """To nearest even, by other means: NumPy's float16, and the bits of bfloat16."""
+    if storage == "f16":
+        return weights.astype(np.float16).astype(np.float32)
+    bits = weights.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@settings(max_examples=CASES // 2, deadline=None)
+@given(
+    m=st.integers(0, 70),
+    k=st.integers(0, 200),
+    n=st.integers(1, 20),
+    density=st.floats(0, 1),
+    storage=st.sampled_from(["bf16", "f16"]),
+    kind=st.sampled_from([kind for kind in FORMATS if kind[0] not in ("csr", "dense")]),
+    scale=st.sampled_from([1.0, 1e4, 1e-4, 1e-7]),
+    seed=st.integers(0, 2**32),
+    target=st.sampled_from(sc._core.cpu_targets()),
+)
+def test_products_of_rounded_weights(m, k, n, density, storage, kind, scale, seed, target):
+    rng = np.random.default_rng(seed)
+    weights = np.float32(scale) * sparse(rng, m, k, density)
+    wanted = rounded(weights, storage)
+    packed = sc.pack(weights, kind[0], block=kind[1], target=target, storage=storage)
+    assert packed.storage == storage
+    assert np.array_equal(packed.to_dense(), wanted)
+    assert np.array_equal(packed.values, wanted[wanted != 0])
+    x, dy = rng.standard_normal((k, n), dtype=np.float32), rng.standard_normal((m, n), dtype=np.float32)
+    check(wanted, x, packed @ x)
+    check(wanted, x[:, 0], packed @ x[:, 0])
+    check(wanted.T, dy, packed.T @ dy)
+    assert packed.nnz == np.count_nonzero(wanted)
+    values = rng.standard_normal(packed.nnz, dtype=np.float32)
+    packed.update(values)
+    assert np.array_equal(packed.values, rounded(values, storage))
+    fresh = packed.to_dense()
+    check(fresh, x, packed @ x)
+    check(fresh, x[:, 0], packed @ x[:, 0])
+    check(fresh.T, dy, packed.T @ dy)
+
+
+def test_storage_halves_the_weights():
+    weights = sparse(np.random.default_rng(5), 256, 512, 0.5)
+    for kind in ("window", "stream", "bitmap", "auto"):
+        size = {
+            storage: sc.pack(weights, kind, columns=1, storage=storage).nbytes
+            - sc.pack(weights, storage=storage).nbytes
+            for storage in ("f32", "bf16", "f16")
+        }
+        assert size["bf16"] == size["f16"] < 0.65 * size["f32"]
+    assert "_bf16_" in sc.pack(weights, columns=1, storage="bf16").kernel
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_epilogue(kind):
     rng = np.random.default_rng(0)
@@ -218,6 +297,7 @@ def test_malformed_csr_is_refused_before_any_read():
                 None,
                 (8, 1),
                 None,
+                "f32",
             )
 
 
@@ -227,10 +307,19 @@ def test_malformed_csr_is_refused_before_any_read():
         (
             lambda w: sc.pack(w, "coo"),
             ValueError,
-            "format: unknown name .*auto, bitmap, block, csr, dense, pattern, stream, window",
+            "format: unknown name .*auto, bitmap, block, csr, dense, nm, pattern, stream, window",
         ),
+        (lambda w: sc.pack(np.ones((2, 8)), "nm"), ValueError, 'format: "nm" is for .* 1:4, 2:4, 4:8'),
         (lambda w: sc.pack(w, "block", block=(3, 1)), ValueError, "block"),
         (lambda w: sc.pack(w, target="neon"), ValueError, "target: unknown name .*scalar, avx2, avx512"),
+        (lambda w: sc.pack(w, storage="f64"), ValueError, "storage: unknown name .*f32, bf16, f16"),
+        (lambda w: sc.pack(w, "csr", storage="f16"), ValueError, 'format, storage: "csr" and "dense"'),
+        (lambda w: sc.pack(7e4 * w, storage="f16"), ValueError, 'weights: 70000 is beyond .* "f16"'),
+        (
+            lambda w: sc.pack(w, storage="f16").update(np.full(6, 7e4)),
+            ValueError,
+            'values: 70000 is beyond .* "f16"',
+        ),
         (lambda w: sc.pack(w[0]), ValueError, "weights: expected 2 dimensions, got 1"),
         (
             lambda w: sc.pack(w.astype(complex)),

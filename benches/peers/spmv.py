@@ -5,7 +5,8 @@ weights again and again. *From memory* goes round copies of the weights, in ever
 to fill the last cache more than twice. The read bandwidth that `byte limit` is measured against is the best
 of NumPy's sdot of a large buffer with itself and its maximum of that buffer, in the same process. Dense
 products are the fastest of sgemv and sgemm, row-major or column-major. The masks are random; those of blocks
-have whole blocks removed, at the same density.
+have whole blocks removed, at the same density, and so have those of N:M patterns, where one has it. What is
+stored in 16 bits is compared with the product of the rounded weights.
 
     python -m benches.peers.spmv --densities 0.5 0.1 --threads 1
 """
@@ -24,6 +25,7 @@ from .spmm import SHAPES, random_mask, read_shapes
 
 DENSE = ("numpy", "numpy column-major", "mkl sgemv", "mkl sgemm", "gemm crate")
 HEIGHTS = (4, 8, 16)
+PATTERNS = ((1, 4), (2, 4), (4, 8))
 
 
 def bandwidth(seconds: float = 0.5) -> float:
@@ -75,14 +77,18 @@ def measure(m: int, k: int, density: float, memory: bool, speed: float, options:
     )
     kernels = {}
 
-    def ours(name: str, format: str, weights: Any, height: int) -> None:
+    def ours(name: str, format: str, weights: Any, height: int, storage: str = "f32") -> None:
         def pack() -> Any:
-            return sc.pack(weights, format, columns=1, block=(height, 1))
+            return sc.pack(weights, format, columns=1, block=(height, 1), storage=storage)
 
         packed = pack()
-        plain = sc.pack(weights, format, block=(height, 1)).nbytes
+        plain = sc.pack(weights, format, block=(height, 1), storage=storage).nbytes
         kernels[name] = packed.kernel
-        entries[name] = (weights, packed.nbytes - plain, lambda: partial(pack().matmul, x, out=out))
+        size = packed.nbytes - plain
+        entries[name] = (packed.to_dense(), size, lambda: partial(pack().matmul, x, out=out))
+        if storage == "f32" and format in ("auto", "block", "nm"):
+            for other in options.storages:
+                ours(f"{name} {other}", format, weights, height, other)
 
     for format in options.formats:
         ours(f"secateur {format}", format, w, 8)
@@ -90,6 +96,10 @@ def measure(m: int, k: int, density: float, memory: bool, speed: float, options:
         mask = random_mask(rng, (-(-m // height), k), density).repeat(height, axis=0)[:m]
         blocks = rng.standard_normal((m, k)).astype(np.float32) * mask
         ours(f"secateur block {height}x1", "block", blocks, height)
+    for kept, of in PATTERNS:
+        if kept == density * of:
+            pattern = rng.standard_normal((m, k)).astype(np.float32)
+            ours(f"secateur nm {kept}:{of}", "nm", pattern * sc.nm_mask(rng.random((m, k)), kept, of), 8)
     candidates = {}
     for name, (weights, size, prepare) in entries.items():
         call = rotating(prepare, 2 * last_cache() // size + 1 if memory else 1)
@@ -130,9 +140,10 @@ def measure(m: int, k: int, density: float, memory: bool, speed: float, options:
 def main() -> None:
     """Run the command line."""
     parser = arguments(__doc__)
-    parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.3, 0.2, 0.1, 0.05])
+    parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.3, 0.25, 0.2, 0.1, 0.05])
     parser.add_argument("--shapes", type=Path, default=SHAPES / "vectors.txt", help="file of m k 1 lines")
     parser.add_argument("--formats", nargs="+", default=["auto", "bitmap", "window", "stream", "csr"])
+    parser.add_argument("--storages", nargs="*", choices=["bf16", "f16"], default=["bf16"])
     parser.add_argument("--where", nargs="+", choices=["cache", "memory"], default=["cache", "memory"])
     options = parser.parse_args()
     pin_threads(options.threads)

@@ -21,6 +21,7 @@ class PackedMatrix:
         columns: int | None,
         block: tuple[int, int],
         target: str | None,
+        storage: str,
     ) -> PackedMatrix: ...
     @staticmethod
     def from_csr(
@@ -32,6 +33,7 @@ class PackedMatrix:
         columns: int | None,
         block: tuple[int, int],
         target: str | None,
+        storage: str,
     ) -> PackedMatrix: ...
     def matmul(
         self,
@@ -62,6 +64,8 @@ class PackedMatrix:
     def density(self) -> float: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def storage(self) -> str: ...
     @property
     def format(self) -> str: ...
     @property

@@ -8,7 +8,7 @@ mod support;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use secateur_core::executor::Sequential;
 use secateur_core::formats::{Epilogue, Kind, PackedMatrix, Rows};
-use secateur_core::simd::Target;
+use secateur_core::simd::{Storage, Target};
 use std::hint::black_box;
 use std::time::Duration;
 use support::{Random, weights};
@@ -42,7 +42,8 @@ fn bench(criterion: &mut Criterion) {
                     let rows = Rows::from_dense(m, k, &dense).expect("weights of that shape");
                     // Throughput is of the arithmetic done, in multiply-adds.
                     group.throughput(Throughput::Elements((rows.nnz() * n) as u64));
-                    let packed = PackedMatrix::new(rows, kind, Some(n), target);
+                    let packed =
+                        PackedMatrix::new(rows, kind, Some(n), target, Storage::F32).expect("weights that fit");
                     let id = BenchmarkId::new(format, target.name());
                     group.bench_function(id, |bencher| {
                         bencher.iter(|| {

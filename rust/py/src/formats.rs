@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use secateur_core::executor;
 use secateur_core::formats::{Activation, Epilogue, Kind, Rows};
-use secateur_core::simd::Target;
+use secateur_core::simd::{Storage, Target};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 /// A pruned (m, k) weight matrix, packed to multiply fast. Made by :func:`secateur.pack`.
@@ -39,10 +39,24 @@ impl PackedMatrix {
         }
     }
 
-    fn new(rows: Rows, format: &str, columns: Option<usize>, block: (usize, usize), target: Target) -> PyResult<Self> {
-        let kind = Kind::parse(format, block).map_err(to_py)?;
-        let matrix = secateur_core::formats::PackedMatrix::new(rows, kind, columns, target);
+    fn new(rows: Rows, options: Options, columns: Option<usize>) -> PyResult<Self> {
+        let Options { kind, target, storage } = options;
+        let matrix = secateur_core::formats::PackedMatrix::new(rows, kind, columns, target, storage).map_err(to_py)?;
         Ok(PackedMatrix { matrix: Arc::new(RwLock::new(matrix)), transposed: false, columns: columns.unwrap_or(128) })
+    }
+}
+
+/// How to pack, checked before anything is converted.
+struct Options {
+    kind: Option<Kind>,
+    target: Target,
+    storage: Storage,
+}
+
+impl Options {
+    fn parse(format: &str, block: (usize, usize), target: Option<&str>, storage: &str) -> PyResult<Options> {
+        let kind = Kind::parse(format, block).map_err(to_py)?;
+        Ok(Options { kind, target: self::target(target)?, storage: Storage::parse(storage).map_err(to_py)? })
     }
 }
 
@@ -53,7 +67,7 @@ pub fn target(name: Option<&str>) -> PyResult<Target> {
 #[pymethods]
 impl PackedMatrix {
     #[staticmethod]
-    #[pyo3(signature = (weights, format, columns, block, target))]
+    #[pyo3(signature = (weights, format, columns, block, target, storage))]
     fn from_dense(
         py: Python<'_>,
         weights: &Bound<'_, PyAny>,
@@ -61,20 +75,20 @@ impl PackedMatrix {
         columns: Option<usize>,
         block: (usize, usize),
         target: Option<&str>,
+        storage: &str,
     ) -> PyResult<Self> {
-        let target = self::target(target)?;
-        Kind::parse(format, block).map_err(to_py)?;
+        let options = Options::parse(format, block, target, storage)?;
         let weights = arrays::floats("weights", weights)?;
         let &[m, k] = weights.shape() else {
             return Err(PyValueError::new_err(format!("weights: expected 2 dimensions, got {}", weights.ndim())));
         };
         let dense = weights.as_slice()?;
         let rows = py.detach(|| Rows::from_dense(m, k, dense)).map_err(to_py)?;
-        PackedMatrix::new(rows, format, columns, block, target)
+        PackedMatrix::new(rows, options, columns)
     }
 
     #[staticmethod]
-    #[pyo3(signature = (shape, indptr, indices, values, format, columns, block, target))]
+    #[pyo3(signature = (shape, indptr, indices, values, format, columns, block, target, storage))]
     #[expect(clippy::too_many_arguments, reason = "the arrays of a CSR matrix and the options of pack")]
     fn from_csr(
         py: Python<'_>,
@@ -86,12 +100,13 @@ impl PackedMatrix {
         columns: Option<usize>,
         block: (usize, usize),
         target: Option<&str>,
+        storage: &str,
     ) -> PyResult<Self> {
-        let target = self::target(target)?;
+        let options = Options::parse(format, block, target, storage)?;
         let values = arrays::floats("values", values)?;
         let (indptr, indices, values) = (indptr.as_slice()?, indices.as_slice()?, values.as_slice()?);
         let rows = py.detach(|| Rows::from_parts(shape.0, shape.1, indptr, indices, values)).map_err(to_py)?;
-        PackedMatrix::new(rows, format, columns, block, target)
+        PackedMatrix::new(rows, options, columns)
     }
 
     #[pyo3(signature = (x, bias=None, activation=None, out=None))]
@@ -232,6 +247,11 @@ impl PackedMatrix {
     #[getter]
     fn nbytes(&self) -> usize {
         self.read().nbytes()
+    }
+
+    #[getter]
+    fn storage(&self) -> &'static str {
+        self.read().storage().name()
     }
 
     #[getter]

@@ -13,14 +13,14 @@
 use super::Format;
 use super::rows::Rows;
 use super::vector::{Lanes, Operand};
-use crate::simd::{Buffer, LANES, Vector, prefetch};
+use crate::simd::{Buffer, LANES, Stored, Vector, prefetch};
 
-/// How far ahead values are asked for, in bytes: a page, where the processor's own prefetching stops.
-const AHEAD: usize = 4096;
+/// How far ahead values are asked for, in bytes: beyond the page, where the processor's own prefetching stops.
+const AHEAD: usize = 8192;
 
 /// A matrix as a bitmap and its nonzeros.
 #[derive(Debug, Clone)]
-pub struct Bitmap {
+pub struct Bitmap<S: Stored = f32> {
     rows: usize,
     columns: usize,
     /// Group after group, the masks of four columns in a word.
@@ -28,12 +28,12 @@ pub struct Bitmap {
     /// Where each group's values start, and the end.
     starts: Vec<u32>,
     /// The nonzeros, and 16 zeros that the last expand may read.
-    values: Buffer,
+    values: Buffer<S>,
 }
 
-impl Bitmap {
+impl<S: Stored> Bitmap<S> {
     /// Packs `rows`.
-    pub fn pack(rows: &Rows) -> Bitmap {
+    pub fn pack(rows: &Rows) -> Self {
         let words = rows.columns().div_ceil(4);
         let groups = rows.rows().div_ceil(LANES);
         let mut masks = vec![0u64; groups * words];
@@ -52,12 +52,12 @@ impl Bitmap {
             starts.push(values.len() as u32);
         }
         values.extend([0.0; LANES]);
-        let values = Buffer::from_slice(&values);
+        let values = Buffer::rounded(&values);
         Bitmap { rows: rows.rows(), columns: rows.columns(), masks, starts, values }
     }
 }
 
-impl Format for Bitmap {
+impl<S: Stored> Format for Bitmap<S> {
     fn name(&self) -> &'static str {
         "bitmap"
     }
@@ -65,7 +65,7 @@ impl Format for Bitmap {
         (self.rows, self.columns)
     }
     fn nbytes(&self) -> usize {
-        self.masks.len() * 8 + self.starts.len() * 4 + self.values.len() * 4
+        self.masks.len() * 8 + self.starts.len() * 4 + self.values.nbytes()
     }
     fn stored(&self) -> usize {
         self.values.len() - LANES
@@ -77,14 +77,14 @@ impl Format for Bitmap {
         for (at, &word) in self.masks.iter().enumerate() {
             for bit in (0..64).filter(|bit| word >> bit & 1 == 1) {
                 let (row, column) = (at / words * LANES + bit % LANES, at % words * 4 + bit / LANES);
-                dense[row * self.columns + column] = values.next().copied().unwrap_or(0.0);
+                dense[row * self.columns + column] = values.next().map_or(0.0, |value| value.widen());
             }
         }
         dense
     }
 }
 
-impl Lanes for Bitmap {
+impl<S: Stored> Lanes for Bitmap<S> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
         let words = self.columns.div_ceil(4);

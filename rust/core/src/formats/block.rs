@@ -19,11 +19,15 @@ use super::rows::Rows;
 use super::sweep::{Sweep, Tile};
 use super::vector::{Lanes, Operand};
 use super::{Format, Pack};
-use crate::simd::{Buffer, LANES, Vector};
+use crate::simd::{Buffer, LANES, Stored, Vector, prefetch};
+
+/// How far ahead values of 16 bits, which are for weights in memory, are asked for, in bytes: beyond the page, where the
+/// processor's own prefetching stops. Whole floats arrive as fast without.
+const AHEAD: usize = 8192;
 
 /// A matrix in column blocks of `R` rows.
 #[derive(Debug, Clone)]
-pub struct Block<const R: usize> {
+pub struct Block<const R: usize, S: Stored = f32> {
     rows: usize,
     columns: usize,
     blocks: KBlocks,
@@ -32,22 +36,24 @@ pub struct Block<const R: usize> {
     /// Where run (block, group) starts, in stored columns; the next entry is where it ends.
     starts: Vec<u32>,
     /// R values a stored column.
-    values: Buffer,
+    values: Buffer<S>,
     index: Vec<u16>,
 }
 
 impl<const R: usize> Block<R> {
-    fn groups(&self) -> usize {
-        self.rows.div_ceil(R)
-    }
-
     /// Packs the columns of each group of R rows that hold a nonzero, or all of them.
     pub fn pack_columns(rows: &Rows, blocks: KBlocks, all: bool) -> Block<R> {
         Block::pack_runs(rows, blocks, all, 1)
     }
+}
+
+impl<const R: usize, S: Stored> Block<R, S> {
+    fn groups(&self) -> usize {
+        self.rows.div_ceil(R)
+    }
 
     /// The same with runs of a multiple of `whole` columns: their last ones are repeated with zeros.
-    fn pack_runs(rows: &Rows, blocks: KBlocks, all: bool, whole: usize) -> Block<R> {
+    fn pack_runs(rows: &Rows, blocks: KBlocks, all: bool, whole: usize) -> Self {
         let groups = rows.rows().div_ceil(R);
         // The dense R × columns strip of each group, a group at a time, then runs in (block, group) order.
         let mut runs: Vec<(Vec<u16>, Vec<f32>)> = vec![Default::default(); blocks.len() * groups];
@@ -80,14 +86,14 @@ impl<const R: usize> Block<R> {
             values.extend(run_values);
         }
         starts.push(index.len() as u32);
-        let values = Buffer::from_slice(&values);
+        let values = Buffer::rounded(&values);
         Block { rows: rows.rows(), columns: rows.columns(), blocks, whole, starts, values, index }
     }
 }
 
-impl<const R: usize> Block<R> {
+impl<const R: usize, S: Stored> Block<R, S> {
     /// Packed for few columns: K-blocks as long as an index reaches, so that runs are long.
-    pub fn pack_vector(rows: &Rows) -> Block<R> {
+    pub fn pack_vector(rows: &Rows) -> Self {
         Block::pack_runs(rows, KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX), false, LANES / R)
     }
 }
@@ -102,7 +108,7 @@ impl<const R: usize> Pack for Block<R> {
     }
 }
 
-impl<const R: usize> Format for Block<R> {
+impl<const R: usize, S: Stored> Format for Block<R, S> {
     fn name(&self) -> &'static str {
         "block"
     }
@@ -110,7 +116,7 @@ impl<const R: usize> Format for Block<R> {
         (self.rows, self.columns)
     }
     fn nbytes(&self) -> usize {
-        self.values.len() * 4 + self.index.len() * 2 + self.starts.len() * 4 + self.blocks.nbytes()
+        self.values.nbytes() + self.index.len() * 2 + self.starts.len() * 4 + self.blocks.nbytes()
     }
     fn stored(&self) -> usize {
         self.values.len()
@@ -125,7 +131,7 @@ impl<const R: usize> Format for Block<R> {
                 for at in self.starts[run] as usize..self.starts[run + 1] as usize {
                     for r in 0..R.min(self.rows - group * R) {
                         // Zeros fill blocks and runs.
-                        let value = self.values[at * R + r];
+                        let value = self.values[at * R + r].widen();
                         if value != 0.0 {
                             dense[(group * R + r) * self.columns + column_of[&self.index[at]]] = value;
                         }
@@ -218,7 +224,7 @@ impl<const R: usize> Block<R> {
     }
 }
 
-impl<const R: usize> Lanes for Block<R> {
+impl<const R: usize, S: Stored> Lanes for Block<R, S> {
     /// 16 / R columns of a group of R rows at a time: `acc[lane] += values[lane] * x[column of lane / R]`.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
@@ -263,7 +269,7 @@ impl<const R: usize> Lanes for Block<R> {
     }
 }
 
-impl<const R: usize> Block<R> {
+impl<const R: usize, S: Stored> Block<R, S> {
     /// 16 / R columns from `i` on.
     ///
     /// # Safety
@@ -272,7 +278,11 @@ impl<const R: usize> Block<R> {
     unsafe fn step<V: Vector, const N: usize>(&self, v: V, x: [*const f32; N], i: usize, acc: &mut [V::F32; N]) {
         // SAFETY: the caller's promise, and `pack_runs` made R values an index.
         unsafe {
-            let weights = v.load_ptr(self.values.as_ptr().add(i * R));
+            let values = self.values.as_ptr().add(i * R);
+            if S::HALF {
+                prefetch(values.cast::<u8>().wrapping_add(AHEAD));
+            }
+            let weights = v.widen_ptr(values);
             for (acc, x) in acc.iter_mut().zip(x) {
                 *acc = v.mul_add(weights, v.spread_ptr::<R>(x, self.index.as_ptr().add(i)), *acc);
             }

@@ -3,11 +3,13 @@
 use super::panels::{self, Spare};
 use super::sweep::{Sweep, kernel_name};
 use super::vector::{Few, Strides};
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, sddmm};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, nm, sddmm};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
-use crate::simd::Target;
+use crate::simd::{Storage, Stored, Target};
+use half::{bf16, f16};
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 /// The formats that users name.
@@ -22,6 +24,9 @@ pub enum Kind {
         /// Rows of a block: 4, 8 or 16.
         height: usize,
     },
+    /// Single weights, at most N in every M columns of a row: 1:4, 2:4 or 4:8, the tightest that fits. Blocks where
+    /// neighbouring rows share their places, else pattern for many columns.
+    Nm,
     /// Single weights, one bit an element; pattern for many columns.
     Bitmap,
     /// Single weights looked up in registers, slots padded; pattern for many columns.
@@ -34,7 +39,8 @@ pub enum Kind {
 
 impl Kind {
     /// The names that [`Kind::parse`] knows.
-    pub const NAMES: [&'static str; 8] = ["auto", "bitmap", "block", "csr", "dense", "pattern", "stream", "window"];
+    pub const NAMES: [&'static str; 9] =
+        ["auto", "bitmap", "block", "csr", "dense", "nm", "pattern", "stream", "window"];
     /// The blocks that [`Kind::parse`] knows, as (rows, columns).
     pub const BLOCKS: [(usize, usize); 4] = [(4, 1), (8, 1), (16, 1), (4, 4)];
 
@@ -45,6 +51,7 @@ impl Kind {
             "csr" => Ok(Some(Kind::Csr)),
             "pattern" => Ok(Some(Kind::Pattern)),
             "bitmap" => Ok(Some(Kind::Bitmap)),
+            "nm" => Ok(Some(Kind::Nm)),
             "stream" => Ok(Some(Kind::Stream)),
             "window" => Ok(Some(Kind::Window)),
             "dense" => Ok(Some(Kind::Dense)),
@@ -54,12 +61,24 @@ impl Kind {
         }
     }
 
+    /// The form that `kind` takes for these nonzeros; `None` leaves it to them.
+    fn form(kind: Option<Kind>, rows: &Rows, few: bool, target: Target, storage: Storage) -> Kind {
+        match kind {
+            None if few => Kind::of_few(rows, target, storage),
+            None => Kind::of(rows),
+            Some(Kind::Nm) => Kind::of_shared(rows).unwrap_or(Kind::Nm),
+            Some(kind) => kind,
+        }
+    }
+
+    /// Blocks where 16 or 8 neighbouring rows share the places of their nonzeros.
+    fn of_shared(rows: &Rows) -> Option<Kind> {
+        [16, 8].into_iter().find(|&height| rows.block_fill(height) > 0.8).map(|height| Kind::Block { height })
+    }
+
     /// What the nonzeros suggest: blocks where they are full, dense where too little was removed to win, else single
     /// weights.
-    fn of(rows: &Rows, few: bool, target: Target) -> Kind {
-        if few {
-            return Kind::of_few(rows, target);
-        }
+    fn of(rows: &Rows) -> Kind {
         if rows.density() > 0.8 {
             Kind::Dense
         } else if rows.block_fill(8) > 0.8 {
@@ -71,28 +90,43 @@ impl Kind {
         }
     }
 
-    /// For few columns: windows where weights come from cache, the fewest bytes where they come from memory. The switch
-    /// points are those of one column on Zen 4, against dense weights.
-    fn of_few(rows: &Rows, target: Target) -> Kind {
+    /// For few columns.
+    fn of_few(rows: &Rows, target: Target, storage: Storage) -> Kind {
+        match Kind::fastest_few(rows, target, storage.bytes()) {
+            kind if kind.stores(storage) => kind,
+            // Every column of 16 rows: what is dense in that storage.
+            Kind::Dense => Kind::Block { height: 16 },
+            _ => Kind::Window,
+        }
+    }
+
+    /// Windows where weights come from cache, the fewest bytes where they come from memory, N:M patterns in both. The
+    /// switch points are those of one column on Zen 4, against dense weights.
+    fn fastest_few(rows: &Rows, target: Target, bytes: usize) -> Kind {
         let density = rows.density();
+        let pattern = nm::fitting(rows);
         // Padding grows what windows read as the density falls.
-        let cached = rows.nnz() * 4 < if density > 0.25 { CACHE } else { CACHE / 4 };
+        let cached = rows.nnz() * bytes < if density > 0.25 { CACHE } else { CACHE / 4 };
         let (dense, bitmap, stream) = match (target.name(), cached) {
             ("avx512", true) => (0.65, 1.0, 0.0),
+            // Expanding takes its time however few bytes arrive.
+            ("avx512", false) if bytes < 4 => (0.8, 0.4, 0.4),
             ("avx512", false) => (0.8, 0.25, 0.25),
             // Expanding takes AVX2 too long for a bitmap, and a look-up as long as five of AVX-512.
             ("avx2", true) => (0.27, 1.0, 0.0),
             ("avx2", false) => (0.6, 1.0, 0.3),
             _ => return if density > 0.8 { Kind::Dense } else { Kind::Csr },
         };
+        // A bitmap of 4:8 takes fewer bytes than its places.
+        let pattern = pattern.filter(|&pattern| cached || pattern != (4, 8) || target.name() != "avx512");
         if density > 0.8 {
             Kind::Dense
-        } else if rows.block_fill(16) > 0.8 {
-            Kind::Block { height: 16 }
-        } else if rows.block_fill(8) > 0.8 {
-            Kind::Block { height: 8 }
+        } else if let Some(blocks) = Kind::of_shared(rows) {
+            blocks
         } else if density < 0.25 && rows.block_fill(4) > 0.8 {
             Kind::Block { height: 4 }
+        } else if pattern.is_some_and(|(n, m)| density * m as f64 > 0.8 * n as f64) {
+            Kind::Nm
         } else if density > dense {
             Kind::Dense
         } else if density > bitmap {
@@ -105,6 +139,13 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Whether the format has its values in that storage where columns are few.
+    fn stores(self, storage: Storage) -> bool {
+        storage == Storage::F32 || !matches!(self, Kind::Csr | Kind::Dense)
+    }
+}
+
 /// Whether `columns` are few: taken a few at a time, in a kernel of their own, rather than in panels of 16. Measured: below
 /// these a panel costs more.
 fn are_few(kind: Option<Kind>, columns: usize) -> bool {
@@ -113,7 +154,7 @@ fn are_few(kind: Option<Kind>, columns: usize) -> bool {
         Some(Kind::Csr) => 3,
         Some(Kind::Bitmap) => 4,
         Some(Kind::Block { .. }) => 6,
-        Some(Kind::Pattern | Kind::Window | Kind::Stream) | None => 8,
+        Some(Kind::Pattern | Kind::Nm | Kind::Window | Kind::Stream) | None => 8,
     };
     columns <= most
 }
@@ -139,23 +180,30 @@ fn pack<M: Pack + Sweep>(rows: &Rows, target: Target) -> M {
 }
 
 impl Packed {
-    fn pack(rows: &Rows, kind: Kind, few: bool, target: Target) -> Packed {
-        if few {
-            return match kind {
-                Kind::Dense => Packed::Dense(rows.to_dense()),
-                Kind::Bitmap => Packed::Few(Box::new(Bitmap::pack(rows))),
-                Kind::Window | Kind::Pattern => Packed::Few(Box::new(Padded::pack(rows))),
-                Kind::Stream => Packed::Few(Box::new(Stream::pack(rows))),
-                Kind::Csr => Packed::Few(Box::new(Csr::pack_vector(rows))),
-                Kind::Block { height: 4 } => Packed::Few(Box::new(Block::<4>::pack_vector(rows))),
-                Kind::Block { height: 16 } => Packed::Few(Box::new(Block::<16>::pack_vector(rows))),
-                Kind::Block { .. } => Packed::Few(Box::new(Block::<8>::pack_vector(rows))),
-            };
-        }
+    /// For few columns.
+    fn few<S: Stored>(rows: &Rows, kind: Kind) -> Packed {
+        Packed::Few(match kind {
+            Kind::Dense => return Packed::Dense(rows.to_dense()),
+            Kind::Csr => Box::new(Csr::pack_vector(rows)),
+            Kind::Bitmap => Box::new(Bitmap::<S>::pack(rows)),
+            // `PackedMatrix::new` has refused what does not fit.
+            Kind::Nm => nm::pack::<S>(rows).unwrap_or_else(|| Box::new(Padded::<S>::pack(rows))),
+            Kind::Window | Kind::Pattern => Box::new(Padded::<S>::pack(rows)),
+            Kind::Stream => Box::new(Stream::<S>::pack(rows)),
+            Kind::Block { height: 4 } => Box::new(Block::<4, S>::pack_vector(rows)),
+            Kind::Block { height: 16 } => Box::new(Block::<16, S>::pack_vector(rows)),
+            Kind::Block { .. } => Box::new(Block::<8, S>::pack_vector(rows)),
+        })
+    }
+
+    /// For many columns.
+    fn many(rows: &Rows, kind: Kind, target: Target) -> Packed {
         match kind {
             Kind::Dense => Packed::Dense(rows.to_dense()),
             Kind::Csr => Packed::Csr(pack(rows, target)),
-            Kind::Pattern | Kind::Bitmap | Kind::Window | Kind::Stream => Packed::Pattern(pack(rows, target)),
+            Kind::Pattern | Kind::Nm | Kind::Bitmap | Kind::Window | Kind::Stream => {
+                Packed::Pattern(pack(rows, target))
+            }
             Kind::Block { height: 4 } => Packed::Block4(pack(rows, target)),
             Kind::Block { .. } => Packed::Block8(pack(rows, target)),
         }
@@ -191,10 +239,10 @@ impl Packed {
     }
 
     /// For example `spmm_csr_f32_1x128__avx512`.
-    fn kernel(&self, target: Target) -> String {
+    fn kernel(&self, target: Target, storage: Storage) -> String {
         match self {
             Packed::Dense(_) => "gemm_dense_f32".into(),
-            Packed::Few(few) => format!("spmv_{}_f32__{}", few.name(), target.name()),
+            Packed::Few(few) => format!("spmv_{}_{}__{}", few.name(), storage.name(), target.name()),
             Packed::Csr(_) => kernel_name::<Csr>(self.name(), target),
             Packed::Pattern(_) => kernel_name::<Pattern>(self.name(), target),
             Packed::Block8(_) => kernel_name::<Block<8>>(self.name(), target),
@@ -213,6 +261,7 @@ pub struct PackedMatrix {
     rows: Rows,
     kind: Option<Kind>,
     target: Target,
+    storage: Storage,
     few: OnceLock<Packed>,
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
@@ -226,32 +275,70 @@ pub struct PackedMatrix {
 const SMALL: usize = 2_000_000;
 
 impl PackedMatrix {
-    /// Packs for `columns` columns now, or at first use where `None`; in the format `kind`, or the best guess.
-    pub fn new(rows: Rows, kind: Option<Kind>, columns: Option<usize>, target: Target) -> PackedMatrix {
-        let matrix = PackedMatrix {
+    /// Packs for `columns` columns now, or at first use where `None`; in the format `kind`, or the best guess. The weights
+    /// are rounded to `storage`, which is how they lie in memory where columns are few.
+    ///
+    /// # Errors
+    /// Where the nonzeros do not fit the format, or the format or a weight the storage.
+    pub fn new(
+        rows: Rows,
+        kind: Option<Kind>,
+        columns: Option<usize>,
+        target: Target,
+        storage: Storage,
+    ) -> Result<PackedMatrix> {
+        if kind.is_some_and(|kind| !kind.stores(storage)) {
+            return Err(argument!(
+                "format, storage: \"csr\" and \"dense\" hold f32; for {:?} choose another format",
+                storage.name()
+            ));
+        }
+        let rows = rows.rounded(storage)?;
+        if kind == Some(Kind::Nm) && nm::fitting(&rows).is_none() {
+            let patterns = nm::PATTERNS.map(|(n, m)| format!("{n}:{m}")).join(", ");
+            return Err(argument!(
+                "format: \"nm\" is for N nonzeros in M columns of every row, N:M of {patterns}; these weights have more"
+            ));
+        }
+        let matrix = PackedMatrix::unpacked(rows, kind, target, storage);
+        if let Some(columns) = columns {
+            matrix.packed(columns);
+        }
+        Ok(matrix)
+    }
+
+    fn unpacked(rows: Rows, kind: Option<Kind>, target: Target, storage: Storage) -> PackedMatrix {
+        PackedMatrix {
             rows,
             kind,
             target,
+            storage,
             few: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
             many_order: None,
             transposed_order: None,
             spare: Spare::default(),
-        };
-        if let Some(columns) = columns {
-            matrix.packed(columns);
         }
-        matrix
     }
 
     fn packed(&self, columns: usize) -> &Packed {
         let few = are_few(self.kind, columns);
         let slot = if few { &self.few } else { &self.many };
         slot.get_or_init(|| {
-            let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, few, self.target));
-            Packed::pack(&self.rows, kind, few, self.target)
+            let kind = Kind::form(self.kind, &self.rows, few, self.target, self.storage);
+            match self.storage {
+                _ if !few => Packed::many(&self.rows, kind, self.target),
+                Storage::F32 => Packed::few::<f32>(&self.rows, kind),
+                Storage::Bf16 => Packed::few::<bf16>(&self.rows, kind),
+                Storage::F16 => Packed::few::<f16>(&self.rows, kind),
+            }
         })
+    }
+
+    /// How the values lie in memory where columns are few.
+    pub fn storage(&self) -> Storage {
+        self.storage
     }
 
     /// The nonzeros.
@@ -269,38 +356,42 @@ impl PackedMatrix {
     /// The format and kernel that a product with `columns` columns runs.
     pub fn kernel(&self, columns: usize) -> (&'static str, String) {
         let packed = self.packed(columns);
-        (packed.name(), packed.kernel(self.target))
+        (packed.name(), packed.kernel(self.target, self.storage))
     }
 
     /// The matrix transposed, packed the same way; made at first use.
     pub fn transposed(&self) -> &PackedMatrix {
         self.transposed.get_or_init(|| {
-            // Columns of blocks are rows of the transposed matrix, where they are single weights.
+            // Columns of blocks are rows of the transposed matrix, where they are single weights; so are those of N:M.
             let kind = match self.kind {
-                Some(Kind::Block { .. }) => Some(Kind::Pattern),
+                Some(Kind::Block { .. } | Kind::Nm) => Some(Kind::Pattern),
                 kind => kind,
             };
-            Box::new(PackedMatrix::new(self.rows.transposed(), kind, None, self.target))
+            Box::new(PackedMatrix::unpacked(self.rows.transposed(), kind, self.target, self.storage))
         })
     }
 
     /// Replaces the values, in the order of [`Rows::parts`]: the structure stays, and so does the packing for many columns,
     /// the transposed matrix included. Where values go is worked out at the first call. Packed for few columns, the matrix is
-    /// packed anew at its next use.
+    /// packed anew at its next use. Values are rounded to the storage.
     ///
     /// # Errors
-    /// Where there is not one value a nonzero.
+    /// Where there is not one value a nonzero, or one does not fit the storage.
     pub fn update(&mut self, values: &[f32]) -> Result<()> {
         if values.len() != self.rows.nnz() {
             return Err(argument!("values: {} for {} nonzeros", values.len(), self.rows.nnz()));
         }
-        self.rows.values_mut().copy_from_slice(values);
+        let mut values = Cow::Borrowed(values);
+        if self.storage != Storage::F32 {
+            self.storage.round("values", values.to_mut())?;
+        }
+        self.rows.values_mut().copy_from_slice(&values);
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         self.few.take();
         if let Some(packed) = self.many.get_mut() {
             let order = self.many_order.get_or_insert_with(|| {
-                let kind = self.kind.unwrap_or_else(|| Kind::of(&self.rows, false, self.target));
-                bits(Packed::pack(&self.rows.ordinals(), kind, false, self.target).values_mut())
+                let kind = Kind::form(self.kind, &self.rows, false, self.target, self.storage);
+                bits(Packed::many(&self.rows.ordinals(), kind, self.target).values_mut())
             });
             for (to, &from) in packed.values_mut().iter_mut().zip(&*order) {
                 *to = if from == 0 { 0.0 } else { values[from as usize - 1] };

@@ -1,8 +1,8 @@
 //! Weights and masks to packed weights, one file a format.
 //!
 //! [`Rows`] holds the nonzeros of a matrix; each format packs them its own way and brings its kernel: [`Pattern`], [`Csr`]
-//! and [`Block`] run over many columns by [`sweep`] and [`panels`]; [`Block`], [`Csr`], [`Bitmap`] and [`windowed`] over few
-//! by [`vector`]; dense weights by [`direct`] or the `gemm` crate. [`Packed`] is the closed list that users choose from.
+//! and [`Block`] run over many columns by [`sweep`] and [`panels`]; [`Block`], [`Csr`], [`nm`], [`Bitmap`] and [`windowed`]
+//! over few by [`vector`]; dense weights by [`direct`] or the `gemm` crate. [`Packed`] is the closed list that users choose from.
 
 pub mod bitmap;
 pub mod block;
@@ -14,6 +14,7 @@ pub mod direct;
 pub mod epilogue;
 pub mod kblocks;
 pub mod matrix;
+pub mod nm;
 pub mod panels;
 pub mod pattern;
 pub mod rows;

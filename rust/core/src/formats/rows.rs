@@ -3,6 +3,7 @@
 use crate::argument;
 use crate::error::Result;
 use crate::malformed;
+use crate::simd::Storage;
 use std::ops::Range;
 
 /// Plain compressed rows, columns ascending in every row.
@@ -35,6 +36,26 @@ impl Rows {
             starts.push(values.len());
         }
         Ok(Rows { columns, starts, index, values })
+    }
+
+    /// The matrix with its values rounded to `storage`; those that become 0 are dropped.
+    ///
+    /// # Errors
+    /// Where a finite value is beyond the largest that can be stored.
+    pub fn rounded(mut self, storage: Storage) -> Result<Rows> {
+        if storage == Storage::F32 {
+            return Ok(self);
+        }
+        storage.round("weights", &mut self.values)?;
+        let mut out = Rows { columns: self.columns, starts: vec![0], index: Vec::new(), values: Vec::new() };
+        for row in 0..self.rows() {
+            for (column, x) in self.row(row).filter(|&(_, x)| x != 0.0) {
+                out.index.push(column as u32);
+                out.values.push(x);
+            }
+            out.starts.push(out.values.len());
+        }
+        Ok(out)
     }
 
     /// A matrix of zeros.
@@ -166,6 +187,15 @@ impl Rows {
             }
         }
         Rows { columns: self.rows(), starts, index, values }
+    }
+
+    /// Whether every row has at most `n` nonzeros in each `m` neighbouring columns from 0, m, 2m … on.
+    pub fn fits(&self, n: usize, m: usize) -> bool {
+        (0..self.rows()).all(|row| {
+            let index = &self.index[self.starts[row]..self.starts[row + 1]];
+            // Columns ascend: the one n places on lies in the same group where there are too many.
+            index.iter().zip(index.iter().skip(n)).all(|(&column, &later)| column as usize / m != later as usize / m)
+        })
     }
 
     /// Nonzeros over the elements of the `height`-row blocks (one column wide) that hold any: 1 where blocks are full.

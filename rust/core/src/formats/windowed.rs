@@ -21,7 +21,7 @@
 use super::Format;
 use super::rows::Rows;
 use super::vector::{Lanes, Operand};
-use crate::simd::{Buffer, LANES, Vector, WINDOW, prefetch};
+use crate::simd::{Buffer, LANES, Stored, Vector, WINDOW, prefetch};
 
 /// Slots of a packet: as many columns of five bits as fit in 16.
 const SLOTS: usize = 3;
@@ -43,13 +43,13 @@ struct Packet<const MASKS: usize> {
 }
 
 /// A matrix in windows, padded: best from cache.
-pub type Padded = Windowed<0>;
+pub type Padded<S = f32> = Windowed<0, S>;
 /// A matrix in windows without the zeros that fill slots: best from memory.
-pub type Stream = Windowed<SLOTS>;
+pub type Stream<S = f32> = Windowed<SLOTS, S>;
 
 /// A matrix in windows, with `MASKS` masks a packet: [`Padded`] or [`Stream`].
 #[derive(Debug, Clone)]
-pub struct Windowed<const MASKS: usize> {
+pub struct Windowed<const MASKS: usize, S: Stored = f32> {
     rows: usize,
     columns: usize,
     nonzeros: usize,
@@ -59,10 +59,10 @@ pub struct Windowed<const MASKS: usize> {
     starts: Vec<(usize, usize)>,
     packets: Vec<Packet<MASKS>>,
     /// Whole slots, or nonzeros slot by slot and 16 zeros that the last expand may read.
-    values: Buffer,
+    values: Buffer<S>,
 }
 
-impl<const MASKS: usize> Windowed<MASKS> {
+impl<const MASKS: usize, S: Stored> Windowed<MASKS, S> {
     /// Whether slots hold nonzeros only.
     const PACKED: bool = MASKS == SLOTS;
 
@@ -110,13 +110,13 @@ impl<const MASKS: usize> Windowed<MASKS> {
         if Self::PACKED {
             values.extend([0.0; LANES]);
         }
-        let values = Buffer::from_slice(&values);
+        let values = Buffer::rounded(&values);
         let (rows, columns, nonzeros) = (rows.rows(), rows.columns(), rows.nnz());
         Windowed { rows, columns, nonzeros, order, starts, packets, values }
     }
 }
 
-impl<const MASKS: usize> Format for Windowed<MASKS> {
+impl<const MASKS: usize, S: Stored> Format for Windowed<MASKS, S> {
     fn name(&self) -> &'static str {
         if Self::PACKED { "stream" } else { "window" }
     }
@@ -125,7 +125,7 @@ impl<const MASKS: usize> Format for Windowed<MASKS> {
     }
     fn nbytes(&self) -> usize {
         self.packets.len() * size_of::<Packet<MASKS>>()
-            + self.values.len() * 4
+            + self.values.nbytes()
             + self.order.len() * 4
             + self.starts.len() * 16
     }
@@ -144,7 +144,7 @@ impl<const MASKS: usize> Format for Windowed<MASKS> {
                         if Self::PACKED && packet.masks[slot] >> lane & 1 == 0 {
                             continue;
                         }
-                        let value = values.next().copied().unwrap_or(0.0);
+                        let value = values.next().map_or(0.0, |value| value.widen());
                         // Zeros are never stored for themselves.
                         if value != 0.0 {
                             let column = base + (packet.index[lane] >> (5 * slot)) as usize % WINDOW;
@@ -158,7 +158,7 @@ impl<const MASKS: usize> Format for Windowed<MASKS> {
     }
 }
 
-impl<const MASKS: usize> Lanes for Windowed<MASKS> {
+impl<const MASKS: usize, S: Stored> Lanes for Windowed<MASKS, S> {
     fn order(&self) -> Option<&[u32]> {
         Some(&self.order)
     }
@@ -190,14 +190,14 @@ impl<const MASKS: usize> Lanes for Windowed<MASKS> {
                         values = values.add(mask.count_ones() as usize);
                         weights
                     } else {
-                        let weights = v.load_ptr(values);
+                        let weights = v.widen_ptr(values);
                         values = values.add(LANES);
                         weights
                     };
                     for j in 0..N {
                         acc[j][slot] = v.mul_add(weights, v.look_up(window[j], index), acc[j][slot]);
                     }
-                    index = v.next_index(index);
+                    index = v.next_index::<5>(index);
                 }
             }
         }

@@ -13,7 +13,7 @@ use crate::executor::{Executor, Sequential};
 use crate::formats::direct::Pixels;
 use crate::formats::vector::{Few, Strides};
 use crate::formats::{
-    Activation, Bitmap, Block, Csr, Direct, Epilogue, Pack, Padded, Pattern, Rows, Stream, Window, dense,
+    Activation, Bitmap, Block, Csr, Direct, Epilogue, Pack, Padded, Pattern, Rows, Stream, Window, dense, nm,
 };
 use crate::simd::Target;
 
@@ -64,6 +64,8 @@ pub enum Kernel {
     Block8,
     /// Single weights, a few images at a time, one dot product an output.
     CsrDots,
+    /// Single weights, at most N in every M inputs, a few images at a time, outputs in the lanes.
+    NmDots,
     /// A bitmap, a few images at a time, outputs in the lanes.
     BitmapDots,
     /// Windows with padded slots, a few images at a time, outputs in the lanes.
@@ -92,6 +94,7 @@ impl Kernel {
             Kernel::Pattern => "pattern",
             Kernel::Block4 | Kernel::Block8 => "block",
             Kernel::Block4Dots | Kernel::Block8Dots | Kernel::Block16Dots => "block",
+            Kernel::NmDots => "nm",
             Kernel::BitmapDots => "bitmap",
             Kernel::WindowDots => "window",
             Kernel::StreamDots => "stream",
@@ -192,12 +195,16 @@ impl Linear {
             }
             Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
             Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
-            Kernel::BitmapDots => few(Box::new(Bitmap::pack(&self.weights))),
-            Kernel::WindowDots => few(Box::new(Padded::pack(&self.weights))),
-            Kernel::StreamDots => few(Box::new(Stream::pack(&self.weights))),
-            Kernel::Block4Dots => few(Box::new(Block::<4>::pack_vector(&self.weights))),
-            Kernel::Block8Dots => few(Box::new(Block::<8>::pack_vector(&self.weights))),
-            Kernel::Block16Dots => few(Box::new(Block::<16>::pack_vector(&self.weights))),
+            // A candidate only where a pattern fits.
+            Kernel::NmDots => {
+                few(nm::pack::<f32>(&self.weights).unwrap_or_else(|| Box::new(Padded::<f32>::pack(&self.weights))))
+            }
+            Kernel::BitmapDots => few(Box::new(Bitmap::<f32>::pack(&self.weights))),
+            Kernel::WindowDots => few(Box::new(Padded::<f32>::pack(&self.weights))),
+            Kernel::StreamDots => few(Box::new(Stream::<f32>::pack(&self.weights))),
+            Kernel::Block4Dots => few(Box::new(Block::<4, f32>::pack_vector(&self.weights))),
+            Kernel::Block8Dots => few(Box::new(Block::<8, f32>::pack_vector(&self.weights))),
+            Kernel::Block16Dots => few(Box::new(Block::<16, f32>::pack_vector(&self.weights))),
             Kernel::Panel => {
                 let sweep = |weights: &Rows, blocks| Block::<8>::pack_columns(weights, blocks, true);
                 swept::build(self, sweep, "dense", (input, output), images, target)

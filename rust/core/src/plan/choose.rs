@@ -7,6 +7,7 @@
 use super::graph::{Graph, Node, Op};
 use crate::error::Result;
 use crate::executor::Executor;
+use crate::formats::nm;
 use crate::malformed;
 use crate::ops::elementwise::{Activate, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
@@ -172,6 +173,10 @@ impl<'a> Costs<'a> {
             Kernel::Block4 => kept / linear.weights.block_fill(4).max(0.01) * 1.15 + 8.0 * outputs,
             Kernel::Block8 => kept / linear.weights.block_fill(8).max(0.01) * 1.15 + 8.0 * outputs,
             Kernel::CsrDots => kept * 8.0,
+            Kernel::NmDots => {
+                let slots = nm::fitting(&linear.weights).map_or(1.0, |(n, m)| n as f64 / m as f64);
+                all * slots * 1.6 + rows * images * 10.0
+            }
             Kernel::BitmapDots => all * 1.3,
             // A look-up in registers is one instruction of AVX-512 alone.
             Kernel::WindowDots if self.target.name() != "avx512" => kept * 5.0 + rows * images * 10.0,
@@ -282,7 +287,7 @@ const FEW: usize = 8;
 /// Floats of an image that may stay in the first-level cache, in part.
 const SMALL: usize = 16 << 10;
 
-/// The kernels of few images.
+/// The kernels of few images, for any weights.
 const DOTS: [Kernel; 7] = [
     Kernel::CsrDots,
     Kernel::BitmapDots,
@@ -329,7 +334,8 @@ fn linear_candidates(graph: &Graph, node: &Node, linear: &Linear, images: usize)
     if linear.is_vector() && linear.groups == 1 {
         choices.push(with(Kernel::Gemm, Layout::RowMajor, Layout::RowMajor));
         if images <= 2 * FEW {
-            choices.extend(DOTS.map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
+            let nm = nm::fitting(&linear.weights).map(|_| Kernel::NmDots);
+            choices.extend(DOTS.into_iter().chain(nm).map(|kernel| with(kernel, Layout::RowMajor, Layout::RowMajor)));
         }
     }
     if linear.is_pointwise() && images <= 2 * FEW {

@@ -1,6 +1,6 @@
 //! AVX2 + FMA: the logical register is a pair of ymm.
 
-use super::{Kernel, Vector};
+use super::{Kernel, Storage, Stored, Vector};
 use std::arch::x86_64::*;
 
 /// Token of AVX2 + FMA.
@@ -10,8 +10,8 @@ pub(super) struct Avx2(());
 /// Runs `kernel` compiled for AVX2 + FMA.
 ///
 /// # Safety
-/// The CPU has AVX2 and FMA.
-#[target_feature(enable = "avx,avx2,fma,bmi1,bmi2,popcnt")]
+/// The CPU has AVX2, FMA, BMI2 and F16C.
+#[target_feature(enable = "avx,avx2,fma,f16c,bmi1,bmi2,popcnt")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
@@ -126,11 +126,16 @@ impl Vector for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
-        // SAFETY: see above the impl; the low byte's bits take at most 8 of the 16 floats, the high byte's the next 8.
+    unsafe fn widen_ptr<S: Stored>(self, p: *const S) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (widen8(p), widen8(p.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr<S: Stored>(self, p: *const S, mask: u16) -> Self::F32 {
+        // SAFETY: see above the impl; the low byte's bits take at most 8 of the 16 numbers, the high byte's the next 8.
         unsafe {
-            let low = expand8(p, mask as u8);
-            (low, expand8(p.add((mask as u8).count_ones() as usize), (mask >> 8) as u8))
+            let low = expand8(widen8(p), mask as u8);
+            (low, expand8(widen8(p.add((mask as u8).count_ones() as usize)), (mask >> 8) as u8))
         }
     }
     #[inline(always)]
@@ -172,14 +177,43 @@ impl Vector for Avx2 {
         }
     }
     #[inline(always)]
-    fn next_index(self, index: Self::Index) -> Self::Index {
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index {
         // SAFETY: see above the impl.
-        unsafe { (_mm256_srli_epi32::<5>(index.0), _mm256_srli_epi32::<5>(index.1)) }
+        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())) }
+    }
+    #[inline(always)]
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe {
+            let bits = _mm256_set1_epi32(BITS as i32);
+            (_mm256_srlv_epi32(index.0, bits), _mm256_srlv_epi32(index.1, bits))
+        }
     }
     #[inline(always)]
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { (look_up8(window, index.0), look_up8(window, index.1)) }
+    }
+    #[inline(always)]
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let half = match M {
+                4 => _mm256_set_m128(_mm_loadu_ps(p), _mm_loadu_ps(p)),
+                _ => _mm256_loadu_ps(p),
+            };
+            (half, half)
+        }
+    }
+    #[inline(always)]
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            match M {
+                4 => (_mm256_permutevar_ps(table.0, index.0), _mm256_permutevar_ps(table.1, index.1)),
+                _ => (_mm256_permutevar8x32_ps(table.0, index.0), _mm256_permutevar8x32_ps(table.1, index.1)),
+            }
+        }
     }
 }
 
@@ -241,18 +275,37 @@ pub(super) unsafe fn gather4(base: *const f32, index: *const u16) -> __m128 {
     }
 }
 
+/// Eight stored numbers as floats.
+///
+/// # Safety
+/// The CPU has AVX2 and F16C; `p` is valid for reading 8 numbers.
+#[inline(always)]
+unsafe fn widen8<S: Stored>(p: *const S) -> __m256 {
+    // SAFETY: the caller's promise; `Storage` tells how wide S is.
+    unsafe {
+        match S::STORAGE {
+            Storage::F32 => _mm256_loadu_ps(p.cast()),
+            Storage::Bf16 => {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            }
+            Storage::F16 => _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+        }
+    }
+}
+
 /// AVX2 has no expand: spread the mask's bits to bytes, and rank each set bit with pdep/pext to a permutation.
 ///
 /// # Safety
-/// The CPU has AVX2 and BMI2; `p` is valid for reading 8 floats.
+/// The CPU has AVX2 and BMI2.
 #[inline(always)]
-unsafe fn expand8(p: *const f32, mask: u8) -> __m256 {
+unsafe fn expand8(packed: __m256, mask: u8) -> __m256 {
     // SAFETY: the caller's promise.
     unsafe {
         let spread = _pdep_u64(mask as u64, 0x0101_0101_0101_0101) * 0xff;
         let ranks = _pdep_u64(0x0706_0504_0302_0100, spread);
         let order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(ranks as i64));
         let keep = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(spread as i64));
-        _mm256_and_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), order), _mm256_castsi256_ps(keep))
+        _mm256_and_ps(_mm256_permutevar8x32_ps(packed, order), _mm256_castsi256_ps(keep))
     }
 }

@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
 
 use super::avx2::{gather4, gather8};
-use super::{Kernel, Vector};
+use super::{Kernel, Storage, Stored, Vector};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -12,8 +12,8 @@ pub(super) struct Avx512(());
 /// Runs `kernel` compiled for AVX-512.
 ///
 /// # Safety
-/// The CPU has AVX-512 F, BW, DQ and VL (and with them AVX2, FMA and BMI2).
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt")]
+/// The CPU has AVX-512 F, BW, DQ and VL (and with them AVX2, FMA, BMI2 and F16C).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
@@ -117,9 +117,23 @@ impl Vector for Avx512 {
         unsafe { _mm512_mask_storeu_ps(p, mask, a) }
     }
     #[inline(always)]
-    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
+    unsafe fn widen_ptr<S: Stored>(self, p: *const S) -> Self::F32 {
+        // SAFETY: see above the impl; `Storage` tells how wide S is.
+        unsafe {
+            match S::STORAGE {
+                Storage::F32 => _mm512_loadu_ps(p.cast()),
+                Storage::Bf16 => {
+                    let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+                }
+                Storage::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr<S: Stored>(self, p: *const S, mask: u16) -> Self::F32 {
         // SAFETY: see above the impl.
-        unsafe { expand(_mm512_loadu_ps(p), mask) }
+        unsafe { expand(self.widen_ptr(p), mask) }
     }
     #[inline(always)]
     unsafe fn gather_ptr(self, base: *const f32, index: *const u16) -> Self::F32 {
@@ -154,14 +168,34 @@ impl Vector for Avx512 {
         unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
-    fn next_index(self, index: Self::Index) -> Self::Index {
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index {
         // SAFETY: see above the impl.
-        unsafe { _mm512_srli_epi32::<5>(index) }
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_srlv_epi32(index, _mm512_set1_epi32(BITS as i32)) }
     }
     #[inline(always)]
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { _mm512_permutex2var_ps(window.0, index, window.1) }
+    }
+    #[inline(always)]
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            match M {
+                4 => _mm512_broadcast_f32x4(_mm_loadu_ps(p)),
+                _ => _mm512_broadcast_f32x8(_mm256_loadu_ps(p)),
+            }
+        }
+    }
+    #[inline(always)]
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32 {
+        // SAFETY: see above the impl. Of M = 8 the fourth bit chooses between two equal halves.
+        unsafe { if M == 4 { _mm512_permutevar_ps(table, index) } else { _mm512_permutexvar_ps(index, table) } }
     }
 }
 

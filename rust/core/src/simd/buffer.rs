@@ -1,25 +1,27 @@
-//! Zeroed float memory aligned to cache lines.
+//! Zeroed memory of floats, or of other stored numbers, aligned to cache lines.
 
-use super::LANES;
+use super::{LANES, Stored};
+use std::marker::PhantomData;
 
 /// One cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
 
-/// A slice of floats that starts on a cache line and whose memory ends on one. New ones are all zero.
+/// A slice of numbers that starts on a cache line and whose memory ends on one. New ones are all zero.
 #[derive(Clone)]
-pub struct Buffer {
+pub struct Buffer<S: Stored = f32> {
     lines: Vec<Line>,
+    /// The first line in use: where there are large pages, their first.
+    first: usize,
     len: usize,
+    of: PhantomData<S>,
 }
 
 impl Buffer {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Buffer {
-        let lines = vec![Line([0.0; LANES]); len.div_ceil(LANES)];
-        large_pages(&lines);
-        Buffer { lines, len }
+        Buffer::zeros(len)
     }
 
     /// A copy of `data`.
@@ -30,42 +32,71 @@ impl Buffer {
     }
 }
 
+impl<S: Stored> Buffer<S> {
+    fn zeros(len: usize) -> Buffer<S> {
+        let used = (len * size_of::<S>()).div_ceil(size_of::<Line>());
+        // Lines that are never touched take no memory.
+        let spare = if used * size_of::<Line>() >= PAGE { PAGE / size_of::<Line>() } else { 0 };
+        let lines = vec![Line([0.0; LANES]); used + spare];
+        let first = if spare > 0 { large_pages(&lines, used) } else { 0 };
+        Buffer { lines, first, len, of: PhantomData }
+    }
+
+    /// The numbers of `data`, rounded where S is narrower.
+    pub fn rounded(data: &[f32]) -> Buffer<S> {
+        let mut buffer = Buffer::zeros(data.len());
+        buffer.iter_mut().zip(data).for_each(|(to, &from)| *to = S::round(from));
+        buffer
+    }
+
+    /// Memory, in bytes.
+    pub fn nbytes(&self) -> usize {
+        self.len * size_of::<S>()
+    }
+}
+
+/// Bytes of a large page.
+const PAGE: usize = 2 << 20;
+
 /// Asks for large pages before the memory is touched: reading it once then takes a tenth less time, as NumPy's arrays have it.
-fn large_pages(lines: &[Line]) {
-    const PAGE: usize = 2 << 20;
+/// Returns the line from which on `used` lines lie in as many whole pages as they fill.
+fn large_pages(lines: &[Line], used: usize) -> usize {
     #[cfg(target_os = "linux")]
     {
-        let range = lines.as_ptr_range();
-        let from = (range.start as usize).next_multiple_of(PAGE);
-        let bytes = (range.end as usize).saturating_sub(from) / PAGE * PAGE;
-        if bytes >= 2 * PAGE {
-            let advice = rustix::mm::Advice::LinuxHugepage;
-            // SAFETY: whole pages of our own memory; the advice changes no contents, and an error means nothing changed.
-            let _ = unsafe { rustix::mm::madvise(from as *mut std::ffi::c_void, bytes, advice) };
-        }
+        let start = lines.as_ptr() as usize;
+        let first = (start.next_multiple_of(PAGE) - start) / size_of::<Line>();
+        let from = lines[first..].as_ptr().cast_mut();
+        let advice = rustix::mm::Advice::LinuxHugepage;
+        // SAFETY: whole pages of our own memory; the advice changes no contents, and an error means nothing changed.
+        let _ = unsafe { rustix::mm::madvise(from.cast(), used * size_of::<Line>() / PAGE * PAGE, advice) };
+        first
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (lines, PAGE);
-}
-
-impl std::ops::Deref for Buffer {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        // SAFETY: `Line` is 16 floats without padding, and `len` is at most what the lines hold (`zeroed`).
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    {
+        let _ = (lines, used);
+        0
     }
 }
 
-impl std::ops::DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<S: Stored> std::ops::Deref for Buffer<S> {
+    type Target = [S];
+    fn deref(&self) -> &[S] {
+        // SAFETY: `Line` is 64 bytes without padding, any bits are an S, and `len` is at most what the lines from
+        // `first` on hold (`zeros`).
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().wrapping_add(self.first).cast(), self.len) }
+    }
+}
+
+impl<S: Stored> std::ops::DerefMut for Buffer<S> {
+    fn deref_mut(&mut self) -> &mut [S] {
         // SAFETY: as in `deref`; `&mut self` makes the view unique.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().wrapping_add(self.first).cast(), self.len) }
     }
 }
 
-impl std::fmt::Debug for Buffer {
+impl<S: Stored> std::fmt::Debug for Buffer<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Buffer({} floats)", self.len)
+        write!(f, "Buffer({} x {})", self.len, S::STORAGE.name())
     }
 }
 
@@ -75,11 +106,11 @@ mod tests {
 
     #[test]
     fn aligned_and_zero() {
-        for len in [0, 1, 15, 16, 17, 1000] {
+        for len in [0, 1, 15, 16, 17, 1000, PAGE / 4, PAGE + 1] {
             let buffer = Buffer::zeroed(len);
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr() as usize % 64, 0);
-            assert!(buffer.iter().all(|&x| x == 0.0));
+            assert!(buffer.iter().chain(&*buffer.clone()).all(|&x| x == 0.0));
         }
     }
 }

@@ -28,9 +28,11 @@ mod avx512;
 mod buffer;
 mod peak;
 mod scalar;
+mod stored;
 
 pub use buffer::Buffer;
 pub use peak::peak_flops;
+pub use stored::{Storage, Stored};
 
 use crate::argument;
 use crate::error::Result;
@@ -163,11 +165,16 @@ pub trait Vector: Copy + Send + Sync + 'static {
             unsafe { *p.wrapping_add(i) = lane }
         }
     }
-    /// The i-th set bit of `mask` takes `p[i]`; the other lanes are 0.
+    /// Loads 16 stored numbers as floats.
     ///
     /// # Safety
-    /// `p` is valid for reading 16 floats, however few bits are set.
-    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32;
+    /// `p` is valid for reading 16 of them.
+    unsafe fn widen_ptr<S: Stored>(self, p: *const S) -> Self::F32;
+    /// The i-th set bit of `mask` takes `p[i]`, as a float; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 numbers, however few bits are set.
+    unsafe fn expand_ptr<S: Stored>(self, p: *const S, mask: u16) -> Self::F32;
     /// Lane i takes `base[index[i]]`.
     ///
     /// # Safety
@@ -188,10 +195,22 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for reading 16 indices.
     unsafe fn index_ptr(self, p: *const u16) -> Self::Index;
-    /// The indices without their lowest five bits: those of the next look-up.
-    fn next_index(self, index: Self::Index) -> Self::Index;
+    /// Loads 16 indices of 32 bits.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 indices.
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index;
+    /// The indices without their lowest `BITS` bits: those of the next look-up.
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index;
     /// Lane i takes the window's float that the lowest five bits of `index[i]` name.
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32;
+    /// Lane i takes `p[i % M]`; M is 4 or 8.
+    ///
+    /// # Safety
+    /// `p` is valid for reading M floats.
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32;
+    /// Lane i takes the float of `table`, which repeats every M lanes, that `index[i] % M` names; M is 4 or 8.
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32;
 
     /// Loads the first 16 floats of `from`; panics where there are fewer.
     #[inline(always)]
@@ -306,8 +325,10 @@ impl Target {
         #[cfg(target_arch = "x86_64")]
         {
             // The macro takes literals only, hence the spelled-out lists.
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
@@ -451,7 +472,19 @@ mod tests {
             for slot in 0..3 {
                 let wanted = packed.map(|packed| both[(packed >> (5 * slot) & 31) as usize]);
                 assert_eq!(v.to_array(v.look_up(window, index)), wanted, "slot {slot}");
-                index = v.next_index(index);
+                index = v.next_index::<5>(index);
+            }
+            let words: [u32; LANES] = std::array::from_fn(|i| (i as u32).wrapping_mul(0x9e37_79b9) ^ 0x2b5a_11f3);
+            // SAFETY: an array of 16.
+            let mut index = unsafe { v.words_ptr(words.as_ptr()) };
+            // SAFETY: an array of 16.
+            let (four, eight) = unsafe { (v.repeat_ptr::<4>(a.as_ptr().add(3)), v.repeat_ptr::<8>(a.as_ptr().add(3))) };
+            for slot in 0..8 {
+                let wanted = |m| words.map(|word| a[3 + (word >> (4 * slot)) as usize % m]);
+                assert_eq!(v.to_array(v.pick::<4>(four, index)), wanted(4), "slot {slot}");
+                assert_eq!(v.to_array(v.pick::<8>(eight, index)), wanted(8), "slot {slot}");
+                index =
+                    if slot % 2 == 0 { v.next_index::<4>(index) } else { v.next_index::<2>(v.next_index::<2>(index)) };
             }
             for mask in [0, 1, 0x8000, 0xffff, 0xa5c3, 0x00ff_u16] {
                 // SAFETY: an array of 16.
@@ -462,6 +495,35 @@ mod tests {
                     assert_eq!(*lane, wanted, "mask {mask:#06x} lane {i}");
                 }
             }
+            stored::<V, f32>(v);
+            stored::<V, half::bf16>(v);
+            stored::<V, half::f16>(v);
+        }
+    }
+
+    /// Every number of 16 bits that is one, sixteen at a time; of float32 some.
+    #[inline(always)]
+    fn stored<V: Vector, S: Stored>(v: V) {
+        for first in (0..=u16::MAX).step_by(LANES) {
+            let numbers: [S; LANES] = std::array::from_fn(|i| {
+                let bits = first + i as u16;
+                let x = match S::STORAGE {
+                    Storage::F16 => half::f16::from_bits(bits).to_f32_const(),
+                    _ => half::bf16::from_bits(bits).to_f32_const(),
+                };
+                S::round(if x.is_nan() { 0.0 } else { x })
+            });
+            // SAFETY: an array of 16.
+            let (widened, expanded) =
+                unsafe { (v.widen_ptr(numbers.as_ptr()), v.expand_ptr(numbers.as_ptr(), 0xf00f)) };
+            let wanted = numbers.map(S::widen);
+            assert_eq!(v.to_array(widened).map(f32::to_bits), wanted.map(f32::to_bits), "{:?} {first}", S::STORAGE);
+            let spread = |i: usize| match i {
+                0..4 => wanted[i],
+                12..16 => wanted[i - 8],
+                _ => 0.0,
+            };
+            assert_eq!(v.to_array(expanded), std::array::from_fn(spread), "{:?} {first}", S::STORAGE);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The plain target: an array of 16 floats, whatever the compiler makes of it.
 
-use super::{LANES, Vector, WINDOW};
+use super::{LANES, Stored, Vector, WINDOW};
 
 /// Token of the plain target.
 #[derive(Clone, Copy)]
@@ -14,7 +14,7 @@ impl Scalar {
 
 impl Vector for Scalar {
     type F32 = [f32; LANES];
-    type Index = [u16; LANES];
+    type Index = [u32; LANES];
     type Window = [f32; WINDOW];
 
     const REGISTERS: usize = 8;
@@ -82,15 +82,20 @@ impl Vector for Scalar {
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(a) }
     }
     #[inline(always)]
-    unsafe fn expand_ptr(self, p: *const f32, mask: u16) -> Self::F32 {
+    unsafe fn widen_ptr<S: Stored>(self, p: *const S) -> Self::F32 {
+        // SAFETY: the caller's promise: 16 readable numbers at `p`.
+        unsafe { p.cast::<[S; LANES]>().read_unaligned() }.map(S::widen)
+    }
+    #[inline(always)]
+    unsafe fn expand_ptr<S: Stored>(self, p: *const S, mask: u16) -> Self::F32 {
         let mut next = 0;
         std::array::from_fn(|i| {
             if mask >> i & 1 == 0 {
                 return 0.0;
             }
             next += 1;
-            // SAFETY: at most 16 bits are set, and the caller promises 16 readable floats.
-            unsafe { *p.add(next - 1) }
+            // SAFETY: at most 16 bits are set, and the caller promises 16 readable numbers.
+            unsafe { *p.add(next - 1) }.widen()
         })
     }
     #[inline(always)]
@@ -111,14 +116,28 @@ impl Vector for Scalar {
     #[inline(always)]
     unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
         // SAFETY: the caller's promise: 16 readable indices at `p`.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(u32::from)
+    }
+    #[inline(always)]
+    unsafe fn words_ptr(self, p: *const u32) -> Self::Index {
+        // SAFETY: the caller's promise: 16 readable indices at `p`.
         unsafe { p.cast::<Self::Index>().read_unaligned() }
     }
     #[inline(always)]
-    fn next_index(self, index: Self::Index) -> Self::Index {
-        index.map(|index| index >> 5)
+    fn next_index<const BITS: usize>(self, index: Self::Index) -> Self::Index {
+        index.map(|index| index >> BITS)
     }
     #[inline(always)]
     fn look_up(self, window: Self::Window, index: Self::Index) -> Self::F32 {
         index.map(|index| window[index as usize % WINDOW])
+    }
+    #[inline(always)]
+    unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
+        // SAFETY: the caller's promise: M readable floats at `p`.
+        std::array::from_fn(|i| unsafe { *p.add(i % M) })
+    }
+    #[inline(always)]
+    fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32 {
+        index.map(|index| table[index as usize % M])
     }
 }
