@@ -5,7 +5,7 @@ mod support;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use secateur_core::executor::Sequential;
 use secateur_core::formats::{PackedMatrix, Rows};
-use secateur_core::simd::Target;
+use secateur_core::simd::{Storage, Target};
 use std::hint::black_box;
 use std::time::Duration;
 use support::{Random, weights};
@@ -22,7 +22,7 @@ fn bench(criterion: &mut Criterion) {
                 let rows = Rows::from_dense(m, k, &weights(m, k, percent, 1)).expect("weights of that shape");
                 group.throughput(Throughput::Elements((rows.nnz() * n) as u64));
                 let mut values = vec![0.0; rows.nnz()];
-                let packed = PackedMatrix::new(rows, None, None, target);
+                let packed = PackedMatrix::new(rows, None, None, target, Storage::F32).expect("weights that fit");
                 group.bench_function(BenchmarkId::from_parameter(target.name()), |bencher| {
                     bencher.iter(|| {
                         packed
