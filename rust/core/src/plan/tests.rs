@@ -105,9 +105,14 @@ proptest! {
         (features, outputs) in (1usize..200, 1usize..140),
         images in prop::sample::select(vec![1usize, 2, 7, 9, 17, 33, 70]),
         density in 0.0f64..1.0,
+        // All columns of a row, or one in four.
+        step in prop::sample::select(vec![1usize, 4]),
         seed in any::<u64>(),
     ) {
-        let weights = Rows::from_dense(outputs, features, &numbers(outputs * features, density, seed)).unwrap();
+        let mut dense = numbers(outputs * features, density, seed);
+        let places = dense.iter_mut().enumerate();
+        places.filter(|(at, _)| at % features % step != at / features % step).for_each(|(_, x)| *x = 0.0);
+        let weights = Rows::from_dense(outputs, features, &dense).unwrap();
         let mut graph = Graph::new(Shape::features(features));
         let bias = numbers(outputs, 1.0, seed ^ 5);
         graph.dense("dense", weights.clone(), Some(bias.clone()), Activation::Relu).unwrap();
