@@ -175,7 +175,7 @@ def pack_conv2d(
         pads = None if padding == "same" else (0, 0, 0, 0)
     else:
         sides = _integers("padding", padding, (1, 2, 4), least=0)
-        pads = sides if len(sides) == 4 else (sides[0], sides[-1]) * 2  # type: ignore[assignment]
+        pads = sides if len(sides) == 4 else (sides[0], sides[-1]) * 2
     steps = [
         (numbers[0], numbers[-1])
         for numbers in (_integers("stride", stride, (1, 2)), _integers("dilation", dilation, (1, 2)))
