@@ -7,7 +7,8 @@
 //!   for chunk of R rows of T lines of dY:              a few rows of a cell: many multiply-adds a sum over lanes
 //!     for block of channels:                           their lines stay in the first-level cache
 //!       for filter, 4 nonzeros (channel, tap) of it:
-//!         acc[4] += Σ dY[filter][y][x] * X[channel][y·stride + tap row][x·stride + tap column]
+//!         acc[4] = Σ dY[filter][y][x] * X[channel][y·stride + tap row][x·stride + tap column]
+//!         sums += 4 registers become 1: 4 lanes a nonzero, which are added when all is done
 //! ```
 //!
 //! Lanes of dY that are no pixels are zero, whatever the input's cells hold there. Images are summed in groups whose number
@@ -17,7 +18,7 @@ use super::Rows;
 use super::cells::Cut;
 use super::convolve::Convolution;
 use super::panels::Spare;
-use super::sddmm::{BLOCK_LINES, Lines, Sampled};
+use super::sddmm::{BLOCK_LINES, FOUR, halve};
 use crate::executor::{Executor, for_each_chunk, map};
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
@@ -73,14 +74,21 @@ impl Convolution {
                 tasks.push((part * a_group..images.min((part + 1) * a_group), range, here));
             }
         }
-        map(executor, tasks, |(images, range, sums)| {
-            sums.fill(0.0);
+        map(executor, tasks, |(images, range, values)| {
+            // A register more: the last nonzeros may be fewer than four.
+            let len = values.len() * FOUR + LANES;
+            let mut sums = spare.take(len);
+            sums[..len].fill(0.0);
             for image in images.clone().step_by(together) {
                 let end = images.end.min(image + together);
                 let x = &x[image * self.input.len()..end * self.input.len()];
                 let dy = &dy[image * self.output.len()..end * self.output.len()];
-                self.add_gradient((filters, index, groups), target, spare, (dy, x), (range.clone(), sums));
+                self.add_gradient((filters, index, groups), target, spare, (dy, x), (range.clone(), &mut sums));
             }
+            for (value, sums) in values.iter_mut().zip(sums.chunks_exact(FOUR)) {
+                *value = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+            }
+            spare.put(sums);
         });
         if parts > 1 {
             const PIECE: usize = 4096;
@@ -93,14 +101,14 @@ impl Convolution {
         }
     }
 
-    /// Adds what images that share cells contribute to the values of some filters.
+    /// Adds what images that share cells contribute to the sums of some filters' nonzeros.
     fn add_gradient(
         &self,
         (filters, index, groups): (&Rows, &[u32], usize),
         target: Target,
         spare: &Spare,
         (dy, x): (&[f32], &[f32]),
-        (range, values): (Range<usize>, &mut [f32]),
+        (range, sums): (Range<usize>, &mut [f32]),
     ) {
         let cells_len = self.input.channels * self.steps.0;
         let mut memory = spare.take(cells_len + self.output.channels * self.steps.1);
@@ -120,11 +128,14 @@ impl Convolution {
                 if range.is_empty() {
                     continue;
                 }
-                let values = &mut values[starts[range.start] - first..starts[range.end] - first];
                 let channels = self.input.channels / groups;
                 let task = Task {
                     convolution: self,
-                    sampled: Sampled::new(starts, index, range, values),
+                    starts,
+                    index,
+                    next: Vec::with_capacity(range.len()),
+                    sums: &mut sums[(starts[range.start] - first) * FOUR..],
+                    range,
                     channels,
                     rows: end - start,
                     dy: dy_cells,
@@ -140,7 +151,15 @@ impl Convolution {
 /// Some filters of one group, over some rows of cells.
 struct Task<'a> {
     convolution: &'a Convolution,
-    sampled: Sampled<'a>,
+    /// Where the nonzeros of all filters begin.
+    starts: &'a [usize],
+    /// Where each meets the cells: positions that ascend in every filter.
+    index: &'a [u32],
+    range: Range<usize>,
+    /// The first nonzero of each filter that this chunk has not met.
+    next: Vec<usize>,
+    /// Four lanes a nonzero of these filters.
+    sums: &'a mut [f32],
     channels: usize,
     rows: usize,
     dy: &'a [f32],
@@ -191,30 +210,100 @@ impl Task<'_> {
         }
     }
 
-    /// Adds some rows of T lines to every value.
+    /// Adds some rows of T lines to every sum.
     #[inline(always)]
     fn chunk<V: Vector, const T: usize, const NEAR: bool>(&mut self, v: V, (row, column): (usize, usize), rows: usize) {
         let Convolution { window, read, written, steps, .. } = self.convolution;
-        let (down, right) = window.stride;
-        let extent = window.extent();
+        let ((down, right), extent) = (window.stride, window.extent());
+        let steps_of_rows = (written.row_len(), down * read.row_len());
+        let step = if NEAR { LANES } else { right * LANES };
+        let y_len = (rows - 1) * steps_of_rows.0 + T * LANES;
+        let x_len = (rows - 1) * steps_of_rows.1 + (T - 1) * step + LANES;
+        let x = &self.x[row * steps_of_rows.1 + column * right * LANES..];
+        let dy = &self.dy[row * steps_of_rows.0 + column * LANES..];
         let touched = ((rows - 1) * down + extent.0) * ((T - 1) * right + extent.1);
         let channels = (BLOCK_LINES / touched).max(1);
-        self.sampled.start();
+
+        let first = self.starts[self.range.start];
+        self.next.clear();
+        self.next.extend_from_slice(&self.starts[self.range.clone()]);
         for channel in (0..self.channels).step_by(channels) {
-            let end = (channel + channels).min(self.channels);
-            let lines = Lines {
-                dy: &self.dy[row * written.row_len() + column * LANES..],
-                dy_stride: steps.1,
-                len: T * LANES,
-                x: &self.x[channel * steps.0 + row * down * read.row_len() + column * right * LANES..],
-                base: channel * (steps.0 / LANES),
-                unit: LANES,
-                step: right * LANES,
-                rows,
-                row_steps: (written.row_len(), down * read.row_len()),
-            };
-            self.sampled.add::<V, T, NEAR>(v, end * (steps.0 / LANES), &lines);
+            let end = ((channel + channels).min(self.channels) * (steps.0 / LANES)) as u32;
+            for (filter, next) in self.range.clone().zip(&mut self.next) {
+                let mut run = &self.index[*next..self.starts[filter + 1]];
+                if run.first().is_none_or(|&position| position >= end) {
+                    continue;
+                }
+                let y = &dy[filter * steps.1..][..y_len];
+                loop {
+                    let mut here = 0;
+                    let mut operands = [x; FOUR];
+                    for q in 0..FOUR {
+                        if here == q && q < run.len() && run[q] < end {
+                            operands[q] = &x[run[q] as usize * LANES..][..x_len];
+                            here += 1;
+                        }
+                    }
+                    let zero = v.splat(0.0);
+                    // SAFETY: `y` and the operands were sliced to hold all rows of T lines.
+                    let acc = unsafe {
+                        match here {
+                            0 => break,
+                            1 => {
+                                let [a] = dots::<V, T, 1>(v, y, [operands[0]], rows, steps_of_rows, step);
+                                [a, zero, zero, zero]
+                            }
+                            2 => {
+                                let both = [operands[0], operands[1]];
+                                let [a, b] = dots::<V, T, 2>(v, y, both, rows, steps_of_rows, step);
+                                [a, b, zero, zero]
+                            }
+                            3 => {
+                                let three = [operands[0], operands[1], operands[2]];
+                                let [a, b, c] = dots::<V, T, 3>(v, y, three, rows, steps_of_rows, step);
+                                [a, b, c, zero]
+                            }
+                            _ => dots::<V, T, FOUR>(v, y, operands, rows, steps_of_rows, step),
+                        }
+                    };
+                    let sums = &mut self.sums[(*next - first) * FOUR..];
+                    v.store(sums, v.add(v.load(sums), halve(v, acc)));
+                    *next += here;
+                    run = &run[here..];
+                    if here < FOUR {
+                        break;
+                    }
+                }
+            }
         }
-        self.sampled.finish(v);
     }
+}
+
+/// y · x for Q operands, lane by lane, over rows of T lines.
+///
+/// # Safety
+/// `y` and each of `x` hold the last line of the last row, where rows are `row_steps` apart and lines of x `step`.
+#[inline(always)]
+unsafe fn dots<V: Vector, const T: usize, const Q: usize>(
+    v: V,
+    y: &[f32],
+    x: [&[f32]; Q],
+    rows: usize,
+    row_steps: (usize, usize),
+    step: usize,
+) -> [V::F32; Q] {
+    let mut acc = [v.splat(0.0); Q];
+    for row in 0..rows {
+        for t in 0..T {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let y = v.load_ptr(y.as_ptr().add(row * row_steps.0 + t * LANES));
+                for q in 0..Q {
+                    let x = v.load_ptr(x[q].as_ptr().add(row * row_steps.1 + t * step));
+                    acc[q] = v.mul_add(y, x, acc[q]);
+                }
+            }
+        }
+    }
+    acc
 }

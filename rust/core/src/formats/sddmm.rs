@@ -12,9 +12,6 @@
 //!
 //! The sum over lanes costs as much as a multiply-add or two that way; one by one it would cost more than the product.
 //! Every value is summed in the order of the chunks, whatever the task or the thread.
-//!
-//! As in a sweep, X is met at positions: here a column's is its number in the block, and a convolution has its own
-//! ([`gradient`](super::gradient)).
 
 use super::rows::Rows;
 use super::sweep::{BAND_ROWS, bands_a_task};
@@ -45,7 +42,7 @@ pub fn sddmm(
         return;
     }
     let task_rows = bands_a_task(bands, 1, executor) * BAND_ROWS;
-    let (starts, index, _) = rows.parts();
+    let (starts, ..) = rows.parts();
     let mut tasks = Vec::new();
     let mut rest = values;
     for first in (0..rows.rows()).step_by(task_rows) {
@@ -56,18 +53,18 @@ pub fn sddmm(
     }
     map(executor, tasks, |(range, values)| {
         values.fill(0.0);
-        let sampled = Sampled::new(starts, index, range, values);
-        dispatch(target, Task { sampled, columns: rows.columns(), n, dy, x });
+        dispatch(target, Task { rows, range, n, dy, x, values });
     });
 }
 
 /// One task: some rows, and the values of their nonzeros.
 struct Task<'a> {
-    sampled: Sampled<'a>,
-    columns: usize,
+    rows: &'a Rows,
+    range: Range<usize>,
     n: usize,
     dy: &'a [f32],
     x: &'a [f32],
+    values: &'a mut [f32],
 }
 
 impl Kernel for Task<'_> {
@@ -94,138 +91,54 @@ impl Task<'_> {
     /// Adds T lines of columns from `from` on to every value; returns how many columns these are.
     #[inline(always)]
     fn chunk<V: Vector, const T: usize>(&mut self, v: V, from: usize, operand: &mut [f32]) -> usize {
+        let (starts, index, _) = self.rows.parts();
+        let first = starts[self.range.start];
         let columns = (T * LANES).min(self.n - from);
-        self.sampled.start();
-        for block in (0..self.columns).step_by(BLOCK_LINES / T) {
-            let end = (block + BLOCK_LINES / T).min(self.columns);
+        let mut next: Vec<usize> = starts[self.range.clone()].to_vec();
+        let mut pending = Pending { sums: [Line([0.0; LANES]); FOUR], places: [(0, 0); FOUR], count: 0 };
+        for block in (0..self.rows.columns()).step_by(BLOCK_LINES / T) {
+            let end = (block + BLOCK_LINES / T).min(self.rows.columns());
             for (column, line) in (block..end).zip(operand.chunks_exact_mut(T * LANES)) {
                 let x: [V::F32; T] = load_padded(v, &self.x[column * self.n + from..][..columns]);
                 x.iter().zip(line.chunks_exact_mut(LANES)).for_each(|(&x, line)| v.store(line, x));
             }
-            let lines = Lines {
-                dy: &self.dy[from..],
-                dy_stride: self.n,
-                len: columns,
-                x: operand,
-                base: block,
-                unit: T * LANES,
-                step: LANES,
-                rows: 1,
-                row_steps: (0, 0),
-            };
-            self.sampled.add::<V, T, true>(v, end, &lines);
+            let inside = |column: &&u32| (**column as usize) < end;
+            for (row, next) in self.range.clone().zip(&mut next) {
+                let mut run = &index[*next..starts[row + 1]];
+                if run.first().filter(inside).is_none() {
+                    continue;
+                }
+                let y: [V::F32; T] = load_padded(v, &self.dy[row * self.n + from..][..columns]);
+                loop {
+                    let four = run.get(FOUR - 1).filter(inside).is_some();
+                    let here = if four { FOUR } else { run.iter().take(FOUR - 1).take_while(inside).count() };
+                    if here == 0 {
+                        break;
+                    }
+                    // Plain loops here and in `dot`: closures that hold them are not always inlined into the target's code.
+                    let mut acc = [v.splat(0.0); FOUR];
+                    if four {
+                        for q in 0..FOUR {
+                            acc[q] = dot(v, &y, operand, run[q] as usize - block);
+                        }
+                    } else {
+                        for q in 0..here {
+                            acc[q] = dot(v, &y, operand, run[q] as usize - block);
+                        }
+                    }
+                    pending.push(v, acc, (*next - first, here), self.values);
+                    *next += here;
+                    run = &run[here..];
+                }
+            }
         }
-        self.sampled.finish(v);
+        pending.flush(v, self.values);
         columns
     }
 }
 
-/// Where T lines of every row of dY lie, and T at every position of X, in floats; or several rows of T lines of either.
-pub(super) struct Lines<'a> {
-    /// Row 0 of dY.
-    pub dy: &'a [f32],
-    /// From a row of dY to the next.
-    pub dy_stride: usize,
-    /// Of each row of dY, 16 T or, at the end of a matrix, fewer.
-    pub len: usize,
-    /// X at position `base`.
-    pub x: &'a [f32],
-    /// The first position.
-    pub base: usize,
-    /// From a position to the next.
-    pub unit: usize,
-    /// From a line of X to the next.
-    pub step: usize,
-    /// Rows of lines.
-    pub rows: usize,
-    /// From a row of lines to the next, in dY and in X.
-    pub row_steps: (usize, usize),
-}
-
-/// The nonzeros of some rows and what has been summed of their values.
-pub(super) struct Sampled<'a> {
-    /// Where the nonzeros of all rows begin.
-    starts: &'a [usize],
-    /// Where each meets X: positions that ascend in every row.
-    index: &'a [u32],
-    range: Range<usize>,
-    /// The values of the rows in `range`.
-    values: &'a mut [f32],
-    /// The first nonzero of each row that this chunk has not met.
-    next: Vec<usize>,
-    pending: Pending,
-}
-
-impl<'a> Sampled<'a> {
-    /// The nonzeros of the rows in `range`, with their values so far.
-    pub fn new(starts: &'a [usize], index: &'a [u32], range: Range<usize>, values: &'a mut [f32]) -> Sampled<'a> {
-        let pending = Pending { sums: [Line([0.0; LANES]); FOUR], places: [(0, 0); FOUR], count: 0 };
-        Sampled { starts, index, next: Vec::with_capacity(range.len()), range, values, pending }
-    }
-
-    /// Before the first block of a chunk.
-    #[inline(always)]
-    pub fn start(&mut self) {
-        self.next.clear();
-        self.next.extend_from_slice(&self.starts[self.range.clone()]);
-    }
-
-    /// After its last one.
-    #[inline(always)]
-    pub fn finish<V: Vector>(&mut self, v: V) {
-        self.pending.flush(v, self.values);
-    }
-
-    /// One block: adds the products of the nonzeros at positions below `end` that this chunk has not met. `NEAR` says that
-    /// lines of X follow one another.
-    #[inline(always)]
-    pub fn add<V: Vector, const T: usize, const NEAR: bool>(&mut self, v: V, end: usize, lines: &Lines<'_>) {
-        let first = self.starts[self.range.start];
-        let inside = |position: &&u32| (**position as usize) < end;
-        for (row, next) in self.range.clone().zip(&mut self.next) {
-            let mut run = &self.index[*next..self.starts[row + 1]];
-            if run.first().filter(inside).is_none() {
-                continue;
-            }
-            let dy = &lines.dy[row * lines.dy_stride..];
-            let y: [V::F32; T] = load_padded(v, &dy[..lines.len]);
-            loop {
-                let four = run.get(FOUR - 1).filter(inside).is_some();
-                let here = if four { FOUR } else { run.iter().take(FOUR - 1).take_while(inside).count() };
-                if here == 0 {
-                    break;
-                }
-                // Plain loops here and in `dot`: closures that hold them are not always inlined into the target's code.
-                let mut acc = [v.splat(0.0); FOUR];
-                if four {
-                    for q in 0..FOUR {
-                        acc[q] = dot::<V, T, NEAR>(v, &y, lines, (run[q] as usize, 0), None);
-                    }
-                    for r in 1..lines.rows {
-                        let y: [V::F32; T] = load_padded(v, &dy[r * lines.row_steps.0..][..lines.len]);
-                        for q in 0..FOUR {
-                            acc[q] = dot::<V, T, NEAR>(v, &y, lines, (run[q] as usize, r), Some(acc[q]));
-                        }
-                    }
-                } else {
-                    for q in 0..here {
-                        acc[q] = dot::<V, T, NEAR>(v, &y, lines, (run[q] as usize, 0), None);
-                        for r in 1..lines.rows {
-                            let y: [V::F32; T] = load_padded(v, &dy[r * lines.row_steps.0..][..lines.len]);
-                            acc[q] = dot::<V, T, NEAR>(v, &y, lines, (run[q] as usize, r), Some(acc[q]));
-                        }
-                    }
-                }
-                self.pending.push(v, acc, (*next - first, here), self.values);
-                *next += here;
-                run = &run[here..];
-            }
-        }
-    }
-}
-
 /// Products that are summed together, and sets of them.
-const FOUR: usize = 4;
+pub(super) const FOUR: usize = 4;
 
 /// One register in memory.
 #[derive(Clone, Copy)]
@@ -261,25 +174,13 @@ impl Pending {
     }
 }
 
-/// y · the T lines of a row of a position, lane by lane, added to `sum`.
+/// y · the T lines of a column, lane by lane.
 #[inline(always)]
-fn dot<V: Vector, const T: usize, const NEAR: bool>(
-    v: V,
-    y: &[V::F32; T],
-    lines: &Lines<'_>,
-    (position, row): (usize, usize),
-    sum: Option<V::F32>,
-) -> V::F32 {
-    let step = if NEAR { LANES } else { lines.step };
-    let from = (position - lines.base) * lines.unit + row * lines.row_steps.1;
-    let x = &lines.x[from..from + (T - 1) * step + LANES];
-    let mut acc = match sum {
-        Some(sum) => v.mul_add(y[0], v.load(x), sum),
-        None => v.mul(y[0], v.load(x)),
-    };
+fn dot<V: Vector, const T: usize>(v: V, y: &[V::F32; T], operand: &[f32], column: usize) -> V::F32 {
+    let x = &operand[column * T * LANES..(column + 1) * T * LANES];
+    let mut acc = v.mul(y[0], v.load(x));
     for t in 1..T {
-        // SAFETY: `x` was sliced to hold T lines, `step` apart.
-        acc = v.mul_add(y[t], unsafe { v.load_ptr(x.as_ptr().add(t * step)) }, acc);
+        acc = v.mul_add(y[t], v.load(&x[t * LANES..]), acc);
     }
     acc
 }
@@ -288,7 +189,7 @@ fn dot<V: Vector, const T: usize, const NEAR: bool>(
 ///
 /// Not by `Vector`'s folds: they leave the sums in another order, and adding them where they belong then takes a quarter longer.
 #[inline(always)]
-fn halve<V: Vector>(v: V, acc: [V::F32; FOUR]) -> V::F32 {
+pub(super) fn halve<V: Vector>(v: V, acc: [V::F32; FOUR]) -> V::F32 {
     join(v, join(v, acc[0], acc[1]), join(v, acc[2], acc[3]))
 }
 
