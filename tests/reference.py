@@ -65,6 +65,28 @@ def winograd_bound(x, weight, bias, pads):
     return count / (1 - count) * size
 
 
+def conv2d_gradients(x, weight, dy, strides, pads, dilation=(1, 1), groups=1):
+    """The gradients of x and of the weight, from that of `conv2d`, each with the sum of its terms' sizes."""
+    views = windows(x, weight.shape[2:], strides, pads, dilation=dilation)
+    (top, left, bottom, right), (h, w) = pads, x.shape[2:]
+    results = []
+    for sign in (lambda a: a, np.abs):
+        dy64, w64 = sign(np.asarray(dy, np.float64)), sign(np.asarray(weight, np.float64))
+        dx = np.zeros((*x.shape[:2], h + top + bottom, w + left + right))
+        taps = [(i, j) for i in range(weight.shape[2]) for j in range(weight.shape[3])]
+        for i, j in taps:
+            rows = slice(i * dilation[0], i * dilation[0] + (dy.shape[2] - 1) * strides[0] + 1, strides[0])
+            columns = slice(j * dilation[1], j * dilation[1] + (dy.shape[3] - 1) * strides[1] + 1, strides[1])
+            parts = zip(np.split(dy64, groups, axis=1), np.split(w64[:, :, i, j], groups), strict=True)
+            dx[:, :, rows, columns] += np.concatenate(
+                [np.einsum("nohw,oc->nchw", part, w) for part, w in parts], axis=1
+            )
+        parts = zip(np.split(sign(views), groups, axis=1), np.split(dy64, groups, axis=1), strict=True)
+        dw = np.concatenate([np.einsum("nchwij,nohw->ocij", view, part) for view, part in parts])
+        results += [dx[:, :, top : top + h, left : left + w], dw]
+    return results
+
+
 def max_pool(x, size, strides, pads):
     """The maximum of every window."""
     return windows(x, size, strides, pads, -np.inf).max(axis=(4, 5))

@@ -1,12 +1,12 @@
 """secateur prunes neural networks and makes them really faster and smaller on CPUs."""
 
 from . import datasets, nn
-from ._core import PackedMatrix, cpu_target, get_num_threads, set_num_threads
+from ._core import PackedConv2D, PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .compiler import Plan, compile
 from .criteria import importance
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
 from .methods import DynamicPruner, GradientDynamic, Gradual, dynamic_pruning
-from .packing import pack
+from .packing import pack, pack_conv2d
 from .pruning import prune
 from .result import PruneResult
 from .schedules import Schedule
@@ -25,6 +25,7 @@ __all__ = [
     "MaxDrop",
     "MissingExtraError",
     "NoImprovement",
+    "PackedConv2D",
     "PackedMatrix",
     "Plan",
     "PruneResult",
@@ -47,6 +48,7 @@ __all__ = [
     "nm_mask",
     "nn",
     "pack",
+    "pack_conv2d",
     "prune",
     "prune_mask",
     "remove_dead_neurons",

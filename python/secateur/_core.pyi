@@ -71,6 +71,47 @@ class PackedMatrix:
     @property
     def kernel(self) -> str: ...
 
+@final
+class PackedConv2D:
+    def __new__(
+        cls,
+        weight: ArrayLike,
+        stride: tuple[int, int],
+        pads: tuple[int, int, int, int] | None,
+        dilation: tuple[int, int],
+        groups: int,
+        format: str,
+        target: str | None,
+    ) -> PackedConv2D: ...
+    def __call__(
+        self,
+        x: ArrayLike,
+        bias: ArrayLike | None = None,
+        activation: str | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]: ...
+    def grad_input(
+        self, dy: ArrayLike, input_size: tuple[int, int], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]: ...
+    def sddmm(
+        self, dy: ArrayLike, x: ArrayLike, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]: ...
+    def update(self, values: ArrayLike) -> None: ...
+    def to_dense(self) -> NDArray[np.float32]: ...
+    def __bool__(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def values(self) -> NDArray[np.float32]: ...
+    @property
+    def nnz(self) -> int: ...
+    @property
+    def density(self) -> float: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def kernel(self) -> str: ...
+
 # train (channels-last images; see secateur.nn)
 _Floats: TypeAlias = NDArray[np.float32]
 _Pair: TypeAlias = tuple[int, int]

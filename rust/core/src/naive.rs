@@ -167,6 +167,66 @@ pub fn winograd(
     results.into_iter().map(|result| result.activated(activation)).collect()
 }
 
+/// The gradient of the input of [`conv2d`], an image of shape `image`, from that of its result.
+pub fn conv2d_input(
+    filters: &Rows,
+    (window, groups): (Window, usize),
+    border: Border,
+    image: Shape,
+    dy: &[f32],
+) -> Vec<Exact> {
+    let ((rows, columns), outer) = (window.size, border.around(image));
+    let (h, w) = window.over(outer.h, outer.w);
+    let (weights, channels) = (filters.to_dense(), image.c / groups);
+    // The output that meets an element through a tap.
+    let output = |at: usize, tap: usize, stride: usize, count: usize| {
+        let at = at.checked_sub(tap)?;
+        (at.is_multiple_of(stride) && at / stride < count).then_some(at / stride)
+    };
+    let of_group = filters.rows() / groups;
+    let gradient = |at: usize| {
+        let (c, y, x) = (at / (image.h * image.w), at / image.w % image.h + border.top, at % image.w + border.left);
+        let group = c / channels * of_group..(c / channels + 1) * of_group;
+        let taps = group.flat_map(|filter| (0..rows * columns).map(move |tap| (filter, tap)));
+        Exact::sum(taps.filter_map(|(filter, tap)| {
+            let weight = weights[(filter * channels + c % channels) * rows * columns + tap];
+            let y = output(y, tap / columns * window.dilation.0, window.stride.0, h)?;
+            let x = output(x, tap % columns * window.dilation.1, window.stride.1, w)?;
+            (weight != 0.0).then(|| f64::from(weight) * f64::from(dy[(filter * h + y) * w + x]))
+        }))
+    };
+    (0..image.len()).map(gradient).collect()
+}
+
+/// The gradient of the nonzeros of the filters of [`conv2d`] over some images (c, h, w), from those of their results.
+pub fn conv2d_weight(
+    filters: &Rows,
+    (window, groups): (Window, usize),
+    border: Border,
+    (image, x): (Shape, &[f32]),
+    dy: &[f32],
+) -> Vec<Exact> {
+    let ((rows, columns), (down, right)) = (window.size, window.dilation);
+    let outer = border.around(image);
+    let (h, w) = window.over(outer.h, outer.w);
+    let channels = image.c / groups;
+    let places = (0..filters.rows()).flat_map(|filter| filters.row(filter).map(move |(k, _)| (filter, k)));
+    places
+        .map(|(filter, k)| {
+            let c = filter / (filters.rows() / groups) * channels + k / (rows * columns);
+            let (i, j) = (k / columns % rows * down, k % columns * right);
+            let images = x.chunks(image.len()).zip(dy.chunks(filters.rows() * h * w));
+            Exact::sum(images.flat_map(|(x, dy)| {
+                (0..h * w).filter_map(move |at| {
+                    let (y, z) = (at / w * window.stride.0, at % w * window.stride.1);
+                    let x = pixel(border, image, x, c, y + i, z + j)?;
+                    Some(x * f64::from(dy[filter * h * w + at]))
+                })
+            }))
+        })
+        .collect()
+}
+
 /// A pooling of one image (c, h, w): the maximum or the mean of what of the image lies in the window.
 pub fn pool(reduction: Reduction, window: Window, border: Border, (image, x): (Shape, &[f32])) -> Vec<Exact> {
     each(window, border, image, image.c, |c, y, z| {

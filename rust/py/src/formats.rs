@@ -1,4 +1,6 @@
-//! Packed weight matrices.
+//! Packed weight matrices, and packed convolutions beside them.
+
+mod conv2d;
 
 use crate::arrays;
 use crate::errors::to_py;
@@ -275,5 +277,6 @@ impl PackedMatrix {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<PackedMatrix>()
+    m.add_class::<PackedMatrix>()?;
+    m.add_class::<conv2d::PackedConv2D>()
 }

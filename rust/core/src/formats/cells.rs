@@ -10,7 +10,8 @@
 //!   transpose the registers: 16 lines of cells                           (and back again out of cells)
 //! ```
 //!
-//! A convolution of one image becomes the convolution of a batch of 16 small ones.
+//! A convolution of one image becomes the convolution of a batch of 16 small ones. Small images share the cells: 2, 4, 8 or 16
+//! of them take an equal part each.
 
 use super::Window;
 use crate::simd::{Kernel, LANES, Vector};
@@ -53,23 +54,32 @@ pub(super) struct Grid {
     pub size: (usize, usize),
     /// Cells side by side.
     pub across: usize,
+    /// Images that share the cells.
+    pub together: usize,
 }
 
 impl Grid {
-    /// The grids of the output, of that many rows and columns, and of the input of a convolution of this window: whichever
-    /// cut computes least, overlaps and tiles of four pixels considered.
-    pub fn of((h, w): (usize, usize), window: Window) -> (Grid, Grid) {
+    /// The grids of the output, of that many rows and columns, and of the input of a convolution of this window, where so
+    /// many images may share cells: whichever cut computes least, overlaps and tiles of four pixels considered.
+    pub fn of((h, w): (usize, usize), window: Window, images: usize) -> (Grid, Grid) {
         let (size, stride) = (window.extent(), window.stride);
-        let grids = (1..=LANES).map(|across| {
-            let step = (h.div_ceil(LANES / across).max(1), w.div_ceil(across).max(1));
+        let shares = [1, 2, 4, 8, LANES].into_iter().filter(|&together| together < 2 * images.max(1));
+        let grids = shares.flat_map(|together| (1..=LANES / together).map(move |across| (together, across)));
+        let grids = grids.map(|(together, across)| {
+            let step = (h.div_ceil(LANES / together / across).max(1), w.div_ceil(across).max(1));
             let read = ((step.0 - 1) * stride.0 + size.0, (step.1 - 1) * stride.1 + size.1);
             // In tenths of a pixel: a row of pixels that does not fill its tiles, and the cells to fill.
             let cost = step.0 * (10 * step.1 + if step.1.is_multiple_of(4) { 0 } else { 4 }) + 2 * read.0 * read.1;
-            (cost, across, step, read)
+            (cost * images.div_ceil(together), together, across, step, read)
         });
-        let (_, across, step, read) = grids.min().unwrap_or((0, 1, (1, 1), size));
-        let input = Grid { step: (step.0 * stride.0, step.1 * stride.1), size: read, across };
-        (Grid { step, size: step, across }, input)
+        let (_, together, across, step, read) = grids.min().unwrap_or((0, 1, 1, (1, 1), size));
+        let input = Grid { step: (step.0 * stride.0, step.1 * stride.1), size: read, across, together };
+        (Grid { step, size: step, across, together }, input)
+    }
+
+    /// Cells of an image.
+    pub fn cells(&self) -> usize {
+        LANES / self.together
     }
 
     /// Floats of one row of cells, in one channel.
@@ -77,7 +87,7 @@ impl Grid {
         self.size.1 * LANES
     }
 
-    /// The first row and column of a cell.
+    /// The first row and column of a cell of an image.
     fn origin(&self, cell: usize) -> (usize, usize) {
         (cell / self.across * self.step.0, cell % self.across * self.step.1)
     }
@@ -86,7 +96,7 @@ impl Grid {
 /// Up to 16 neighbouring pixels.
 #[derive(Debug, Clone, Copy, Default)]
 struct Piece {
-    /// Where lane 0 lies, or would, in its channel.
+    /// Where lane 0 lies, or would, in its channel of the first image.
     start: i32,
     /// The lanes that are pixels of the image.
     lanes: u16,
@@ -106,21 +116,21 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// The cells of a grid over an image, from so many rows above it and columns before it on.
-    pub fn new(grid: Grid, planes: Planes, before: (usize, usize)) -> Pieces {
+    /// The cells of a grid over an image, from so many rows above it and columns before it on; inside it where negative.
+    pub fn new(grid: Grid, planes: Planes, before: (isize, isize)) -> Pieces {
         let (rows, lines) = grid.size;
         let registers = lines.div_ceil(LANES);
         let piece = |row: usize, register: usize, cell: usize| {
-            let origin = grid.origin(cell);
-            let y = (origin.0 + row) as isize - before.0 as isize;
-            let x = (origin.1 + register * LANES) as isize - before.1 as isize;
+            let (image, origin) = (cell / grid.cells(), grid.origin(cell % grid.cells()));
+            let y = (origin.0 + row) as isize - before.0;
+            let x = (origin.1 + register * LANES) as isize - before.1;
             let inside = |lane: &usize| {
                 let x = x + *lane as isize;
                 (0..planes.size.0 as isize).contains(&y) && (0..planes.size.1 as isize).contains(&x)
             };
             let lanes =
                 (0..LANES.min(lines - register * LANES)).filter(inside).fold(0, |lanes, lane| lanes | 1 << lane);
-            Piece { start: (y * planes.pitch as isize + x) as i32, lanes }
+            Piece { start: ((image * planes.len()) as isize + y * planes.pitch as isize + x) as i32, lanes }
         };
         let pieces = (0..rows * registers)
             .map(|at| std::array::from_fn(|cell| piece(at / registers, at % registers, cell)))
@@ -159,8 +169,8 @@ pub(super) struct Cut<'a> {
     pub pieces: &'a Pieces,
     /// Rows of cells.
     pub rows: Range<usize>,
-    /// An image.
-    pub image: &'a [f32],
+    /// The images that share the cells, or as many as there are.
+    pub images: &'a [f32],
     /// Where the first of the rows goes, in the first channel.
     pub cells: &'a mut [f32],
     /// Floats between channels of cells.
@@ -172,18 +182,19 @@ impl Kernel for Cut<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Cut { pieces, rows, image, cells, channel_step } = self;
-        let from = image.chunks_exact(pieces.planes.channel_len().max(1));
-        for (from, to) in from.zip(cells.chunks_mut(channel_step)) {
-            let mut line = 0;
+        let Cut { pieces, rows, images, cells, channel_step } = self;
+        let present = images.len() / pieces.planes.len().max(1) * pieces.grid.cells();
+        for (channel, to) in (0..pieces.planes.channels).zip(cells.chunks_mut(channel_step)) {
+            let (from, mut line) = (images.as_ptr().wrapping_add(channel * pieces.planes.channel_len()), 0);
             for (rows, register, lines) in pieces.groups(rows.clone()) {
                 let mut tile = [v.splat(0.0); LANES];
                 for (at, row) in rows.enumerate() {
                     let (row, back, lanes) = pieces.of_row(row, register, at);
                     for cell in 0..LANES {
                         let Piece { start, lanes: mask } = row[cell];
-                        let from = from.as_ptr().wrapping_offset(start as isize + back);
-                        // SAFETY: `Pieces::new` left only lanes that lie inside a channel.
+                        let from = from.wrapping_offset(start as isize + back);
+                        let mask = if cell < present { mask } else { 0 };
+                        // SAFETY: `Pieces::new` left only lanes inside a channel, and the slice holds this cell's image.
                         tile[cell] = unsafe { v.load_masked(tile[cell], from, mask << lanes) };
                     }
                 }
@@ -211,8 +222,10 @@ pub(super) struct Join<'a> {
     pub cells: &'a [f32],
     /// Floats between channels of cells.
     pub channel_step: usize,
-    /// An image; only what lies in these rows of its channels is written.
-    pub image: *mut f32,
+    /// The images that share the cells; only what lies in these rows of their channels is written.
+    pub result: *mut f32,
+    /// How many there are.
+    pub images: usize,
 }
 
 impl Kernel for Join<'_> {
@@ -220,10 +233,11 @@ impl Kernel for Join<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Join { pieces, rows, channels, cells, channel_step, image } = self;
+        let Join { pieces, rows, channels, cells, channel_step, result, images } = self;
+        let present = images * pieces.grid.cells();
         for channel in channels {
             let (from, mut line) = (&cells[channel * channel_step..], 0);
-            let to = image.wrapping_add(channel * pieces.planes.channel_len());
+            let to = result.wrapping_add(channel * pieces.planes.channel_len());
             for (rows, register, lines) in pieces.groups(rows.clone()) {
                 let mut tile = [v.splat(0.0); LANES];
                 let lines_here = &from[line..line + LANES * LANES];
@@ -237,7 +251,8 @@ impl Kernel for Join<'_> {
                     for cell in 0..LANES {
                         let Piece { start, lanes: mask } = row[cell];
                         let to = to.wrapping_offset(start as isize + back);
-                        // SAFETY: `Pieces::new` left only lanes inside a channel, and the caller's image has this one.
+                        let mask = if cell < present { mask } else { 0 };
+                        // SAFETY: `Pieces::new` left only lanes inside a channel, and the caller's images have this one.
                         unsafe { v.store_masked(to, tile[cell], mask << lanes) };
                     }
                 }
@@ -245,10 +260,12 @@ impl Kernel for Join<'_> {
             // Between rows there are zeros, so that kernels never meet stale values.
             let Planes { size: (height, width), pitch, .. } = pieces.planes;
             if width < pitch {
-                for at in rows.clone() {
-                    for y in (at..height).step_by(pieces.grid.step.0).take(LANES / pieces.grid.across) {
-                        // SAFETY: the rest of a row of a channel of the caller's image.
-                        unsafe { to.add(y * pitch + width).write_bytes(0, pitch - width) };
+                for (image, at) in (0..images).flat_map(|image| rows.clone().map(move |at| (image, at))) {
+                    for y in (at..height).step_by(pieces.grid.step.0).take(pieces.grid.cells() / pieces.grid.across) {
+                        // SAFETY: the rest of a row of a channel of one of the caller's images.
+                        unsafe {
+                            to.add(image * pieces.planes.len() + y * pitch + width).write_bytes(0, pitch - width)
+                        };
                     }
                 }
             }

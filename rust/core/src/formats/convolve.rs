@@ -1,7 +1,7 @@
-//! Convolution of single images, rows of pixels in and out: each is cut into cells, swept, and put together again.
+//! Convolution of images, rows of pixels in and out: each is cut into cells, swept, and put together again.
 //!
 //! ```text
-//! for image, rows of cells, bands of filters:            a task
+//! for images that share cells, rows, bands of filters:   a task
 //!   cut the rows of the input's cells that they read     [channel][row][column][16 cells]
 //!   sweep                                                [filter][row][column][16 cells]
 //!   join the rows of the output's cells                  bias and activation are in them already
@@ -20,20 +20,20 @@ use std::ops::Range;
 /// Floats of the cells of a task, at most about: they stay in the last cache. What tasks cut twice is little beside so many.
 const TASK_LEN: usize = 1 << 20;
 
-/// A convolution of single images, whatever the weights.
+/// A convolution of images, whatever the weights.
 #[derive(Debug, Clone)]
 pub struct Convolution {
-    window: Window,
-    input: Planes,
-    output: Planes,
-    read: Grid,
-    written: Grid,
-    cut: Pieces,
-    join: Pieces,
+    pub(super) window: Window,
+    pub(super) input: Planes,
+    pub(super) output: Planes,
+    pub(super) read: Grid,
+    pub(super) written: Grid,
+    pub(super) cut: Pieces,
+    pub(super) join: Pieces,
     /// Rows of the output's cells of a task, at most.
-    rows: usize,
+    pub(super) rows: usize,
     /// From channel to channel of the input's cells and of the output's, in floats.
-    steps: (usize, usize),
+    pub(super) steps: (usize, usize),
     /// The runs of `rows` rows.
     spans: Vec<Span>,
 }
@@ -46,9 +46,12 @@ fn channel_step(floats: usize) -> usize {
 
 impl Convolution {
     /// A convolution of images in `input` to images in `output`, with a border of zeros above and before them; what lies
-    /// below and behind is as many as the window reads.
-    pub fn new(window: Window, input: Planes, output: Planes, before: (usize, usize)) -> Convolution {
-        let (written, read) = Grid::of(output.size, window);
+    /// below and behind is as many as the window reads. A negative border leaves that much of the images out. Small images
+    /// share cells, of so many at most.
+    pub fn new(window: Window, input: Planes, output: Planes, before: (isize, isize), together: usize) -> Convolution {
+        // Where pixels lie takes 32 bits.
+        let few = LANES * input.len().max(output.len()) > i32::MAX as usize;
+        let (written, read) = Grid::of(output.size, window, if few { 1 } else { together });
         let (cut, join) = (Pieces::new(read, input, before), Pieces::new(written, output, (0, 0)));
         let row_len = output.channels * written.row_len() + input.channels * read.row_len() * window.stride.0;
         let rows = (TASK_LEN / row_len.max(1)).clamp(1, written.size.0);
@@ -67,14 +70,22 @@ impl Convolution {
         Convolution { window, input, output, read, written, cut, join, rows, steps, spans }
     }
 
+    /// Channels of the images, of all groups.
+    pub(super) fn channels(&self) -> usize {
+        self.input.channels
+    }
+
+    /// Where a column of the weights meets the cells, in lines.
+    pub(super) fn position(&self, column: usize) -> u32 {
+        let Window { size: (rows, columns), dilation, .. } = self.window;
+        let (channel, y, x) = (column / (rows * columns), column / columns % rows, column % columns);
+        (channel * (self.steps.0 / LANES) + y * dilation.0 * self.read.size.1 + x * dilation.1) as u32
+    }
+
     /// How the columns of the weights, of this many channels, meet the cells; blocks suit tiles of so many lines.
     pub fn blocks(&self, channels: usize, tile_lines: usize) -> KBlocks {
-        let Window { size: (rows, columns), stride, dilation } = self.window;
-        let position = |k: usize| {
-            let (channel, y, x) = (k / (rows * columns), k / columns % rows, k % columns);
-            channel * (self.steps.0 / LANES) + y * dilation.0 * self.read.size.1 + x * dilation.1
-        };
-        let positions = (0..channels * rows * columns).map(|k| position(k) as u32).collect();
+        let Window { size: (rows, columns), stride, .. } = self.window;
+        let positions = (0..channels * rows * columns).map(|column| self.position(column)).collect();
         // Taps that lie side by side share their lines.
         let pixels = tile_lines.min(if stride.1 == 1 { self.written.size.1 } else { 1 });
         let taps = if stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
@@ -112,18 +123,22 @@ impl Convolution {
         let rows_a_task = rows_a_task.max(overlap - 1).clamp(1, self.rows);
         let runs = rows.div_ceil(rows_a_task);
         let bands = if groups.len() == 1 { filters.div_ceil(BAND_ROWS) } else { 1 };
+        let together = self.written.together;
+        let shares = images.div_ceil(together);
         let bands_a_task =
-            if images * runs < executor.threads() { bands_a_task(bands, images * runs, executor) } else { bands };
+            if shares * runs < executor.threads() { bands_a_task(bands, shares * runs, executor) } else { bands };
         let band_tasks = bands.div_ceil(bands_a_task);
         let result = Shared::new(y);
-        executor.run(images * runs * band_tasks, &|task| {
-            let (image, run) = (task / band_tasks / runs, task / band_tasks % runs);
+        executor.run(shares * runs * band_tasks, &|task| {
+            let (image, run) = (task / band_tasks / runs * together, task / band_tasks % runs);
+            let end = (image + together).min(images);
             let first = task % band_tasks * bands_a_task;
             let task = Task {
                 convolution: self,
                 groups,
                 target,
-                image: &x[image * self.input.len()..(image + 1) * self.input.len()],
+                images: &x[image * self.input.len()..end * self.input.len()],
+                count: end - image,
                 rows: run * rows_a_task..((run + 1) * rows_a_task).min(rows),
                 bands: (groups.len() == 1).then(|| first..(first + bands_a_task).min(bands)),
                 // SAFETY: `y` holds the images.
@@ -136,12 +151,14 @@ impl Convolution {
     }
 }
 
-/// Some rows of cells of one image.
+/// Some rows of cells.
 struct Task<'a, M> {
     convolution: &'a Convolution,
     groups: &'a [M],
     target: Target,
-    image: &'a [f32],
+    images: &'a [f32],
+    /// How many images these are.
+    count: usize,
     rows: Range<usize>,
     /// Bands of filters, of one group; `None` for all filters.
     bands: Option<Range<usize>>,
@@ -161,7 +178,7 @@ impl<M: Sweep> Task<'_, M> {
 
         let Range { start, end } = self.rows;
         let rows = start * window.stride.0..(end - 1) * window.stride.0 + window.extent().0;
-        dispatch(target, Cut { pieces: cut, rows, image: self.image, cells, channel_step: steps.0 });
+        dispatch(target, Cut { pieces: cut, rows, images: self.images, cells, channel_step: steps.0 });
 
         let spans = &spans[..spans.len() / most * (end - start)];
         let geometry = Geometry { unit: LANES, row_stride: steps.1, spans };
@@ -174,8 +191,11 @@ impl<M: Sweep> Task<'_, M> {
 
         // Tasks write disjoint rows and bands of filters.
         let channels = self.bands.map_or(0..output.channels, |bands| rows_of(&bands, output.channels));
-        let (cells, image) = (&*swept, self.result);
-        dispatch(target, Join { pieces: join, rows: start..end, channels, cells, channel_step: steps.1, image });
+        let (cells, result, images) = (&*swept, self.result, self.count);
+        dispatch(
+            target,
+            Join { pieces: join, rows: start..end, channels, cells, channel_step: steps.1, result, images },
+        );
         spare.put(memory);
     }
 }
@@ -217,9 +237,10 @@ mod tests {
             .flat_map(|x| naive::conv2d((&weights, &bias), (window, groups), border, (shape, x), activation));
         let wanted: Vec<_> = wanted.collect();
         let input = Planes { channels: c, size: (h, w), pitch: w };
-        for pitch in [columns, columns.next_multiple_of(LANES)] {
+        for (pitch, together) in [(columns, 1), (columns, images), (columns.next_multiple_of(LANES), images)] {
             let output = Planes { channels: filters, size: (rows, columns), pitch };
-            let convolution = Convolution::new(window, input, output, (border.top, border.left));
+            let convolution =
+                Convolution::new(window, input, output, (border.top as isize, border.left as isize), together);
             for target in Target::available() {
                 let blocks = convolution.blocks(c / groups, M::tile_lines(target.registers()));
                 let rows_a_group = filters / groups;
@@ -266,6 +287,7 @@ mod tests {
         });
         let window = Window { size: (1, 1), stride: (3, 3), dilation: (1, 1) };
         check::<Pattern>(Case { image: (2, 64, 70), border: Border::default(), window, filters: 5, ..CASE });
+        check::<Pattern>(Case { image: (2, 4, 6), images: 9, ..CASE });
         check::<Pattern>(Case { image: (1, 3, 17), border: Border { top: 4, left: 5, bottom: 3, right: 2 }, ..CASE });
     }
 

@@ -78,7 +78,7 @@ impl Kind {
 
     /// What the nonzeros suggest: blocks where they are full, dense where too little was removed to win, else single
     /// weights.
-    fn of(rows: &Rows) -> Kind {
+    pub(super) fn of(rows: &Rows) -> Kind {
         if rows.density() > 0.8 {
             Kind::Dense
         } else if rows.block_fill(8) > 0.8 {
@@ -272,7 +272,7 @@ pub struct PackedMatrix {
 }
 
 /// Multiply-adds below which a call is not worth waking other threads for: about as long as they take to wake.
-const SMALL: usize = 2_000_000;
+pub(super) const SMALL: usize = 2_000_000;
 
 impl PackedMatrix {
     /// Packs for `columns` columns now, or at first use where `None`; in the format `kind`, or the best guess. The weights

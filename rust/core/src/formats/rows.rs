@@ -198,6 +198,21 @@ impl Rows {
         })
     }
 
+    /// The nonzeros that `place` keeps, (row, column) moved to where it says, in a matrix of that shape. No two may meet.
+    pub(super) fn moved(
+        &self,
+        (rows, columns): (usize, usize),
+        place: impl Fn(usize, usize) -> Option<(usize, usize)>,
+    ) -> Rows {
+        let all = (0..self.rows()).flat_map(|row| self.row(row).map(move |(column, x)| (row, column, x)));
+        let mut kept: Vec<((usize, usize), f32)> =
+            all.filter_map(|(row, column, x)| place(row, column).map(|place| (place, x))).collect();
+        kept.sort_unstable_by_key(|&(place, _)| place);
+        let starts = (0..=rows).map(|row| kept.partition_point(|&((to, _), _)| to < row)).collect();
+        let index = kept.iter().map(|&((_, column), _)| column as u32).collect();
+        Rows { columns, starts, index, values: kept.into_iter().map(|(_, x)| x).collect() }
+    }
+
     /// Nonzeros over the elements of the `height`-row blocks (one column wide) that hold any: 1 where blocks are full.
     pub fn block_fill(&self, height: usize) -> f64 {
         let mut seen = vec![usize::MAX; self.columns];

@@ -20,7 +20,7 @@ use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
 
 /// Lines of X that a block holds: 24 KiB, which leaves some of the first-level cache to the rest.
-const BLOCK_LINES: usize = 384;
+pub(super) const BLOCK_LINES: usize = 384;
 
 /// `values[p] = dY[i] · X[j]` for the p-th nonzero (i, j) of `rows`; `dy` is row-major (m, n), `x` row-major (k, n).
 ///
@@ -138,7 +138,7 @@ impl Task<'_> {
 }
 
 /// Products that are summed together, and sets of them.
-const FOUR: usize = 4;
+pub(super) const FOUR: usize = 4;
 
 /// One register in memory.
 #[derive(Clone, Copy)]
@@ -189,7 +189,7 @@ fn dot<V: Vector, const T: usize>(v: V, y: &[V::F32; T], operand: &[f32], column
 ///
 /// Not by `Vector`'s folds: they leave the sums in another order, and adding them where they belong then takes a quarter longer.
 #[inline(always)]
-fn halve<V: Vector>(v: V, acc: [V::F32; FOUR]) -> V::F32 {
+pub(super) fn halve<V: Vector>(v: V, acc: [V::F32; FOUR]) -> V::F32 {
     join(v, join(v, acc[0], acc[1]), join(v, acc[2], acc[3]))
 }
 
