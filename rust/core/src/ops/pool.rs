@@ -72,6 +72,9 @@ impl Kernel for Run<'_> {
         }
         // Channels that lie side by side are lanes of one run; else each channel is a run of its images or of one pixel.
         let (runs, lanes) = if from.c == 1 && to.c == 1 { (1, output.c) } else { (output.c, to.group) };
+        if lanes.is_multiple_of(LANES) && window == Window::HALVING && inside {
+            return self.halve_lanes(v, runs, lanes);
+        }
         for run in 0..runs {
             for y in 0..output.h {
                 let rows = clip(y, window.stride.0, window.size.0, offset.0, input.h);
@@ -118,6 +121,32 @@ impl Kernel for Run<'_> {
 }
 
 impl Run<'_> {
+    /// Whole registers of channels or images, windows of two by two: four neighbours become one.
+    #[inline(always)]
+    fn halve_lanes<V: Vector>(self, v: V, runs: usize, lanes: usize) {
+        let Pool { reduction, input, output, layout, .. } = *self.pool;
+        let (from, to) = (layout.strides(input), layout.strides(output));
+        let scale = v.splat(0.25);
+        for run in 0..runs {
+            for y in 0..output.h {
+                let top = &self.input[run * from.c + 2 * y * from.h..][..from.h + 2 * output.w * lanes];
+                let (top, bottom) = (top.chunks_exact(2 * lanes), top[from.h..].chunks_exact(2 * lanes));
+                let out = &mut self.output[run * to.c + y * to.h..][..output.w * lanes];
+                for (out, (top, bottom)) in out.chunks_exact_mut(lanes).zip(top.zip(bottom)) {
+                    for lane in (0..lanes).step_by(LANES) {
+                        let (a, b) = (v.load(&top[lane..]), v.load(&top[lanes + lane..]));
+                        let (c, d) = (v.load(&bottom[lane..]), v.load(&bottom[lanes + lane..]));
+                        let joined = match reduction {
+                            Reduction::Max => v.max(v.max(a, b), v.max(c, d)),
+                            Reduction::Average => v.mul(v.add(v.add(a, b), v.add(c, d)), scale),
+                        };
+                        v.store(&mut out[lane..], joined);
+                    }
+                }
+            }
+        }
+    }
+
     /// Pixels in the lanes, windows of two by two: pairs of columns are the even and odd lanes of two registers.
     #[inline(always)]
     fn halve<V: Vector>(self, v: V) {

@@ -54,7 +54,8 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
         _ => {
             let (border, _) = input.inside(layer.input);
             let (from, to) = (input.planes(layer.input), output.planes(layer.output));
-            let convolution = Convolution::new(layer.window, from, to, (border.top as isize, border.left as isize), 1);
+            let convolution =
+                Convolution::new(layer.window, from, to, (border.top as isize, border.left as isize), images);
             let groups = parts(convolution.blocks(layer.input.c / layer.groups, tile_lines));
             let (layer, spare) = (layer.without_weights(), Spare::default());
             Box::new(Single { layer, convolution, groups, format, images, target, spare })
