@@ -5,7 +5,7 @@
 //!   cut x                                              [channel][row][column][16 cells]
 //!   cut dY, by the grid of the outputs                 [filter][row][column][16 cells]
 //!   for chunk of R rows of T lines of dY:              a few rows of a cell: many multiply-adds a sum over lanes
-//!     for block of channels:                           their lines stay in the first-level cache
+//!     for block of channels:                           their lines stay in the second-level cache
 //!       for filter, 4 nonzeros (channel, tap) of it:
 //!         acc[4] = Σ dY[filter][y][x] * X[channel][y·stride + tap row][x·stride + tap column]
 //!         sums += 4 registers become 1: 4 lanes a nonzero, which are added when all is done
@@ -18,15 +18,17 @@ use super::Rows;
 use super::cells::Cut;
 use super::convolve::Convolution;
 use super::panels::Spare;
-use super::sddmm::{BLOCK_LINES, FOUR, halve};
+use super::sddmm::{FOUR, halve};
 use crate::executor::{Executor, for_each_chunk, map};
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
 
 /// The most groups of images with sums of their own.
 const GROUPS: usize = 8;
-/// Lines of a filter's outputs in a chunk, about.
-const CHUNK_LINES: usize = 32;
+/// Lines of a filter's outputs in a chunk, about: many multiply-adds a sum over lanes.
+const CHUNK_LINES: usize = 48;
+/// Lines of X that a block holds: 64 KiB. A block that fits the first-level cache would leave a filter few nonzeros in it.
+const BLOCK_LINES: usize = 1024;
 
 impl Convolution {
     /// Where every nonzero of the filters meets the cells: what [`Convolution::gradient`] takes.

@@ -20,7 +20,7 @@ use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
 
 /// Lines of X that a block holds: 24 KiB, which leaves some of the first-level cache to the rest.
-pub(super) const BLOCK_LINES: usize = 384;
+const BLOCK_LINES: usize = 384;
 
 /// `values[p] = dY[i] · X[j]` for the p-th nonzero (i, j) of `rows`; `dy` is row-major (m, n), `x` row-major (k, n).
 ///
