@@ -86,9 +86,10 @@ impl Conv2d {
         if h == 0 || w == 0 || outer_h < rows || outer_w < columns {
             return Err(argument!("x: a window of {rows} x {columns} does not fit into images of {h} x {w}"));
         }
-        // Whatever is cut from an image takes no more than the image with its border, and positions take 32 bits.
-        match outer_h.checked_mul(outer_w).and_then(|area| area.checked_mul(self.channels.max(self.filters) * LANES)) {
-            Some(len) if len <= i32::MAX as usize * LANES => {}
+        // Cells hold at most four times the image with its border, and room between channels; positions take 32 bits.
+        let area = outer_h.checked_mul(outer_w).and_then(|area| area.checked_add(2 * LANES));
+        match area.and_then(|area| area.checked_mul(self.channels.max(self.filters))) {
+            Some(len) if len <= 1 << 30 => {}
             _ => return Err(argument!("x: images of {h} x {w} are too large")),
         }
         Ok(Over { before: (top, left), result: self.window.over(outer_h, outer_w) })
