@@ -242,6 +242,22 @@ def test_update_replaces_values_in_everything_packed():
         check(fresh.T, dy, packed.T @ dy)
 
 
+def test_update_of_weights_that_were_packed_when_zero():
+    rng = np.random.default_rng(10)
+    weights = sparse(rng, 60, 90, 0.2)
+    x = rng.standard_normal((90, 30), dtype=np.float32)
+    for kind in FORMATS:
+        packed = sc.pack(weights, kind[0], block=kind[1])
+        some = packed.values * (rng.random(packed.nnz) < 0.3)
+        for values in (some, packed.values, some, np.zeros(packed.nnz), packed.values):
+            packed.update(values)
+            fresh = np.zeros_like(weights)
+            fresh[weights != 0] = values
+            check(fresh, x, packed @ x)
+            check(fresh, x[:, 0], packed @ x[:, 0])
+            check(fresh.T, x[:60], packed.T @ x[:60])
+
+
 def test_bits_do_not_depend_on_threads():
     rng = np.random.default_rng(3)
     weights, x = sparse(rng, 300, 400, 0.3), rng.standard_normal((400, 150), dtype=np.float32)

@@ -111,7 +111,9 @@ def main() -> None:
     parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.2, 0.1])
     parser.add_argument("--shapes", type=Path, default=SHAPES / "spine.txt", help="file of m k n lines")
     parser.add_argument("--rows", type=int, default=1, help="rows of the blocks that the mask is made of")
-    parser.add_argument("--trained", action="store_true", help="weights of a trained network, not random ones")
+    parser.add_argument(
+        "--trained", action="store_true", help="weights of a trained network, not random ones"
+    )
     parser.add_argument("--formats", nargs="+", default=["auto"], help="ours; default auto")
     options = parser.parse_args()
     pin_threads(options.threads)

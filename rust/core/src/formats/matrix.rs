@@ -389,10 +389,13 @@ impl PackedMatrix {
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         self.few.take();
         if let Some(packed) = self.many.get_mut() {
-            let order = self.many_order.get_or_insert_with(|| {
-                let kind = Kind::form(self.kind, &self.rows, false, self.target, self.storage);
-                bits(Packed::many(&self.rows.ordinals(), kind, self.target).values_mut())
-            });
+            let kind = Kind::form(self.kind, &self.rows, false, self.target, self.storage);
+            let ordinals = || Packed::many(&self.rows.ordinals(), kind, self.target);
+            let order = self.many_order.get_or_insert_with(|| bits(ordinals().values_mut()));
+            if packed.values_mut().len() != order.len() {
+                // Packed when some values were 0, without places for them.
+                *packed = ordinals();
+            }
             for (to, &from) in packed.values_mut().iter_mut().zip(&*order) {
                 *to = if from == 0 { 0.0 } else { values[from as usize - 1] };
             }
