@@ -24,6 +24,7 @@ TITLES = {
     "dense": "Chains of Dense layers",
     "conv": "Single convolutions",
     "backward": "Backward through a pruned Dense layer",
+    "conv_backward": "Backward through a pruned convolution",
 }
 INTRO = """\
 Every number comes from one record of the scripts in [benches](../benches/README.md), which says how the

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 Rows = Mapping[str, Mapping[str, Any]]
-KINDS = ("spmm", "spmv", "dense", "conv", "backward")
+KINDS = ("spmm", "spmv", "dense", "conv", "backward", "conv_backward")
 #: What a framework without sparse kernels runs; "secateur 1" and "deepsparse 1" are plans with every weight.
-DENSE = ("numpy", "numpy column-major", "mkl", "mkl sgemv", "mkl sgemm", "gemm crate")
+DENSE = ("numpy", "numpy column-major", "mkl", "mkl sgemv", "mkl sgemm", "gemm crate", "torch")
 DENSE_NETS = ("onnxruntime", "onnxruntime bound", "openvino", "deepsparse 1", "secateur 1")
 _NAME = re.compile(rf"({'|'.join(KINDS)}) (.+), (\d+) threads")
 _BLOCK = re.compile(r"secateur block \d+x1")
@@ -203,6 +203,23 @@ def _backward(title: str, threads: int, result: Mapping[str, Any]) -> Iterator[P
     yield _point(where, rows, DENSE, ["secateur"], lambda _: "", 4.0 * nonzero * n, lambda _: moved)
 
 
+def _conv_backward(title: str, threads: int, result: Mapping[str, Any]) -> Iterator[Point]:
+    parts = ("secateur dX", "secateur dW", "secateur + update")
+    rows = {name: row for name, row in _by_name(result).items() if name not in parts}
+    batch, density = result["batch"], result["density"]
+    channels, filters, pixels, size = (
+        result["layer"][key] for key in ("channels", "filters", "pixels", "size")
+    )
+    nonzero = round(density * channels * filters * size**2)
+    # dX and dW: the weights and their gradient, dY, X and dX.
+    moved = (6.0 + 4.0) * nonzero + 4.0 * batch * (2 * channels + filters) * pixels**2
+    flops = 4.0 * batch * nonzero * pixels**2
+    shape = f"{size}x{size}, {channels} to {filters}, {pixels} px"
+    where = (title, shape, density, threads)
+    dense = ("secateur dense", "torch")
+    yield _point(where, rows, dense, ["secateur"], lambda _: "", flops, lambda _: moved)
+
+
 def _net(
     group: str, shape: str, threads: int, result: Mapping[str, Any], flops: float, operands: float
 ) -> Iterator[Point]:
@@ -248,4 +265,5 @@ _READERS: dict[str, Callable[[str, int, Mapping[str, Any]], Iterator[Point]]] = 
     "dense": _dense,
     "conv": _conv,
     "backward": _backward,
+    "conv_backward": _conv_backward,
 }

@@ -10,6 +10,7 @@ bench-env``). "secateur + update" also takes new values for the weights, as an o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from .conv import SETS, Layer
@@ -94,7 +95,13 @@ def measure(layer: Layer, batch: int, density: float, options: Any) -> dict[str,
     work |= {"secateur": 2 * nonzero, "secateur dX": nonzero, "secateur dW": nonzero}
     title = f"{layer}, batch {batch}, density {density:g}, {options.threads} threads, against the best dense"
     print(found.table(title, work))
-    return {"layer": str(layer), "density": density, "best_dense": best, "rows": found.rows()}
+    return {
+        "layer": asdict(layer),
+        "batch": batch,
+        "density": density,
+        "best_dense": best,
+        "rows": found.rows(),
+    }
 
 
 def main() -> None:
