@@ -77,19 +77,15 @@ impl Convolution {
 
     /// Where a column of the weights meets the cells, in lines.
     pub(super) fn position(&self, column: usize) -> u32 {
-        let Window { size: (rows, columns), dilation, .. } = self.window;
-        let (channel, y, x) = (column / (rows * columns), column / columns % rows, column % columns);
-        (channel * (self.steps.0 / LANES) + y * dilation.0 * self.read.size.1 + x * dilation.1) as u32
+        self.window.position(column, self.steps.0 / LANES, self.read.size.1)
     }
 
     /// How the columns of the weights, of this many channels, meet the cells; blocks suit tiles of so many lines.
     pub fn blocks(&self, channels: usize, tile_lines: usize) -> KBlocks {
         let Window { size: (rows, columns), stride, .. } = self.window;
         let positions = (0..channels * rows * columns).map(|column| self.position(column)).collect();
-        // Taps that lie side by side share their lines.
-        let pixels = tile_lines.min(if stride.1 == 1 { self.written.size.1 } else { 1 });
-        let taps = if stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
-        KBlocks::new(positions, KBlocks::panels(rows * taps).max(1) * rows * columns)
+        let longest = if stride.1 == 1 { self.written.size.1 } else { 1 };
+        KBlocks::new(positions, KBlocks::filters(self.window, tile_lines.min(longest), 1))
     }
 
     /// `y = activation(filters * x + bias)` for `images` images; the filters are in groups of equal size, each over channels

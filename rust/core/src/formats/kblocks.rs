@@ -1,5 +1,6 @@
 //! Columns cut into K-blocks, so that the operand rows of a block stay in cache and an index takes 16 bits.
 
+use super::Window;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -18,6 +19,15 @@ impl KBlocks {
 
     /// Columns of a block for convolutions with pixels in the lanes, whose taps share most of their registers.
     pub const PIXELS: usize = 512;
+
+    /// Columns of a block of filters whose operand stays in the first-level cache, in tiles of so many lines, `lines` a pixel:
+    /// taps that lie side by side share theirs.
+    pub fn filters(window: Window, tile_lines: usize, lines: usize) -> usize {
+        let (rows, columns) = window.size;
+        let pixels = (tile_lines / lines).max(1);
+        let taps = if window.stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
+        KBlocks::panels(rows * taps * lines.min(tile_lines)).max(1) * rows * columns
+    }
 
     /// Cuts columns with these positions into runs of at most `most` columns, in any case below 2¹⁶, that span less than
     /// 2¹⁶ positions. A matrix without columns is one empty block, so that bias and activation still happen.

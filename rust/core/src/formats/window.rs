@@ -33,4 +33,12 @@ impl Window {
         let (rows, columns) = self.extent();
         ((h - rows) / self.stride.0 + 1, (w - columns) / self.stride.1 + 1)
     }
+
+    /// Where a column of weights, which lie in the order (channel, row, column), meets an image with so many pixels from a channel
+    /// to the next and from a row to the next.
+    pub fn position(&self, column: usize, channel_step: usize, row_step: usize) -> u32 {
+        let (rows, columns) = self.size;
+        let (channel, y, x) = (column / (rows * columns), column / columns % rows, column % columns);
+        (channel * channel_step + y * self.dilation.0 * row_step + x * self.dilation.1) as u32
+    }
 }

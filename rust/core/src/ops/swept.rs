@@ -37,7 +37,7 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
         (_, Layout::BatchInner { lines }) => {
             let (runs, positions) = batch_inner(layer, lines, images);
             let longest = runs.spans.iter().map(|span| span.lines).max().unwrap_or(1);
-            let groups = parts(KBlocks::new(positions, block_columns(layer, tile_lines.min(longest), lines)));
+            let groups = parts(KBlocks::new(positions, KBlocks::filters(layer.window, tile_lines.min(longest), lines)));
             let layer = layer.without_weights();
             Box::new(Swept { layer, groups, format, runs, taps: None, images, target })
         }
@@ -63,16 +63,6 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
     }
 }
 
-/// Columns of a K-block whose operand stays in the first-level cache, in tiles of so many lines, `lines` a pixel: taps
-/// that lie side by side share theirs.
-fn block_columns(layer: &Linear, tile: usize, lines: usize) -> usize {
-    let (rows, columns) = layer.window.size;
-    let pixels = (tile / lines).max(1);
-    let taps = if layer.window.stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
-    let channel = rows * taps * lines.min(tile);
-    KBlocks::panels(channel).max(1) * rows * columns
-}
-
 /// Images in the lanes, `lines` registers of them: every tap is an offset of whole pixels.
 fn batch_inner(layer: &Linear, lines: usize, images: usize) -> (Runs, Vec<u32>) {
     let Linear { window, input, output, .. } = layer;
@@ -92,13 +82,8 @@ fn batch_inner(layer: &Linear, lines: usize, images: usize) -> (Runs, Vec<u32>) 
             }
         }
     }
-    let (rows, columns) = window.size;
-    let positions = (0..layer.weights.columns())
-        .map(|k| {
-            let (y, x) = (k / columns % rows * window.dilation.0, k % columns * window.dilation.1);
-            ((k / (rows * columns) * input.h + y) * input.w + x) as u32
-        })
-        .collect();
+    let positions =
+        (0..layer.weights.columns()).map(|column| window.position(column, input.h * input.w, input.w)).collect();
     (Runs { unit, row_stride: output.h * output.w * unit, spans }, positions)
 }
 

@@ -52,13 +52,12 @@ impl Taps {
         let Window { size: (rows, columns), stride: (down, _), dilation } = layer.window;
         (0..layer.weights.columns())
             .map(|k| {
+                if self.shared {
+                    return layer.window.position(k, self.rows * self.pitch, self.pitch);
+                }
                 let (channel, y, x) = (k / (rows * columns), k / columns % rows * dilation.0, k % columns);
-                let position = if self.shared {
-                    (channel * self.rows + y) * self.pitch + x * dilation.1
-                } else {
-                    (((channel * columns + x) * down + y % down) * self.rows + y / down) * (self.pitch / LANES)
-                };
-                position as u32
+                let row = ((channel * columns + x) * down + y % down) * self.rows + y / down;
+                (row * (self.pitch / LANES)) as u32
             })
             .collect()
     }
