@@ -8,6 +8,7 @@
 //!
 //! for rows of cells, as many as fill a register:  16 registers of pixels, one a cell; borders are lanes not loaded
 //!   transpose the registers: 16 lines of cells                           (and back again out of cells)
+//! rows that a cell shares with the one below it:     the line of that one's first rows, `across` lanes on
 //! ```
 //!
 //! A convolution of one image becomes the convolution of a batch of 16 small ones. Small images share the cells: 2, 4, 8 or 16
@@ -111,6 +112,10 @@ pub(super) struct Pieces {
     registers: usize,
     /// The pieces of the 16 cells, one such a register of a row.
     pieces: Vec<[Piece; LANES]>,
+    /// The cells that have another of their image below them.
+    upper: u16,
+    /// The first row of cells that holds nothing of the image in the lowest ones, and that upper ones share with those below.
+    shared: usize,
     grid: Grid,
     planes: Planes,
 }
@@ -135,32 +140,60 @@ impl Pieces {
         let pieces = (0..rows * registers)
             .map(|at| std::array::from_fn(|cell| piece(at / registers, at % registers, cell)))
             .collect();
-        Pieces { lines, registers, pieces, grid, planes }
+        let down = grid.cells() / grid.across;
+        let has_lower = |cell: &usize| cell % grid.cells() / grid.across + 1 < down;
+        let upper = (0..LANES).filter(has_lower).fold(0, |cells, cell| cells | 1 << cell);
+        let lowest = grid.origin((down - 1) * grid.across).0 as isize;
+        let shared = (planes.size.0 as isize + before.0 - lowest).max(grid.step.0 as isize) as usize;
+        Pieces { lines, registers, pieces, upper, shared, grid, planes }
     }
 
-    /// Rows of cells that are transposed together: those whose lines fit 16 registers.
-    fn at_once(&self) -> usize {
-        (LANES / self.lines.max(1)).max(1)
+    /// Which of these rows repeat those before them in the cells below.
+    fn repeated(&self, rows: &Range<usize>) -> Range<usize> {
+        self.shared.max(rows.start + self.grid.step.0).min(rows.end)..rows.end
     }
 
-    /// The groups of lines that are transposed together, of some rows: rows, register and number of lines.
-    fn groups(&self, rows: Range<usize>) -> impl Iterator<Item = (Range<usize>, usize, usize)> {
-        let (step, end) = (self.at_once(), rows.end);
-        rows.step_by(step).flat_map(move |row| {
-            let rows = row..(row + step).min(end);
-            (0..self.registers).map(move |register| {
+    /// How lanes and registers of some rows change places, where so many images are there: as many rows at once as their
+    /// lines fit 16 registers.
+    fn transpositions(&self, rows: Range<usize>, images: usize) -> Transpositions {
+        let at_once = (LANES / self.lines.max(1)).max(1);
+        let (present, end) = (images * self.grid.cells(), rows.end);
+        let mut pieces = Vec::with_capacity(rows.len() * self.registers);
+        let mut steps = Vec::with_capacity(pieces.capacity());
+        for row in rows.step_by(at_once) {
+            let rows = row..(row + at_once).min(end);
+            for register in 0..self.registers {
                 let lines = (self.lines - register * LANES).min(LANES);
-                (rows.clone(), register, rows.len() * lines)
-            })
-        })
+                steps.push(Step { pieces: rows.len(), lines: rows.len() * lines });
+                for (at, row) in rows.clone().enumerate() {
+                    // After the lanes of the rows before.
+                    let lanes = at * self.lines;
+                    let mut cells = self.pieces[row * self.registers + register];
+                    for (cell, piece) in cells.iter_mut().enumerate() {
+                        piece.start -= lanes as i32;
+                        piece.lanes = if cell < present { piece.lanes << lanes } else { 0 };
+                    }
+                    pieces.push(cells);
+                }
+            }
+        }
+        Transpositions { pieces, steps }
     }
+}
 
-    /// The cells' pieces of the `at`-th of rows that are transposed together: those come after the lanes of the rows before.
-    #[inline(always)]
-    fn of_row(&self, row: usize, register: usize, at: usize) -> (&[Piece; LANES], isize, usize) {
-        let lanes = at * self.lines;
-        (&self.pieces[row * self.registers + register], -(lanes as isize), lanes)
-    }
+/// How rows of pixels become rows of cells, or the other way round.
+struct Transpositions {
+    /// Of the rows that each step takes together, one after another.
+    pieces: Vec<[Piece; LANES]>,
+    steps: Vec<Step>,
+}
+
+/// Sixteen registers that are transposed.
+struct Step {
+    /// The rows that they hold.
+    pieces: usize,
+    /// The lines of all those rows.
+    lines: usize,
 }
 
 /// Rows of pixels into rows of cells, in all channels.
@@ -183,19 +216,22 @@ impl Kernel for Cut<'_> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let Cut { pieces, rows, images, cells, channel_step } = self;
-        let present = images.len() / pieces.planes.len().max(1) * pieces.grid.cells();
+        let repeated = pieces.repeated(&rows);
+        let images_here = images.len() / pieces.planes.len().max(1);
+        let Transpositions { pieces: cell_rows, steps } =
+            pieces.transpositions(rows.start..repeated.start, images_here);
+        let back = pieces.grid.step.0 * pieces.lines * LANES - pieces.grid.across;
         for (channel, to) in (0..pieces.planes.channels).zip(cells.chunks_mut(channel_step)) {
-            let (from, mut line) = (images.as_ptr().wrapping_add(channel * pieces.planes.channel_len()), 0);
-            for (rows, register, lines) in pieces.groups(rows.clone()) {
+            let from = images.as_ptr().wrapping_add(channel * pieces.planes.channel_len());
+            let (mut cell_rows, mut line) = (cell_rows.iter(), 0);
+            for step in &steps {
                 let mut tile = [v.splat(0.0); LANES];
-                for (at, row) in rows.enumerate() {
-                    let (row, back, lanes) = pieces.of_row(row, register, at);
+                for cells in cell_rows.by_ref().take(step.pieces) {
                     for cell in 0..LANES {
-                        let Piece { start, lanes: mask } = row[cell];
-                        let from = from.wrapping_offset(start as isize + back);
-                        let mask = if cell < present { mask } else { 0 };
+                        let Piece { start, lanes } = cells[cell];
+                        let from = from.wrapping_offset(start as isize);
                         // SAFETY: `Pieces::new` left only lanes inside a channel, and the slice holds this cell's image.
-                        tile[cell] = unsafe { v.load_masked(tile[cell], from, mask << lanes) };
+                        tile[cell] = unsafe { v.load_masked(tile[cell], from, lanes) };
                     }
                 }
                 v.transpose(&mut tile);
@@ -204,7 +240,12 @@ impl Kernel for Cut<'_> {
                 for cell in 0..LANES {
                     v.store(&mut lines_here[cell * LANES..], tile[cell]);
                 }
-                line += lines * LANES;
+                line += step.lines * LANES;
+            }
+            for line in (line..).step_by(LANES).take(repeated.len() * pieces.lines) {
+                // SAFETY: the mask leaves lanes of a line of this channel, as many rows before as `repeated` keeps there.
+                let lanes = unsafe { v.load_masked(v.splat(0.0), to.as_ptr().add(line - back), pieces.upper) };
+                v.store(&mut to[line..], lanes);
             }
         }
     }
@@ -234,26 +275,24 @@ impl Kernel for Join<'_> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let Join { pieces, rows, channels, cells, channel_step, result, images } = self;
-        let present = images * pieces.grid.cells();
+        let Transpositions { pieces: cell_rows, steps } = pieces.transpositions(rows.clone(), images);
         for channel in channels {
             let (from, mut line) = (&cells[channel * channel_step..], 0);
             let to = result.wrapping_add(channel * pieces.planes.channel_len());
-            for (rows, register, lines) in pieces.groups(rows.clone()) {
+            let mut cell_rows = cell_rows.iter();
+            for step in &steps {
                 let mut tile = [v.splat(0.0); LANES];
                 let lines_here = &from[line..line + LANES * LANES];
                 for cell in 0..LANES {
                     tile[cell] = v.load(&lines_here[cell * LANES..]);
                 }
-                line += lines * LANES;
+                line += step.lines * LANES;
                 v.transpose(&mut tile);
-                for (at, row) in rows.enumerate() {
-                    let (row, back, lanes) = pieces.of_row(row, register, at);
+                for cells in cell_rows.by_ref().take(step.pieces) {
                     for cell in 0..LANES {
-                        let Piece { start, lanes: mask } = row[cell];
-                        let to = to.wrapping_offset(start as isize + back);
-                        let mask = if cell < present { mask } else { 0 };
+                        let Piece { start, lanes } = cells[cell];
                         // SAFETY: `Pieces::new` left only lanes inside a channel, and the caller's images have this one.
-                        unsafe { v.store_masked(to, tile[cell], mask << lanes) };
+                        unsafe { v.store_masked(to.wrapping_offset(start as isize), tile[cell], lanes) };
                     }
                 }
             }

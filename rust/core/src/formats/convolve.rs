@@ -12,7 +12,7 @@ use super::epilogue::Epilogue;
 use super::panels::Spare;
 use super::shared::Shared;
 use super::sweep::{BAND_ROWS, Geometry, Span, Sweep, bands_a_task, rows_of, sweep_bands};
-use super::{KBlocks, Window};
+use super::{KBlocks, Rows, Window};
 use crate::executor::Executor;
 use crate::simd::{LANES, Target, dispatch};
 use std::ops::Range;
@@ -70,22 +70,16 @@ impl Convolution {
         Convolution { window, input, output, read, written, cut, join, rows, steps, spans }
     }
 
-    /// Channels of the images, of all groups.
-    pub(super) fn channels(&self) -> usize {
-        self.input.channels
-    }
-
     /// Where a column of the weights meets the cells, in lines.
     pub(super) fn position(&self, column: usize) -> u32 {
         self.window.position(column, self.steps.0 / LANES, self.read.size.1)
     }
 
-    /// How the columns of the weights, of this many channels, meet the cells; blocks suit tiles of so many lines.
-    pub fn blocks(&self, channels: usize, tile_lines: usize) -> KBlocks {
-        let Window { size: (rows, columns), stride, .. } = self.window;
-        let positions = (0..channels * rows * columns).map(|column| self.position(column)).collect();
-        let longest = if stride.1 == 1 { self.written.size.1 } else { 1 };
-        KBlocks::new(positions, KBlocks::filters(self.window, tile_lines.min(longest), 1))
+    /// How the columns of a group's weights meet the cells; blocks suit tiles of so many lines.
+    pub fn blocks(&self, weights: &Rows, tile_lines: usize) -> KBlocks {
+        let positions = (0..weights.columns()).map(|column| self.position(column)).collect();
+        let longest = if self.window.stride.1 == 1 { self.written.size.1 } else { 1 };
+        KBlocks::new(positions, KBlocks::filters(self.window, tile_lines.min(longest), 1, weights.density()))
     }
 
     /// `y = activation(filters * x + bias)` for `images` images; the filters are in groups of equal size, each over channels
@@ -200,7 +194,7 @@ impl<M: Sweep> Task<'_, M> {
 mod tests {
     use super::*;
     use crate::executor::with_threads;
-    use crate::formats::{Activation, Block, Format, Pack, Pattern, Rows};
+    use crate::formats::{Activation, Block, Format, Pack, Pattern};
     use crate::naive::{self, numbers};
     use crate::ops::Shape;
     use crate::ops::relayout::Border;
@@ -238,10 +232,10 @@ mod tests {
             let convolution =
                 Convolution::new(window, input, output, (border.top as isize, border.left as isize), together);
             for target in Target::available() {
-                let blocks = convolution.blocks(c / groups, M::tile_lines(target.registers()));
                 let rows_a_group = filters / groups;
-                let part = |group: usize| weights.part(group * rows_a_group..(group + 1) * rows_a_group);
-                let matrices: Vec<M> = (0..groups).map(|group| M::pack(&part(group), blocks.clone())).collect();
+                let parts = (0..groups).map(|group| weights.part(group * rows_a_group..(group + 1) * rows_a_group));
+                let blocks = |weights: &Rows| convolution.blocks(weights, M::run_lines(target.registers()));
+                let matrices: Vec<M> = parts.map(|weights| M::pack(&weights, blocks(&weights))).collect();
                 let mut first: Option<Vec<f32>> = None;
                 for threads in [1, 2, 3, 8] {
                     let mut y = vec![f32::NAN; images * output.len()];

@@ -106,6 +106,9 @@ impl Sweep for Csr {
         // More lines share a nonzero's decoding, but then fewer operand rows fit the first-level cache.
         4
     }
+    fn run_lines(registers: usize) -> usize {
+        if registers >= 32 { 8 } else { 4 }
+    }
 
     #[inline(always)]
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {

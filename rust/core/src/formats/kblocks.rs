@@ -20,13 +20,16 @@ impl KBlocks {
     /// Columns of a block for convolutions with pixels in the lanes, whose taps share most of their registers.
     pub const PIXELS: usize = 512;
 
-    /// Columns of a block of filters whose operand stays in the first-level cache, in tiles of so many lines, `lines` a pixel:
-    /// taps that lie side by side share theirs.
-    pub fn filters(window: Window, tile_lines: usize, lines: usize) -> usize {
+    /// Columns of a block of filters of this density whose operand stays in the first-level cache, in tiles of so many
+    /// lines, `lines` a pixel: taps that lie side by side share theirs. Where few weights are left, fetching a line again
+    /// costs less than beginning a block.
+    pub fn filters(window: Window, tile_lines: usize, lines: usize, density: f64) -> usize {
         let (rows, columns) = window.size;
         let pixels = (tile_lines / lines).max(1);
         let taps = if window.stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
-        KBlocks::panels(rows * taps * lines.min(tile_lines)).max(1) * rows * columns
+        let lines = rows * taps * lines.min(tile_lines);
+        let channels = if density < 0.09 { KBlocks::panels(lines) * 3 / 2 } else { KBlocks::panels(lines) };
+        channels.max(1) * rows * columns
     }
 
     /// Cuts columns with these positions into runs of at most `most` columns, in any case below 2¹⁶, that span less than

@@ -60,9 +60,8 @@ impl Packed {
     /// Packs the filters of each group, whose values are ordinals, and fills them with `values`.
     fn new(ordinals: &[Rows], kind: Kind, convolution: Convolution, target: Target, values: &[f32]) -> Packed {
         fn pack<M: Pack + Sweep>(ordinals: &[Rows], convolution: &Convolution, target: Target) -> Vec<M> {
-            let channels = convolution.channels() / ordinals.len();
-            let blocks = convolution.blocks(channels, M::tile_lines(target.registers()));
-            ordinals.iter().map(|rows| M::pack(rows, blocks.clone())).collect()
+            let blocks = |rows: &Rows| convolution.blocks(rows, M::run_lines(target.registers()));
+            ordinals.iter().map(|rows| M::pack(rows, blocks(rows))).collect()
         }
         let mut filters = match kind {
             Kind::Csr => Filters::Csr(pack(ordinals, &convolution, target)),

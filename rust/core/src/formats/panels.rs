@@ -39,10 +39,24 @@ impl Spare {
     }
 }
 
-/// The widths, in lines, of equal panels that hold `n` columns and are at most `most` wide; one short panel may end them.
-fn panel_lines(n: usize, most: usize) -> usize {
-    let lines = n.div_ceil(LANES);
-    lines.div_ceil(lines.div_ceil(most).max(1)).max(1)
+/// Columns in panels, as equal as whole lines allow: a short one at the end would cost as much as the others.
+#[derive(Debug, Clone, Copy)]
+struct Panels {
+    lines: usize,
+    count: usize,
+}
+
+impl Panels {
+    /// Panels of `n` columns, each of at most so many lines.
+    fn of(n: usize, most: usize) -> Panels {
+        let lines = n.div_ceil(LANES);
+        Panels { lines, count: lines.div_ceil(most) }
+    }
+
+    /// Where a panel begins, in lines.
+    fn start(self, panel: usize) -> usize {
+        panel * (self.lines / self.count) + panel.min(self.lines % self.count)
+    }
 }
 
 /// `y = activation(matrix · x + bias)`, with `x` row-major (k, n) and `y` row-major (m, n).
@@ -66,20 +80,21 @@ pub fn multiply<M: Sweep>(
         return;
     }
     let bias = epilogue.padded_bias(m);
-    let lines = panel_lines(n, M::tile_lines(target.registers()));
-    let panels = n.div_ceil(lines * LANES);
+    let panels = Panels::of(n, M::tile_lines(target.registers()));
     let bands = m.div_ceil(BAND_ROWS);
-    let bands_a_task = bands_a_task(bands, panels, executor);
+    let bands_a_task = bands_a_task(bands, panels.count, executor);
     let band_tasks = bands.div_ceil(bands_a_task);
     let y = Shared::new(y);
-    executor.run(panels * band_tasks, &|task| {
+    executor.run(panels.count * band_tasks, &|task| {
         let first = task % band_tasks * bands_a_task;
         let bands = first..(first + bands_a_task).min(bands);
-        let from = task / band_tasks * lines * LANES;
+        let panel = task / band_tasks;
+        let (from, to) = (panels.start(panel), panels.start(panel + 1));
+        let lines = to - from;
         let operand_len = matrix.blocks().longest() * lines * LANES;
         let mut memory = spare.take(operand_len + bands.len() * BAND_ROWS * lines * LANES);
         let (operand, partial) = memory.split_at_mut(operand_len);
-        let columns = from..(from + lines * LANES).min(n);
+        let columns = from * LANES..(to * LANES).min(n);
         // Tasks write disjoint (columns × bands).
         let panel = Panel { matrix, x, n, columns, bands, operand, partial, y: y.get(), bias: &bias, epilogue };
         match lines {

@@ -231,6 +231,9 @@ impl Sweep for Pattern {
         // Both rows' accumulators, a line and two broadcasts fit the register file.
         if registers >= 32 { 4 } else { 2 }
     }
+    fn run_lines(registers: usize) -> usize {
+        if registers >= 32 { 8 } else { 2 }
+    }
 
     #[inline(always)]
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {

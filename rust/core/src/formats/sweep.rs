@@ -83,8 +83,14 @@ pub trait Sweep: Sync {
     /// Rows that are swept together.
     const GROUP_ROWS: usize;
 
-    /// Lines in a tile on a target with this many registers: at most 4.
+    /// Lines in a tile of a panel on a target with this many registers: at most 4.
     fn tile_lines(registers: usize) -> usize;
+
+    /// Lines in a tile of a longer run, at most 8: where taps share lines, more of them fit a cache, and what is read of
+    /// the weights serves them all.
+    fn run_lines(registers: usize) -> usize {
+        Self::tile_lines(registers)
+    }
 
     /// One tile of T lines, one K-block, some bands of rows.
     ///
@@ -283,7 +289,7 @@ impl<M: Sweep> Kernel for Run<'_, M> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let most = M::tile_lines(V::REGISTERS);
+        let most = M::run_lines(V::REGISTERS);
         for span in self.geometry.spans {
             // Equal tiles: 9 lines are 3 + 3 + 3, not 4 + 4 + 1.
             let tiles = span.lines.div_ceil(most);
@@ -294,6 +300,10 @@ impl<M: Sweep> Kernel for Run<'_, M> {
                     1 => self.tile::<V, 1>(v, span, line),
                     2 => self.tile::<V, 2>(v, span, line),
                     3 => self.tile::<V, 3>(v, span, line),
+                    5 if most > 4 => self.tile::<V, 5>(v, span, line),
+                    6 if most > 4 => self.tile::<V, 6>(v, span, line),
+                    7 if most > 4 => self.tile::<V, 7>(v, span, line),
+                    8 if most > 4 => self.tile::<V, 8>(v, span, line),
                     _ => self.tile::<V, 4>(v, span, line),
                 }
                 line += lines;

@@ -31,13 +31,14 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
     images: usize,
     target: Target,
 ) -> Box<dyn Operator> {
-    let parts = |blocks: KBlocks| layer.parts().map(|weights| pack(&weights, blocks.clone())).collect();
-    let tile_lines = M::tile_lines(target.registers());
+    let tile_lines = M::run_lines(target.registers());
     match (input, output) {
         (_, Layout::BatchInner { lines }) => {
             let (runs, positions) = batch_inner(layer, lines, images);
             let longest = runs.spans.iter().map(|span| span.lines).max().unwrap_or(1);
-            let groups = parts(KBlocks::new(positions, KBlocks::filters(layer.window, tile_lines.min(longest), lines)));
+            let most = KBlocks::filters(layer.window, tile_lines.min(longest), lines, layer.weights.density());
+            let blocks = KBlocks::new(positions, most);
+            let groups = layer.parts().map(|weights| pack(&weights, blocks.clone())).collect();
             let layer = layer.without_weights();
             Box::new(Swept { layer, groups, format, runs, taps: None, images, target })
         }
@@ -47,7 +48,8 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
         }
         (Layout::RowMajor | Layout::PixelPanel, Layout::PixelPanel) => {
             let taps = Taps::new(layer, input);
-            let groups = parts(KBlocks::new(taps.positions(layer), KBlocks::PIXELS));
+            let blocks = KBlocks::new(taps.positions(layer), KBlocks::PIXELS);
+            let groups = layer.parts().map(|weights| pack(&weights, blocks.clone())).collect();
             let runs = taps.runs(layer, images);
             Box::new(Swept { layer: layer.without_weights(), groups, format, runs, taps: Some(taps), images, target })
         }
@@ -56,7 +58,8 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
             let (from, to) = (input.planes(layer.input), output.planes(layer.output));
             let convolution =
                 Convolution::new(layer.window, from, to, (border.top as isize, border.left as isize), images);
-            let groups = parts(convolution.blocks(layer.input.c / layer.groups, tile_lines));
+            let blocks = |weights: &Rows| convolution.blocks(weights, tile_lines);
+            let groups = layer.parts().map(|weights| pack(&weights, blocks(&weights))).collect();
             let (layer, spare) = (layer.without_weights(), Spare::default());
             Box::new(Single { layer, convolution, groups, format, images, target, spare })
         }

@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
 
 use super::avx2::{gather4, gather8};
-use super::{Kernel, Storage, Stored, Vector};
+use super::{Kernel, LANES, Storage, Stored, Vector};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -96,6 +96,38 @@ impl Vector for Avx512 {
         unsafe { _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b)) }
     }
 
+    /// Within quarters of a register first, where that is all an instruction needs to reach.
+    #[inline(always)]
+    fn transpose(self, tile: &mut [Self::F32; LANES]) {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mut pairs = *tile;
+            for i in 0..8 {
+                pairs[2 * i] = _mm512_unpacklo_ps(tile[2 * i], tile[2 * i + 1]);
+                pairs[2 * i + 1] = _mm512_unpackhi_ps(tile[2 * i], tile[2 * i + 1]);
+            }
+            let mut fours = pairs;
+            for i in 0..4 {
+                for half in 0..2 {
+                    let (a, b) = (pairs[4 * i + half], pairs[4 * i + half + 2]);
+                    fours[4 * i + 2 * half] = _mm512_shuffle_ps::<0b01_00_01_00>(a, b);
+                    fours[4 * i + 2 * half + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(a, b);
+                }
+            }
+            let mut eights = fours;
+            for i in 0..4 {
+                for half in [0, 8] {
+                    let (a, b) = (fours[half + i], fours[half + i + 4]);
+                    eights[half + i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                    eights[half + i + 4] = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+                }
+            }
+            for i in 0..8 {
+                tile[i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(eights[i], eights[i + 8]);
+                tile[i + 8] = _mm512_shuffle_f32x4::<0b11_01_11_01>(eights[i], eights[i + 8]);
+            }
+        }
+    }
     #[inline(always)]
     unsafe fn load_masked(self, a: Self::F32, p: *const f32, mask: u16) -> Self::F32 {
         // SAFETY: see above the impl; what the mask leaves out is not read.
