@@ -1,8 +1,8 @@
 //! The reference that kernels are tested against: the definitions, as loops in float64.
 
+use crate::formats::Reduction;
 use crate::formats::{Activation, Rows, Window};
 use crate::ops::Shape;
-use crate::ops::pool::Reduction;
 use crate::ops::relayout::Border;
 
 /// Rounding error of a float32 operation, relative.
@@ -236,6 +236,24 @@ pub fn pool(reduction: Reduction, window: Window, border: Border, (image, x): (S
         match reduction {
             Reduction::Max => Exact { value: values.into_iter().fold(f64::NEG_INFINITY, f64::max), bound: 0.0 },
             Reduction::Average => Exact::sum(values.into_iter().map(|x| x / count).chain([0.0])),
+        }
+    })
+}
+
+/// The pooling of two by two results each.
+pub fn halved(reduction: Reduction, image: Shape, x: &[Exact]) -> Vec<Exact> {
+    each(Window::HALVING, Border::default(), image, image.c, |c, y, z| {
+        let four = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(i, j)| x[(c * image.h + y + i) * image.w + z + j]);
+        let bounds = four.map(|x| x.bound);
+        match reduction {
+            Reduction::Max => Exact {
+                value: four.map(|x| x.value).into_iter().fold(f64::NEG_INFINITY, f64::max),
+                bound: bounds.into_iter().fold(0.0, f64::max),
+            },
+            Reduction::Average => {
+                let mean = Exact::sum(four.into_iter().map(|x| x.value / 4.0));
+                Exact { bound: mean.bound + bounds.iter().sum::<f64>() / 4.0 * (1.0 + 8.0 * UNIT), ..mean }
+            }
         }
     })
 }

@@ -6,10 +6,11 @@
 //! BatchInner(l)  panel, c, h, w, 16·l images    images in the lanes: every filter tap is an aligned offset, Flatten is free
 //! PixelPanel     n, c, h, w padded to 16·…      pixels in the lanes: pooling of single images
 //! Inside(border) n, c, h, w without a border     row-major images whose readers imagine the border of zeros around them
+//! Pooled(l)      as BatchInner, of pooled images what the pooling that reads the edge leaves: its writer has done it
 //! ```
 
 use super::relayout::Border;
-use crate::formats::Planes;
+use crate::formats::{Planes, Reduction};
 use crate::simd::LANES;
 
 /// The shape of one image: channels, rows, columns. A vector of features is (features, 1, 1).
@@ -57,6 +58,13 @@ pub enum Layout {
     PixelPanel,
     /// n, c, h, w of what is inside a border of zeros, which is not in memory.
     Inside(Border),
+    /// As `BatchInner`, what a pooling of two by two leaves of the images.
+    Pooled {
+        /// Registers of images.
+        lines: usize,
+        /// How four pixels are reduced.
+        reduction: Reduction,
+    },
 }
 
 /// Steps between neighbours, in elements. Images are counted within their group.
@@ -100,24 +108,31 @@ impl Layout {
                 let pitch = w.next_multiple_of(LANES);
                 Strides { group: 1, group_step: c * h * pitch, n: 0, c: h * pitch, h: pitch, w: 1 }
             }
-            Layout::Inside(_) => Layout::RowMajor.strides(self.inside(Shape { c, h, w }).1),
+            Layout::Inside(_) => Layout::RowMajor.strides(self.in_memory(Shape { c, h, w })),
+            Layout::Pooled { lines, .. } => Layout::BatchInner { lines }.strides(self.in_memory(Shape { c, h, w })),
         }
     }
 
-    /// The border that is not in memory, and the shape that is.
-    pub fn inside(self, shape: Shape) -> (Border, Shape) {
+    /// The border that is not in memory.
+    pub fn border(self) -> Border {
+        if let Layout::Inside(border) = self { border } else { Border::default() }
+    }
+
+    /// The shape of what is in memory of images of this shape.
+    pub fn in_memory(self, shape: Shape) -> Shape {
         match self {
             Layout::Inside(border) => {
                 let (h, w) = (shape.h - border.top - border.bottom, shape.w - border.left - border.right);
-                (border, Shape { h, w, ..shape })
+                Shape { h, w, ..shape }
             }
-            _ => (Border::default(), shape),
+            Layout::Pooled { .. } => Shape { h: shape.h / 2, w: shape.w / 2, ..shape },
+            _ => shape,
         }
     }
 
     /// What of images of this shape is in memory, in rows of pixels.
     pub fn planes(self, shape: Shape) -> Planes {
-        let Shape { c, h, w } = self.inside(shape).1;
+        let Shape { c, h, w } = self.in_memory(shape);
         Planes { channels: c, size: (h, w), pitch: self.strides(shape).h }
     }
 
@@ -132,13 +147,14 @@ impl Layout {
         self.len(shape, images) + if self == Layout::PixelPanel { LANES } else { 0 }
     }
 
-    /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`, `inside:1,1,1,1`.
+    /// For tables: `row-major`, `channels-last`, `batch-inner:32`, `pixel-panel`, `inside:1,1,1,1`, `pooled:32`.
     pub fn name(self) -> String {
         match self {
             Layout::RowMajor => "row-major".into(),
             Layout::ChannelsLast => "channels-last".into(),
             Layout::BatchInner { lines } => format!("batch-inner:{}", lines * LANES),
             Layout::PixelPanel => "pixel-panel".into(),
+            Layout::Pooled { lines, .. } => format!("pooled:{}", lines * LANES),
             Layout::Inside(Border { top, left, bottom, right }) => format!("inside:{top},{left},{bottom},{right}"),
         }
     }

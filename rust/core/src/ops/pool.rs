@@ -2,18 +2,8 @@
 
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
-use crate::formats::Window;
+use crate::formats::{Reduction, Window};
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
-
-/// What a window is reduced to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reduction {
-    /// The largest value.
-    Max,
-    /// The mean of the values inside the image.
-    Average,
-}
 
 /// A pooling of a batch; windows that hang over the border count only what is inside.
 pub struct Pool {
@@ -65,14 +55,13 @@ impl Kernel for Run<'_> {
     fn run<V: Vector>(self, v: V) {
         let Pool { reduction, window, offset, input, output, layout, .. } = *self.pool;
         let (from, to) = (layout.strides(input), layout.strides(output));
-        // Windows that hang over the lower or right border have no offset, but need clipping.
-        let inside = offset == (0, 0) && 2 * output.h <= input.h && 2 * output.w <= input.w;
-        if layout == Layout::PixelPanel && window == Window::HALVING && inside {
+        let halves = halves(window, offset, input, output);
+        if layout == Layout::PixelPanel && halves {
             return self.halve(v);
         }
         // Channels that lie side by side are lanes of one run; else each channel is a run of its images or of one pixel.
         let (runs, lanes) = if from.c == 1 && to.c == 1 { (1, output.c) } else { (output.c, to.group) };
-        if lanes.is_multiple_of(LANES) && window == Window::HALVING && inside {
+        if lanes.is_multiple_of(LANES) && halves {
             return self.halve_lanes(v, runs, lanes);
         }
         for run in 0..runs {
@@ -126,7 +115,6 @@ impl Run<'_> {
     fn halve_lanes<V: Vector>(self, v: V, runs: usize, lanes: usize) {
         let Pool { reduction, input, output, layout, .. } = *self.pool;
         let (from, to) = (layout.strides(input), layout.strides(output));
-        let scale = v.splat(0.25);
         for run in 0..runs {
             for y in 0..output.h {
                 let top = &self.input[run * from.c + 2 * y * from.h..][..from.h + 2 * output.w * lanes];
@@ -136,11 +124,7 @@ impl Run<'_> {
                     for lane in (0..lanes).step_by(LANES) {
                         let (a, b) = (v.load(&top[lane..]), v.load(&top[lanes + lane..]));
                         let (c, d) = (v.load(&bottom[lane..]), v.load(&bottom[lanes + lane..]));
-                        let joined = match reduction {
-                            Reduction::Max => v.max(v.max(a, b), v.max(c, d)),
-                            Reduction::Average => v.mul(v.add(v.add(a, b), v.add(c, d)), scale),
-                        };
-                        v.store(&mut out[lane..], joined);
+                        v.store(&mut out[lane..], reduction.of_four(v, [a, b, c, d]));
                     }
                 }
             }
@@ -172,6 +156,12 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// Whether windows are two by two, side by side and inside the image: those that hang over the lower or right border have no
+/// offset, but need clipping.
+pub fn halves(window: Window, offset: (usize, usize), input: Shape, output: Shape) -> bool {
+    window == Window::HALVING && offset == (0, 0) && 2 * output.h <= input.h && 2 * output.w <= input.w
 }
 
 /// The rows (or columns) of window `at` that lie inside the image.

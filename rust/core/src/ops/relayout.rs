@@ -55,7 +55,7 @@ impl Relayout {
 
     /// A copy of an edge of this shape. A border that was not in memory is laid around the images.
     pub fn of_edge(shape: Shape, from: Layout, to: Layout, images: usize, target: Target) -> Relayout {
-        let (border, inner) = from.inside(shape);
+        let (border, inner) = (from.border(), from.in_memory(shape));
         let from = if border.is_zero() { from } else { Layout::RowMajor };
         Relayout::new(inner, border, from, to, images, target)
     }

@@ -4,11 +4,11 @@
 use super::linear::{Linear, sequential_if_small};
 use super::pointwise::Pointwise;
 use super::taps::Taps;
-use super::{Layout, Operator};
+use super::{Layout, Operator, Shape};
 use crate::executor::Executor;
 use crate::formats::panels::Spare;
 use crate::formats::sweep::{Geometry, Span, Sweep, kernel_name, sweep};
-use crate::formats::{Convolution, Epilogue, Format, KBlocks, Pack, Rows};
+use crate::formats::{Convolution, Epilogue, Format, Halving, KBlocks, Pack, Planes, Rows};
 use crate::simd::{LANES, Target};
 
 /// The runs of an operand, with what [`Geometry`] says of them.
@@ -42,6 +42,15 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
             let layer = layer.without_weights();
             Box::new(Swept { layer, groups, format, runs, taps: None, images, target })
         }
+        (_, Layout::Pooled { lines, reduction }) => {
+            let planes = |Shape { c, h, w }: Shape| Planes { channels: c, size: (h, w), pitch: w };
+            let planes = (planes(layer.input), planes(output.in_memory(layer.output)));
+            let halving = Halving::new(layer.window, reduction, planes, lines);
+            let blocks = |weights: &Rows| halving.blocks(weights, tile_lines);
+            let groups = layer.parts().map(|weights| pack(&weights, blocks(&weights))).collect();
+            let (layer, spare) = (layer.without_weights(), Spare::default());
+            Box::new(Halved { layer, halving, groups, format, panels: images.div_ceil(lines * LANES), target, spare })
+        }
         (Layout::RowMajor, Layout::RowMajor) if layer.is_pointwise() => {
             let pack = |blocks| pack(&layer.weights, blocks);
             Box::new(Pointwise::new(layer.without_weights(), pack, format, images, target))
@@ -54,7 +63,7 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
             Box::new(Swept { layer: layer.without_weights(), groups, format, runs, taps: Some(taps), images, target })
         }
         _ => {
-            let (border, _) = input.inside(layer.input);
+            let border = input.border();
             let (from, to) = (input.planes(layer.input), output.planes(layer.output));
             let convolution =
                 Convolution::new(layer.window, from, to, (border.top as isize, border.left as isize), images);
@@ -162,6 +171,36 @@ impl<M: Sweep + Format + Send> Operator for Single<M> {
 
     fn kernel(&self) -> String {
         kernel_name::<M>(self.format, self.target)
+    }
+
+    fn nbytes(&self) -> usize {
+        self.groups.iter().map(Format::nbytes).sum()
+    }
+}
+
+/// Images in the lanes, pooled as they are made.
+struct Halved<M> {
+    layer: Linear,
+    halving: Halving,
+    /// The matrix of each group.
+    groups: Vec<M>,
+    format: &'static str,
+    /// Panels of images.
+    panels: usize,
+    target: Target,
+    spare: Spare,
+}
+
+impl<M: Sweep + Format + Send> Operator for Halved<M> {
+    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+        let Linear { output: to, ref bias, activation, .. } = self.layer;
+        let executor = executor_for(executor, &self.groups, to.h * to.w * self.panels * LANES);
+        let epilogue = Epilogue { bias: bias.as_deref(), activation };
+        self.halving.run(&self.groups, executor, self.target, &self.spare, self.panels, input, output, epilogue);
+    }
+
+    fn kernel(&self) -> String {
+        format!("{}+pool", kernel_name::<M>(self.format, self.target))
     }
 
     fn nbytes(&self) -> usize {

@@ -11,7 +11,7 @@ use crate::formats::nm;
 use crate::malformed;
 use crate::ops::elementwise::{Activate, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
-use crate::ops::pool::Pool;
+use crate::ops::pool::{Pool, halves};
 use crate::ops::relayout::{Border, Relayout};
 use crate::ops::winograd::Winograd;
 use crate::ops::{Layout, Operator, Shape};
@@ -86,7 +86,7 @@ impl<'a> Costs<'a> {
         if from == to {
             return 0.0;
         }
-        if matches!(to, Layout::Inside(_)) {
+        if !can_become(from, to) {
             return f64::INFINITY;
         }
         if let Some(&known) = self.relayouts.get(&(shape, from, to)) {
@@ -141,7 +141,7 @@ impl<'a> Costs<'a> {
     fn estimate(&self, node: &Node, choice: &Choice) -> f64 {
         let output = self.graph.edge(node.output).shape;
         let images = match choice.output {
-            Layout::BatchInner { .. } => self.images.next_multiple_of(LANES),
+            Layout::BatchInner { .. } | Layout::Pooled { .. } => self.images.next_multiple_of(LANES),
             _ => self.images,
         } as f64;
         let (Op::Linear(linear), Some(kernel)) = (&node.op, choice.kernel) else {
@@ -253,7 +253,11 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
     };
     match &node.op {
         Op::Linear(linear) => linear_candidates(graph, node, linear, images),
-        Op::Pool { .. } | Op::Activation(_) | Op::Scale { .. } => same(layouts(input, images)),
+        Op::Pool { .. } => {
+            let pooled = pooled(graph, node.input, images).map(|layout| plain(layout, batch_inner(images)));
+            same(layouts(input, images)).into_iter().chain(pooled).collect()
+        }
+        Op::Activation(_) | Op::Scale { .. } => same(layouts(input, images)),
         Op::Softmax => vec![plain(Layout::RowMajor, Layout::RowMajor)],
         Op::Flatten => same(
             layouts(input, images)
@@ -274,7 +278,9 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
 
 /// Whether a node's output is its input under another name.
 pub(super) fn is_free(node: &Node, choice: &Choice) -> bool {
-    matches!(node.op, Op::Flatten) || matches!(choice.output, Layout::Inside(_))
+    matches!(node.op, Op::Flatten)
+        || matches!(choice.output, Layout::Inside(_))
+        || matches!(choice.input, Layout::Pooled { .. })
 }
 
 fn plain(input: Layout, output: Layout) -> Choice {
@@ -317,6 +323,23 @@ fn batch_inner(images: usize) -> Layout {
     Layout::BatchInner { lines: images.div_ceil(LANES).clamp(1, 4) }
 }
 
+/// Whether an edge that lies in memory one way can be moved to lie another way: some are made so, or not at all.
+pub(super) fn can_become(from: Layout, to: Layout) -> bool {
+    from == to || !matches!((from, to), (Layout::Pooled { .. }, _) | (_, Layout::Pooled { .. } | Layout::Inside(_)))
+}
+
+/// The layout in which whoever writes an edge may pool it.
+fn pooled(graph: &Graph, edge: usize, images: usize) -> Option<Layout> {
+    let writer = graph.nodes().iter().find(|node| node.output == edge)?;
+    let reader = graph.nodes().iter().find(|node| node.input == edge)?;
+    let (Op::Linear(linear), &Op::Pool { reduction, window, offset }) = (&writer.op, &reader.op) else { return None };
+    let Layout::BatchInner { lines } = batch_inner(images) else { return None };
+    let may = images >= FEW
+        && !linear.is_depthwise()
+        && halves(window, offset, linear.output, graph.edge(reader.output).shape);
+    may.then_some(Layout::Pooled { lines, reduction })
+}
+
 fn linear_candidates(graph: &Graph, node: &Node, linear: &Linear, images: usize) -> Vec<Choice> {
     let with = |kernel, input: Layout, output: Layout| Choice {
         kernel: Some(kernel),
@@ -344,7 +367,10 @@ fn linear_candidates(graph: &Graph, node: &Node, linear: &Linear, images: usize)
     }
     if images >= FEW {
         let layout = batch_inner(images);
-        choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, layout)));
+        let outputs = [Some(layout), pooled(graph, node.output, images)];
+        for output in outputs.into_iter().flatten() {
+            choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, output)));
+        }
     }
     if images <= 2 * FEW && linear.output.w >= 4 && !linear.is_vector() && !linear.is_pointwise() {
         let pixels = Layout::PixelPanel;

@@ -2,10 +2,10 @@
 
 use crate::argument;
 use crate::error::Result;
+use crate::formats::Reduction;
 use crate::formats::{Activation, Rows, Window};
 use crate::ops::Shape;
 use crate::ops::linear::{Linear, depthwise};
-use crate::ops::pool::Reduction;
 use crate::ops::relayout::Border;
 
 /// The element type of an edge.

@@ -1,7 +1,7 @@
 //! A compiled network: programs for the batch sizes it meets, buffers that calls reuse, and what it can tell of itself.
 
 use super::build::fuse;
-use super::choose::{Choice, Choices, Costs, build, candidates, is_free};
+use super::choose::{Choice, Choices, Costs, build, can_become, candidates, is_free};
 use super::graph::{Graph, Node, Op};
 use crate::argument;
 use crate::error::Result;
@@ -279,7 +279,8 @@ impl Plan {
         if given.len() != nodes.len() {
             return Err(argument!("choices: {} for {} nodes at batch {batch}", given.len(), nodes.len()));
         }
-        let mut choices = Vec::new();
+        let mut choices: Vec<Choice> = Vec::new();
+        let mut before = Layout::RowMajor;
         for (node, (name, choice)) in nodes.iter().zip(given) {
             if *name != node.name {
                 return Err(argument!("choices: {name:?} where the plan has {:?}", node.name));
@@ -287,6 +288,10 @@ impl Plan {
             if !candidates(&self.graph, node, batch).contains(choice) {
                 return Err(argument!("choices: {name} cannot run as {choice:?} at batch {batch}"));
             }
+            if !can_become(before, choice.input) {
+                return Err(argument!("choices: {name} cannot read what lies as {} at batch {batch}", before.name()));
+            }
+            before = choice.output;
             choices.push(*choice);
         }
         Ok(choices)

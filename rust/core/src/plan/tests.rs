@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::executor::{Executor, Sequential, with_threads};
-use crate::formats::{Activation, Rows, Window};
+use crate::formats::{Activation, Reduction, Rows, Window};
 use crate::naive::{self, Exact, numbers};
 use crate::ops::linear::Kernel;
-use crate::ops::pool::Reduction;
 use crate::ops::relayout::Border;
 use crate::ops::{Layout, Shape};
 use crate::simd::Target;
@@ -24,7 +23,7 @@ type Reference<'a> = &'a dyn Fn(Option<Kernel>, &[f32]) -> Vec<Exact>;
 /// Runs every candidate of the last node on every target, with 1 and 3 threads, and checks each image against what the
 /// reference allows that kernel.
 fn check(graph: &Graph, images: usize, reference: Reference) {
-    let (input, output) = (graph.input().len(), graph.output().len());
+    let input = graph.input().len();
     let x = numbers(images * input, 1.0, 99);
     let wanted = |kernel| -> Vec<Vec<Exact>> { x.chunks(input.max(1)).map(|x| reference(kernel, x)).collect() };
     let nodes = graph.nodes();
@@ -41,26 +40,58 @@ fn check(graph: &Graph, images: usize, reference: Reference) {
             choices.push((node.name.clone(), plain));
         }
         choices.push((nodes[last].name.clone(), choice));
-        for target in Target::available() {
-            let mut once: Option<Vec<f32>> = None;
-            for threads in [1, 3] {
-                let executor: Arc<dyn Executor> = with_threads(threads);
-                let given = BTreeMap::from([(images, choices.clone())]);
-                let plan = Plan::new(graph.clone(), &[images], target, executor, &given, false).unwrap();
-                let mut y = vec![f32::NAN; images * output];
-                plan.run(images, &x, &mut y).unwrap();
-                plan.run(images, &x, &mut y).unwrap(); // buffers of the first run, used again
-                let wanted = winograd.as_ref().filter(|_| of_winograd(&choice)).unwrap_or(&summed);
-                for (n, wanted) in wanted.iter().enumerate() {
-                    assert_eq!(wanted.len(), output);
-                    for (at, (wanted, &y)) in wanted.iter().zip(&y[n * output..]).enumerate() {
-                        assert!(wanted.allows(y), "{choice:?} {} image {n} at {at}: {y} for {wanted:?}", target.name());
-                    }
+        let wanted = winograd.as_ref().filter(|_| of_winograd(&choice)).unwrap_or(&summed);
+        agrees(graph, images, &choices, &x, wanted);
+    }
+}
+
+/// Runs the choices on every target, with 1 and 3 threads, and checks every image.
+fn agrees(graph: &Graph, images: usize, choices: &Choices, x: &[f32], wanted: &[Vec<Exact>]) {
+    let output = graph.output().len();
+    for target in Target::available() {
+        let mut once: Option<Vec<f32>> = None;
+        for threads in [1, 3] {
+            let executor: Arc<dyn Executor> = with_threads(threads);
+            let given = BTreeMap::from([(images, choices.clone())]);
+            let plan = Plan::new(graph.clone(), &[images], target, executor, &given, false).unwrap();
+            let mut y = vec![f32::NAN; images * output];
+            plan.run(images, x, &mut y).unwrap();
+            plan.run(images, x, &mut y).unwrap(); // buffers of the first run, used again
+            for (n, wanted) in wanted.iter().enumerate() {
+                assert_eq!(wanted.len(), output);
+                for (at, (wanted, &y)) in wanted.iter().zip(&y[n * output..]).enumerate() {
+                    assert!(wanted.allows(y), "{choices:?} {} image {n} at {at}: {y} for {wanted:?}", target.name());
                 }
-                let bits = once.get_or_insert_with(|| y.clone());
-                assert!(bits.iter().zip(&y).all(|(a, b)| a.to_bits() == b.to_bits()), "{choice:?} {threads} threads");
             }
+            let bits = once.get_or_insert_with(|| y.clone());
+            assert!(bits.iter().zip(&y).all(|(a, b)| a.to_bits() == b.to_bits()), "{choices:?} {threads} threads");
         }
+    }
+}
+
+/// Runs a convolution that pools what it writes, by every kernel that can, for a graph that ends in the two nodes.
+fn check_pooled(graph: &Graph, images: usize, reference: &dyn Fn(&[f32]) -> Vec<Exact>) {
+    let x = numbers(images * graph.input().len(), 1.0, 99);
+    let wanted: Vec<Vec<Exact>> = x.chunks(graph.input().len()).map(reference).collect();
+    let [before @ .., conv, pool] = graph.nodes() else { panic!("a convolution and a pooling") };
+    let free = choose::candidates(graph, pool, images);
+    let free = free.into_iter().find(|choice| matches!(choice.input, Layout::Pooled { .. }));
+    let fused = choose::candidates(graph, conv, images);
+    let fused: Vec<_> = fused.into_iter().filter(|choice| matches!(choice.output, Layout::Pooled { .. })).collect();
+    assert_eq!((free.is_some(), fused.len()), if images >= 8 { (true, 5) } else { (false, 0) });
+    for (choice, free) in fused.into_iter().zip(free.into_iter().cycle()) {
+        let pad = Choice { kernel: None, input: Layout::RowMajor, output: choice.input };
+        let mut choices: Choices = before.iter().map(|node| (node.name.clone(), pad)).collect();
+        choices.extend([(conv.name.clone(), choice), (pool.name.clone(), free)]);
+        agrees(graph, images, &choices, &x, &wanted);
+        // Each of the two alone would read what the other did not write.
+        let separate = Choice { input: choice.input, output: choice.input, ..free };
+        if let Some((_, last)) = choices.last_mut() {
+            *last = separate;
+        }
+        let given = BTreeMap::from([(images, choices)]);
+        let refused = Plan::new(graph.clone(), &[images], Target::detect(), Arc::new(Sequential), &given, false);
+        assert!(refused.err().unwrap().to_string().contains(&pool.name));
     }
 }
 
@@ -97,7 +128,15 @@ proptest! {
         let bias = numbers(filters, 1.0, seed ^ 5);
         let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
         graph.conv2d("conv", weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
-        check(&graph, images, &|_, x| naive::conv2d((&weights, &bias), window, border, (inner, x), activation));
+        let reference = |x: &[f32]| naive::conv2d((&weights, &bias), window, border, (inner, x), activation);
+        check(&graph, images, &|_, x| reference(x));
+        let shape = graph.output();
+        let depthwise = groups > 1 && channels == 1;
+        if shape.h >= 2 && shape.w >= 2 && !depthwise {
+            let reduction = if seed % 3 == 0 { Reduction::Average } else { Reduction::Max };
+            graph.pool("pool", reduction, Window::HALVING, Border::default()).unwrap();
+            check_pooled(&graph, images, &|x| naive::halved(reduction, shape, &reference(x)));
+        }
     }
 
     #[test]
