@@ -11,6 +11,7 @@ mod conv2d;
 mod convolve;
 pub mod csr;
 pub mod dense;
+pub mod depthwise;
 pub mod direct;
 pub mod epilogue;
 mod gradient;

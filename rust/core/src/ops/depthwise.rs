@@ -10,6 +10,9 @@
 //! copy the rows of the image out
 //! ```
 //!
+//! Dense 3×3 and 5×5 filters of stride 1 or 2 read rows of pixels from where they lie instead
+//! ([`crate::formats::depthwise`]).
+//!
 //! A plane is one run, whatever the width of its rows: what is computed where a row's windows hang over into the next one is
 //! never copied out. For stride s it is s · s planes, of every s-th row and column, and a tap lies in one of them. So border
 //! and stride cost a copy in the first-level cache, and no pass over the whole activations.
@@ -17,6 +20,7 @@
 use super::linear::{Linear, sequential_if_small};
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
+use crate::formats::depthwise::{DepthwiseRows, Filter};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 
 /// A depthwise convolution: as many groups as channels.
@@ -28,6 +32,8 @@ pub struct Depthwise {
     layouts: (Layout, Layout),
     /// Whether zeros are skipped: not with the channels in the lanes.
     sparse: bool,
+    /// Where rows of pixels need no copy.
+    rows: Option<DepthwiseRows>,
     images: usize,
     target: Target,
 }
@@ -51,7 +57,11 @@ impl Depthwise {
         if let Some(from) = &layer.bias {
             bias[..filters].copy_from_slice(from);
         }
-        Depthwise { layer: layer.without_weights(), weights, bias, layouts, sparse, images, target }
+        let in_rows = !sparse && layouts.0.strides(layer.input).w == 1 && layouts.1.strides(layer.output).w == 1;
+        let planes = (layouts.0.planes(layer.input), layouts.1.planes(layer.output));
+        let rows = DepthwiseRows::new(layer.window, planes.0, planes.1, (layer.border.top, layer.border.left));
+        let rows = rows.filter(|_| in_rows);
+        Depthwise { layer: layer.without_weights(), weights, bias, layouts, sparse, rows, images, target }
     }
 }
 
@@ -79,6 +89,15 @@ impl Operator for Depthwise {
                 for (at, output) in units_of {
                     let (image, y) = place(at);
                     dispatch(*target, Row { op: self, y, input: &input[image * step..], output });
+                }
+            } else if let Some(rows) = &self.rows {
+                for (at, output) in units_of {
+                    let (image, filter) = place(at);
+                    let x = &input[image * step + filter / (c / layer.input.c) * layouts.0.strides(layer.input).c..];
+                    let taps = layer.weights.columns();
+                    let weights = &self.weights[filter * taps..][..taps];
+                    let filter = Filter { weights, bias: self.bias[filter], activation: layer.activation };
+                    rows.channel(*target, filter, x, output);
                 }
             } else {
                 let mut planes = Planes::new(self);
