@@ -3,6 +3,7 @@
 use super::panels::{self, Spare};
 use super::sweep::{Sweep, kernel_name};
 use super::vector::{Few, Strides};
+use super::windowed::padded_bytes;
 use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, nm, sddmm};
 use crate::argument;
 use crate::error::Result;
@@ -105,8 +106,8 @@ impl Kind {
     fn fastest_few(rows: &Rows, target: Target, bytes: usize) -> Kind {
         let density = rows.density();
         let pattern = nm::fitting(rows);
-        // Padding grows what windows read as the density falls.
-        let cached = rows.nnz() * bytes < if density > 0.25 { CACHE } else { CACHE / 4 };
+        // Where the density is low most of what windows read is padding: they lose earlier.
+        let cached = padded_bytes(rows, bytes) < if density > 0.25 { CACHE } else { CACHE / 2 };
         let (dense, bitmap, stream) = match (target.name(), cached) {
             ("avx512", true) => (0.65, 1.0, 0.0),
             // Expanding takes its time however few bytes arrive.
@@ -159,8 +160,8 @@ fn are_few(kind: Option<Kind>, columns: usize) -> bool {
     columns <= most
 }
 
-/// Bytes of values that one core may hope to find in its share of the last cache.
-const CACHE: usize = 16 << 20;
+/// Bytes of windows that one core may hope to find in its share of the last cache.
+const CACHE: usize = 14 << 20;
 
 /// Weights packed for one class of columns.
 #[derive(Debug)]

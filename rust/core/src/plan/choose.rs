@@ -107,7 +107,9 @@ impl<'a> Costs<'a> {
         let choices = candidates(self.graph, node, self.images);
         let estimates: Vec<f64> = choices.iter().map(|choice| self.estimate(node, choice)).collect();
         let Some((executor, budget)) = self.timing else { return choices.into_iter().zip(estimates).collect() };
-        let best = estimates.iter().copied().fold(f64::INFINITY, f64::min);
+        // What costs nothing is no measure of the others.
+        let costly = choices.iter().zip(&estimates).filter(|(choice, _)| !is_free(node, choice));
+        let best = costly.map(|(_, &estimate)| estimate).fold(f64::INFINITY, f64::min);
         let tried: Vec<bool> = choices
             .iter()
             .zip(&estimates)

@@ -265,6 +265,22 @@ fn whole_networks_fold_fuse_and_agree() {
     assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
 }
 
+/// What costs nothing must not make everything else look hopeless.
+#[test]
+fn others_are_timed_beside_free_choices() {
+    let (mut graph, window) = (Graph::new(Shape { c: 3, h: 12, w: 12 }), (Window::new((3, 3), (1, 1)), 1));
+    let border = Border { top: 1, left: 1, bottom: 1, right: 1 };
+    graph.conv2d("conv", Rows::empty(4, 27), None, window, border, Activation::None).unwrap();
+    graph.pool("pool", Reduction::Max, Window::HALVING, Border::default()).unwrap();
+    let timing = Some((&Sequential as &dyn Executor, std::time::Duration::from_millis(1)));
+    let mut costs = choose::Costs::new(&graph, 16, Target::detect(), timing);
+    for node in graph.nodes().iter().filter(|node| node.name != "conv") {
+        let (free, others): (Vec<_>, Vec<_>) =
+            costs.candidates(node).into_iter().partition(|(choice, _)| choose::is_free(node, choice));
+        assert!(!free.is_empty() && others.iter().any(|(_, us)| us.is_finite()), "{}", node.name);
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     let mut graph = Graph::new(Shape { c: 1, h: 4, w: 4 });

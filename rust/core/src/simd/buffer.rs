@@ -2,6 +2,7 @@
 
 use super::{LANES, Stored};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// One cache line.
 #[derive(Clone, Copy)]
@@ -35,10 +36,10 @@ impl Buffer {
 impl<S: Stored> Buffer<S> {
     fn zeros(len: usize) -> Buffer<S> {
         let used = (len * size_of::<S>()).div_ceil(size_of::<Line>());
-        // Lines that are never touched take no memory.
-        let spare = if used * size_of::<Line>() >= PAGE { PAGE / size_of::<Line>() } else { 0 };
-        let lines = vec![Line([0.0; LANES]); used + spare];
-        let first = if spare > 0 { large_pages(&lines, used) } else { 0 };
+        let spare = if used >= PAGE { PAGE } else { 0 };
+        let mut lines = Vec::with_capacity(used + spare);
+        let first = if spare > 0 { large_pages(lines.spare_capacity_mut(), used / PAGE) } else { 0 };
+        lines.resize(first + used, Line([0.0; LANES]));
         Buffer { lines, first, len, of: PhantomData }
     }
 
@@ -55,25 +56,26 @@ impl<S: Stored> Buffer<S> {
     }
 }
 
-/// Bytes of a large page.
-const PAGE: usize = 2 << 20;
+/// Lines of a large page.
+const PAGE: usize = (2 << 20) / size_of::<Line>();
 
-/// Asks for large pages before the memory is touched: reading it once then takes a tenth less time, as NumPy's arrays have it.
-/// Returns the line from which on `used` lines lie in as many whole pages as they fill.
-fn large_pages(lines: &[Line], used: usize) -> usize {
+/// Asks for `count` large pages, before the memory is touched: reading it once then takes a tenth less time, as NumPy's arrays
+/// have it. Returns their first line; there is room for one more page than that.
+fn large_pages(lines: &mut [MaybeUninit<Line>], count: usize) -> usize {
     #[cfg(target_os = "linux")]
     {
+        let page = PAGE * size_of::<Line>();
         let start = lines.as_ptr() as usize;
-        let first = (start.next_multiple_of(PAGE) - start) / size_of::<Line>();
-        let from = lines[first..].as_ptr().cast_mut();
+        let first = (start.next_multiple_of(page) - start) / size_of::<Line>();
+        let from = lines[first..first + count * PAGE].as_mut_ptr();
         let advice = rustix::mm::Advice::LinuxHugepage;
         // SAFETY: whole pages of our own memory; the advice changes no contents, and an error means nothing changed.
-        let _ = unsafe { rustix::mm::madvise(from.cast(), used * size_of::<Line>() / PAGE * PAGE, advice) };
+        let _ = unsafe { rustix::mm::madvise(from.cast(), count * page, advice) };
         first
     }
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = (lines, used);
+        let _ = (lines, count);
         0
     }
 }
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn aligned_and_zero() {
-        for len in [0, 1, 15, 16, 17, 1000, PAGE / 4, PAGE + 1] {
+        for len in [0, 1, 15, 16, 17, 1000, PAGE * LANES - 1, PAGE * LANES, 2 * PAGE * LANES + 1] {
             let buffer = Buffer::zeroed(len);
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr() as usize % 64, 0);
