@@ -252,10 +252,12 @@ def _dense(title: str, threads: int, result: Mapping[str, Any]) -> Iterator[Poin
 def _conv(title: str, threads: int, result: Mapping[str, Any]) -> Iterator[Point]:
     layer, batch = result["layer"], result["batch"]
     channels, filters, pixels, size = (layer[key] for key in ("channels", "filters", "pixels", "size"))
-    groups = layer.get("groups", 1)
-    flops = 2.0 * batch * channels // groups * filters * (size * pixels) ** 2
-    operands = 4.0 * batch * (channels + filters) * pixels**2
-    shape = f"{size}x{size}, {channels} to {filters}, {pixels} px, batch {batch}"
+    groups, stride = layer.get("groups", 1), layer.get("stride", 1)
+    outputs = (-(-pixels // stride)) ** 2
+    flops = 2.0 * batch * channels // groups * filters * size**2 * outputs
+    operands = 4.0 * batch * (channels * pixels**2 + filters * outputs)
+    strided = f", stride {stride}" if stride > 1 else ""
+    shape = f"{size}x{size}, {channels} to {filters}, {pixels} px{strided}, batch {batch}"
     yield from _net(title, shape, threads, result, flops, operands)
 
 

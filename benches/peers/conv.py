@@ -21,22 +21,25 @@ from .spmm import random_mask
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution over square images, padded so that they keep their size."""
+    """One convolution over square images, padded so that stride 1 keeps their size."""
 
     channels: int
     filters: int
     pixels: int
     size: int = 3
     groups: int = 1
+    stride: int = 1
 
     def __str__(self) -> str:
         kind = f"{self.size}x{self.size}" + (f" in {self.groups} groups" if self.groups > 1 else "")
+        kind += f", stride {self.stride}" if self.stride > 1 else ""
         return f"{kind}, {self.channels} -> {self.filters} channels, {self.pixels} px"
 
     @property
     def macs(self) -> int:
         """Multiply-adds of one image."""
-        return self.channels // self.groups * self.filters * (self.size * self.pixels) ** 2
+        outputs = (-(-self.pixels // self.stride)) ** 2
+        return self.channels // self.groups * self.filters * self.size**2 * outputs
 
 
 SETS = {
@@ -49,6 +52,19 @@ SETS = {
         Layer(2048, 512, 7, 1),
     ],
     "mobile": [Layer(128, 128, 56, 1), Layer(512, 512, 14, 1)],
+    "depthwise": [
+        Layer(channels, channels, pixels, 3, channels, stride)
+        for channels, pixels, stride in [
+            (32, 112, 1),
+            (64, 112, 2),
+            (128, 56, 1),
+            (128, 56, 2),
+            (256, 28, 1),
+            (512, 14, 1),
+            (512, 14, 2),
+            (1024, 7, 1),
+        ]
+    ],
 }
 
 
@@ -71,17 +87,25 @@ def measure(layer: Layer, batch: int, options: Any, peer: Any) -> dict[str, Any]
     work: dict[str, float] = {}
     for density in options.densities if layer.groups == 1 else [1.0]:
         weight = dense * random_mask(rng, (dense.size, 1), density).reshape(shape)
-        runner = session(convolution(weight, bias, layer.groups), options.threads)
+        runner = session(convolution(weight, bias, layer.groups, stride=layer.stride), options.threads)
         wanted = runner.run(None, {"x": x})[0]
         if peer is not None:
-            fixed = convolution(weight, bias, layer.groups, (batch, layer.pixels, layer.pixels))
+            image = (batch, layer.pixels, layer.pixels)
+            fixed = convolution(weight, bias, layer.groups, image, layer.stride)
             name = f"deepsparse {density:g}"
             candidates[name] = peer.candidate(fixed.SerializeToString(), x, wanted)
             work[name] = 2.0 * layer.macs * batch * density
         if "onnxruntime" not in candidates:
             candidates["onnxruntime"] = partial(runner.run, None, {"x": x})
             work["onnxruntime"] = 2.0 * layer.macs * batch
-        conv = sc.nn.Conv2D(layer.filters, layer.size, padding="same", activation="relu")
+        conv = sc.nn.Conv2D(
+            layer.filters,
+            layer.size,
+            strides=layer.stride,
+            padding="same",
+            activation="relu",
+            groups=layer.groups,
+        )
         model = sc.nn.Sequential([conv]).build(x.shape[1:], random_state=0)
         conv.set_weights([weight, bias])
         plan = sc.compile(model, batch=batch, threads=options.threads)

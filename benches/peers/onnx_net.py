@@ -75,16 +75,22 @@ def convolution(
     bias: Array,
     groups: int = 1,
     image: tuple[int | str, int | str, int | str] = ("n", "h", "w"),
+    stride: int = 1,
 ) -> onnx.ModelProto:
-    """One convolution with ReLU that keeps the image's size; NCHW; `image` is batch, rows and columns."""
+    """One padded convolution with ReLU; stride 1 keeps the size; NCHW; `image` is batch, rows and columns."""
     pads = [size // 2 for size in weight.shape[2:]]
+    places: dict[str, Any] = {"pads": [*pads, *pads]}
+    if stride > 1:
+        places = {"strides": [stride, stride], "auto_pad": "SAME_UPPER"}
     nodes = [
-        helper.make_node("Conv", ["x", "weight", "bias"], ["c"], "conv", pads=[*pads, *pads], group=groups),
+        helper.make_node("Conv", ["x", "weight", "bias"], ["c"], "conv", group=groups, **places),
         helper.make_node("Relu", ["c"], ["y"], "relu"),
     ]
     channels = {"x": weight.shape[1] * groups, "y": weight.shape[0]}
+    made = [-(-size // stride) if isinstance(size, int) else f"{size} / {stride}" for size in image[1:]]
+    sizes = {"x": image[1:], "y": made if stride > 1 else image[1:]}
     x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [image[0], count, *image[1:]])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [image[0], count, *sizes[name]])
         for name, count in channels.items()
     )
     constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]

@@ -132,8 +132,9 @@ proptest! {
         check(&graph, images, &|_, x| reference(x));
         let shape = graph.output();
         let depthwise = groups > 1 && channels == 1;
-        if shape.h >= 2 && shape.w >= 2 && !depthwise {
-            let reduction = if seed % 3 == 0 { Reduction::Average } else { Reduction::Max };
+        // A third of the cases: each runs all kernels again.
+        if seed % 3 == 0 && shape.h >= 2 && shape.w >= 2 && !depthwise {
+            let reduction = if seed % 2 == 0 { Reduction::Average } else { Reduction::Max };
             graph.pool("pool", reduction, Window::HALVING, Border::default()).unwrap();
             check_pooled(&graph, images, &|x| naive::halved(reduction, shape, &reference(x)));
         }
