@@ -4,7 +4,9 @@ use super::panels::{self, Spare};
 use super::sweep::{Sweep, kernel_name};
 use super::vector::{Few, Strides};
 use super::windowed::padded_bytes;
-use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, nm, sddmm};
+use super::{
+    Bitmap, Block, Csr, Cuts, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, nm, sddmm,
+};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -266,6 +268,7 @@ pub struct PackedMatrix {
     few: OnceLock<Packed>,
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
+    cuts: OnceLock<Cuts>,
     /// Where the values of `many` come from, and those of `transposed`, once they had to be replaced.
     many_order: Option<Vec<u32>>,
     transposed_order: Option<Vec<u32>>,
@@ -317,6 +320,7 @@ impl PackedMatrix {
             few: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
+            cuts: OnceLock::new(),
             many_order: None,
             transposed_order: None,
             spare: Spare::default(),
@@ -351,7 +355,8 @@ impl PackedMatrix {
     pub fn nbytes(&self) -> usize {
         let packed: usize = [&self.few, &self.many].iter().filter_map(|slot| slot.get()).map(Packed::nbytes).sum();
         let plain = self.rows.nnz() * 8 + (self.rows.rows() + 1) * size_of::<usize>();
-        plain + packed + self.transposed.get().map_or(0, |transposed| transposed.nbytes())
+        let cuts = self.cuts.get().map_or(0, Cuts::nbytes);
+        plain + packed + cuts + self.transposed.get().map_or(0, |transposed| transposed.nbytes())
     }
 
     /// The format and kernel that a product with `columns` columns runs.
@@ -425,7 +430,8 @@ impl PackedMatrix {
             return Err(argument!("out: {} values for {} nonzeros", values.len(), self.rows.nnz()));
         }
         let executor = if self.rows.nnz() * n < SMALL { &Sequential } else { executor };
-        sddmm(&self.rows, executor, self.target, n, dy, x, values);
+        let cuts = self.cuts.get_or_init(|| Cuts::new(&self.rows, self.target));
+        sddmm(&self.rows, cuts, executor, self.target, n, dy, x, values);
         Ok(())
     }
 

@@ -49,7 +49,7 @@ pub use matrix::{Kind, PackedMatrix};
 pub use packed_conv2d::PackedConv2d;
 pub use pattern::Pattern;
 pub use rows::Rows;
-pub use sddmm::sddmm;
+pub use sddmm::{Cuts, sddmm};
 pub use window::Window;
 pub use windowed::{Padded, Stream};
 

@@ -3,11 +3,13 @@
 //! ```text
 //! for chunk of T lines of columns:         a task has some bands of rows
 //!   for block of columns of the matrix:
-//!     copy the block's rows of X side by side: they stay in the first-level cache
+//!     copy the block's rows of X side by side: they stay in cache
 //!     for row in bands:                    y[T] = dY[row], in registers
-//!       for 4 nonzeros of the row:         acc[4] = Σ_t y[t] * x[column][t];  4 registers become 1: each step adds
+//!       for 16 nonzeros of the row:        the last may be fewer
+//!         for 4 of them:                   acc[4] = Σ_t y[t] * x[column][t];  4 registers become 1: each step adds
 //!                                          halves of pairs
-//!         when 4 fours are pending:        4 registers become 1, and lane q holds the sum of the q-th product
+//!         4 registers become 1:            lane q holds the sum of the q-th product
+//!         values[16] += it
 //! ```
 //!
 //! The sum over lanes costs as much as a multiply-add or two that way; one by one it would cost more than the product.
@@ -19,15 +21,60 @@ use crate::executor::{Executor, map};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
 
-/// Lines of X that a block holds: 24 KiB, which leaves some of the first-level cache to the rest.
-const BLOCK_LINES: usize = 384;
+/// Lines of X that a block of a dense matrix would hold: less than the first-level cache.
+const LINES: f64 = 400.0;
+/// And what a block holds at most: 256 KiB, which leaves some of the second-level cache to the rest.
+const MOST_LINES: usize = 4096;
 
-/// `values[p] = dY[i] · X[j]` for the p-th nonzero (i, j) of `rows`; `dy` is row-major (m, n), `x` row-major (k, n).
+/// Lines of X and dY that a chunk has at most.
+fn most_lines(registers: usize) -> usize {
+    if registers >= 32 { 8 } else { 2 }
+}
+
+/// The rows of a matrix cut at blocks of its columns.
+#[derive(Debug)]
+pub struct Cuts {
+    /// Columns of a block.
+    step: usize,
+    /// For every block the nonzeros of each row that lie before it, and once more for the end.
+    before: Vec<u32>,
+}
+
+impl Cuts {
+    /// Cuts for [`sddmm`] on that target.
+    pub fn new(rows: &Rows, target: Target) -> Cuts {
+        // What is read of X comes from farther away the longer a block is, and a row's line of dY, the start and the end of a
+        // run serve density · length nonzeros: length + 1 / (density · length) is least there.
+        let lines = (LINES / rows.density().sqrt()) as usize;
+        let step = lines.min(MOST_LINES) / most_lines(target.registers());
+        let mut before = vec![0; rows.rows()];
+        let (starts, index, _) = rows.parts();
+        for block in (0..rows.columns()).step_by(step) {
+            for row in 0..rows.rows() {
+                let behind = before[before.len() - rows.rows()];
+                let rest = &index[starts[row] + behind as usize..starts[row + 1]];
+                let here = rest[..rest.len().min(step)].partition_point(|&column| (column as usize) < block + step);
+                before.push(behind + here as u32);
+            }
+        }
+        Cuts { step, before }
+    }
+
+    /// Memory in bytes.
+    pub fn nbytes(&self) -> usize {
+        self.before.len() * size_of::<u32>()
+    }
+}
+
+/// `values[p] = dY[i] · X[j]` for the p-th nonzero (i, j) of `rows`, cut for the same target; `dy` is row-major (m, n), `x`
+/// row-major (k, n).
 ///
 /// # Panics
 /// Where a slice does not fit: callers check shapes.
+#[expect(clippy::too_many_arguments, reason = "the arguments of a product, and where it works")]
 pub fn sddmm(
     rows: &Rows,
+    cuts: &Cuts,
     executor: &dyn Executor,
     target: Target,
     n: usize,
@@ -37,6 +84,9 @@ pub fn sddmm(
 ) {
     assert!(dy.len() == rows.rows() * n && x.len() == rows.columns() * n, "sddmm: an operand does not fit the matrix");
     assert_eq!(values.len(), rows.nnz(), "sddmm: one value a nonzero");
+    if n == 0 {
+        return values.fill(0.0);
+    }
     let bands = rows.rows().div_ceil(BAND_ROWS);
     if bands == 0 {
         return;
@@ -52,14 +102,14 @@ pub fn sddmm(
         tasks.push((range, values));
     }
     map(executor, tasks, |(range, values)| {
-        values.fill(0.0);
-        dispatch(target, Task { rows, range, n, dy, x, values });
+        dispatch(target, Task { rows, cuts, range, n, dy, x, values });
     });
 }
 
 /// One task: some rows, and the values of their nonzeros.
 struct Task<'a> {
     rows: &'a Rows,
+    cuts: &'a Cuts,
     range: Range<usize>,
     n: usize,
     dy: &'a [f32],
@@ -72,7 +122,7 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
-        let mut operand = Buffer::zeroed(BLOCK_LINES * LANES);
+        let mut operand = Buffer::zeroed(self.cuts.step * most_lines(V::REGISTERS) * LANES);
         let mut from = 0;
         while from < self.n {
             // Long chunks sum few lanes a multiply-add; short ones finish what is left.
@@ -94,45 +144,43 @@ impl Task<'_> {
         let (starts, index, _) = self.rows.parts();
         let first = starts[self.range.start];
         let columns = (T * LANES).min(self.n - from);
-        let mut next: Vec<usize> = starts[self.range.clone()].to_vec();
-        let mut pending = Pending { sums: [Line([0.0; LANES]); FOUR], places: [(0, 0); FOUR], count: 0 };
-        for block in (0..self.rows.columns()).step_by(BLOCK_LINES / T) {
-            let end = (block + BLOCK_LINES / T).min(self.rows.columns());
+        // Narrow chunks take several blocks at once.
+        let step = self.cuts.step * (most_lines(V::REGISTERS) / T);
+        let cuts = self.cuts.before.chunks_exact(self.rows.rows()).step_by(step / self.cuts.step);
+        let last = &self.cuts.before[self.cuts.before.len() - self.rows.rows()..];
+        let ends = cuts.clone().skip(1).chain([last]);
+        for (block, (starts_here, ends)) in (0..self.rows.columns()).step_by(step).zip(cuts.zip(ends)) {
+            let end = (block + step).min(self.rows.columns());
             for (column, line) in (block..end).zip(operand.chunks_exact_mut(T * LANES)) {
                 let x: [V::F32; T] = load_padded(v, &self.x[column * self.n + from..][..columns]);
                 x.iter().zip(line.chunks_exact_mut(LANES)).for_each(|(&x, line)| v.store(line, x));
             }
-            let inside = |column: &&u32| (**column as usize) < end;
-            for (row, next) in self.range.clone().zip(&mut next) {
-                let mut run = &index[*next..starts[row + 1]];
-                if run.first().filter(inside).is_none() {
+            let base = operand.as_ptr().wrapping_sub(block * T * LANES);
+            for row in self.range.clone() {
+                let run = starts[row] + starts_here[row] as usize..starts[row] + ends[row] as usize;
+                if run.is_empty() {
                     continue;
                 }
                 let y: [V::F32; T] = load_padded(v, &self.dy[row * self.n + from..][..columns]);
-                loop {
-                    let four = run.get(FOUR - 1).filter(inside).is_some();
-                    let here = if four { FOUR } else { run.iter().take(FOUR - 1).take_while(inside).count() };
-                    if here == 0 {
-                        break;
+                let values = &mut self.values[run.start - first..run.end - first];
+                let run = &index[run];
+                // Columns ascend: all of them lie in the block.
+                assert!(
+                    run[0] as usize >= block && (run[run.len() - 1] as usize) < end,
+                    "sddmm: cuts of another matrix"
+                );
+                // Plain loops here and in what is called: closures that hold them are not always inlined into the
+                // target's code.
+                for (run, values) in run.chunks(LANES).zip(values.chunks_mut(LANES)) {
+                    // SAFETY: the operand holds T lines of every column of the block, among them those of the run.
+                    let mut sums = unsafe { sixteen::<V, T>(v, &y, base, run) };
+                    if from > 0 {
+                        sums = v.add(v.load_some(values, values.len()), sums);
                     }
-                    // Plain loops here and in `dot`: closures that hold them are not always inlined into the target's code.
-                    let mut acc = [v.splat(0.0); FOUR];
-                    if four {
-                        for q in 0..FOUR {
-                            acc[q] = dot(v, &y, operand, run[q] as usize - block);
-                        }
-                    } else {
-                        for q in 0..here {
-                            acc[q] = dot(v, &y, operand, run[q] as usize - block);
-                        }
-                    }
-                    pending.push(v, acc, (*next - first, here), self.values);
-                    *next += here;
-                    run = &run[here..];
+                    v.store_some(values, sums, values.len());
                 }
             }
         }
-        pending.flush(v, self.values);
         columns
     }
 }
@@ -140,49 +188,67 @@ impl Task<'_> {
 /// Products that are summed together, and sets of them.
 pub(super) const FOUR: usize = 4;
 
+/// y · the T lines of up to 16 columns: a lane each.
+///
+/// # Safety
+/// `operand` holds T lines of each column of `run`, where column 0 comes first.
+#[inline(always)]
+unsafe fn sixteen<V: Vector, const T: usize>(v: V, y: &[V::F32; T], operand: *const f32, run: &[u32]) -> V::F32 {
+    // SAFETY: the caller's promise; each four begins and ends in the run.
+    unsafe {
+        let at = |f: usize| run.as_ptr().add(f * FOUR);
+        if run.len() == LANES {
+            let first = products::<V, T, FOUR>(v, y, operand, at(0));
+            let second = products::<V, T, FOUR>(v, y, operand, at(1));
+            let third = products::<V, T, FOUR>(v, y, operand, at(2));
+            let fourth = products::<V, T, FOUR>(v, y, operand, at(3));
+            return halve(v, [first, second, third, fourth]);
+        }
+        let mut sums = [Line([0.0; LANES]); FOUR];
+        for (line, four) in sums.iter_mut().zip(run.chunks(FOUR)) {
+            let sum = match four.len() {
+                1 => products::<V, T, 1>(v, y, operand, four.as_ptr()),
+                2 => products::<V, T, 2>(v, y, operand, four.as_ptr()),
+                3 => products::<V, T, 3>(v, y, operand, four.as_ptr()),
+                _ => products::<V, T, FOUR>(v, y, operand, four.as_ptr()),
+            };
+            v.store(&mut line.0, sum);
+        }
+        halve(v, std::array::from_fn(|f| v.load(&sums[f].0)))
+    }
+}
+
 /// One register in memory.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Line([f32; LANES]);
 
-/// Products whose lanes are still to be summed, four in a line, and the places of the sums: where, and how many.
-struct Pending {
-    sums: [Line; FOUR],
-    places: [(usize, usize); FOUR],
-    count: usize,
-}
-
-impl Pending {
-    #[inline(always)]
-    fn push<V: Vector>(&mut self, v: V, acc: [V::F32; FOUR], place: (usize, usize), values: &mut [f32]) {
-        v.store(&mut self.sums[self.count].0, halve(v, acc));
-        self.places[self.count] = place;
-        self.count += 1;
-        if self.count == FOUR {
-            self.flush(v, values);
-        }
-    }
-
-    /// Adds what is pending to `values`.
-    #[inline(always)]
-    fn flush<V: Vector>(&mut self, v: V, values: &mut [f32]) {
-        let sums = v.to_array(halve(v, std::array::from_fn(|q| v.load(&self.sums[q].0))));
-        for (&(place, count), sums) in self.places[..self.count].iter().zip(sums.chunks_exact(FOUR)) {
-            values[place..place + count].iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
-        }
-        self.count = 0;
-    }
-}
-
-/// y · the T lines of a column, lane by lane.
+/// y · the T lines of Q columns, whose lanes are summed as [`halve`] does.
+///
+/// # Safety
+/// `run` holds Q columns, and `operand` T lines of each, where column 0 comes first.
 #[inline(always)]
-fn dot<V: Vector, const T: usize>(v: V, y: &[V::F32; T], operand: &[f32], column: usize) -> V::F32 {
-    let x = &operand[column * T * LANES..(column + 1) * T * LANES];
-    let mut acc = v.mul(y[0], v.load(x));
-    for t in 1..T {
-        acc = v.mul_add(y[t], v.load(&x[t * LANES..]), acc);
+#[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
+unsafe fn products<V: Vector, const T: usize, const Q: usize>(
+    v: V,
+    y: &[V::F32; T],
+    operand: *const f32,
+    run: *const u32,
+) -> V::F32 {
+    let mut acc = [v.splat(0.0); FOUR];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x: [*const f32; Q] = std::array::from_fn(|q| operand.wrapping_add(*run.add(q) as usize * T * LANES));
+        for q in 0..Q {
+            acc[q] = v.mul(y[0], v.load_ptr(x[q]));
+        }
+        for t in 1..T {
+            for q in 0..Q {
+                acc[q] = v.mul_add(y[t], v.load_ptr(x[q].add(t * LANES)), acc[q]);
+            }
+        }
     }
-    acc
+    halve(v, acc)
 }
 
 /// Four registers to one, which holds the sums of groups of four neighbouring lanes, register after register.
