@@ -52,10 +52,6 @@ pub struct Filter<'a> {
     pub activation: Activation,
 }
 
-fn first_lanes(count: usize) -> u16 {
-    ((1u32 << count.min(LANES)) - 1) as u16
-}
-
 impl DepthwiseRows {
     /// The convolution with so many rows of zeros above and columns before the image; `None` where filters are of another
     /// kind than 3×3 or 5×5 of stride 1 or 2.
@@ -160,12 +156,12 @@ impl Channel<'_> {
                         }
                     }
                 }
-                let lanes = first_lanes(output.size.1 - line * LANES);
+                let columns = output.size.1 - line * LANES;
                 for row in 0..ROWS {
                     if row < rows {
                         let to = &mut y[(first + row) * output.pitch + line * LANES..];
                         // SAFETY: the row's columns from this line on.
-                        unsafe { v.store_masked(to.as_mut_ptr(), v.max(acc[row], floor), lanes) };
+                        unsafe { v.store_first(to.as_mut_ptr(), v.max(acc[row], floor), columns) };
                     }
                 }
             }

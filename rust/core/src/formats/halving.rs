@@ -52,12 +52,16 @@ pub struct Halving {
     lines: usize,
     /// Pixels of the result in a run, at most.
     run: usize,
+    /// The two rows of a whole run at the start of an image, and of the one that ends a row.
+    spans: [Vec<Span>; 2],
 }
 
 impl Halving {
     /// A convolution of panels of so many lines of images, `images.0` to what pooling makes `images.1`.
     pub fn new(window: Window, reduction: Reduction, images: (Planes, Planes), lines: usize) -> Halving {
-        Halving { window, reduction, images, lines, run: (RUN_LINES / (2 * lines)).max(1) }
+        let run = (RUN_LINES / (2 * lines)).max(1);
+        let spans = [run, images.1.size.1 % run].map(|pixels| spans(window, images.0.pitch, lines, 2 * pixels));
+        Halving { window, reduction, images, lines, run, spans }
     }
 
     /// How the columns of a group's weights meet the images; tiles have so many lines at most.
@@ -87,17 +91,17 @@ impl Halving {
     ) {
         let (from, to) = self.images;
         let unit = self.lines * LANES;
+        if panels == 0 || to.is_empty() {
+            return;
+        }
         assert!(x.len() >= panels * from.len() * unit && y.len() >= panels * to.len() * unit, "halving: images");
         assert!(groups.iter().map(Sweep::rows).sum::<usize>() == to.channels, "halving: the filters do not fit");
         let filters = to.channels / groups.len();
         let bands = filters.div_ceil(BAND_ROWS);
         let bias = epilogue.padded_bias(to.channels);
         let pieces = panels * groups.len() * to.size.0;
-        if pieces == 0 {
-            return;
-        }
         let bands_a_task = bands_a_task(bands, pieces, executor);
-        let band_tasks = bands.div_ceil(bands_a_task.max(1));
+        let band_tasks = bands.div_ceil(bands_a_task);
         let result = Shared::new(y);
         executor.run(pieces * band_tasks, &|task| {
             let (piece, first) = (task / band_tasks, task % band_tasks * bands_a_task);
@@ -119,20 +123,19 @@ impl Halving {
             task.run(spare);
         });
     }
+}
 
-    /// The two rows of results that make columns `columns` of a row; sums of a filter lie `row_stride` apart.
-    fn spans(&self, row: usize, columns: Range<usize>) -> (Vec<Span>, usize) {
-        let (stride, unit) = (self.window.stride, self.lines * LANES);
-        let pixels = 2 * columns.len();
-        // Neighbouring outputs read neighbouring inputs only at stride 1.
-        let (runs, length) = if stride.1 == 1 { (1, pixels) } else { (pixels, 1) };
-        let span = |at: usize| {
-            let (y, x) = ((2 * row + at / runs) * stride.0, (2 * columns.start + at % runs) * stride.1);
-            let input = (y * self.images.0.pitch + x) * unit;
-            Span { input, output: at * length * unit, lines: length * self.lines }
-        };
-        ((0..2 * runs).map(span).collect(), 2 * pixels * unit)
-    }
+/// Two rows of so many results, at the start of images with rows of `pitch` pixels.
+fn spans(window: Window, pitch: usize, lines: usize, pixels: usize) -> Vec<Span> {
+    let (stride, unit) = (window.stride, lines * LANES);
+    // Neighbouring outputs read neighbouring inputs only at stride 1.
+    let (runs, length) = if stride.1 == 1 { (1, pixels) } else { (pixels, 1) };
+    let span = |at: usize| Span {
+        input: (at / runs * stride.0 * pitch + at % runs * stride.1) * unit,
+        output: at * length * unit,
+        lines: length * lines,
+    };
+    (0..2 * runs).map(span).collect()
 }
 
 /// One row of pooled results.
@@ -151,16 +154,17 @@ struct Task<'a, M> {
 impl<M: Sweep> Task<'_, M> {
     fn run(self, spare: &Spare) {
         let Task { halving, matrix, target, x, row, bands, result, bias, epilogue } = self;
-        let (to, unit) = (halving.images.1, halving.lines * LANES);
+        let ((from, to), stride, unit) = (halving.images, halving.window.stride, halving.lines * LANES);
         let mut sums = spare.take(matrix.rows() * 4 * halving.run * unit);
         for column in (0..to.size.1).step_by(halving.run) {
-            let columns = column..(column + halving.run).min(to.size.1);
-            let (spans, row_stride) = halving.spans(row, columns.clone());
-            let geometry = Geometry { unit, row_stride, spans: &spans };
+            let pixels = halving.run.min(to.size.1 - column);
+            let spans = &halving.spans[usize::from(pixels < halving.run)];
+            let geometry = Geometry { unit, row_stride: 4 * pixels * unit, spans };
+            let x = &x[2 * (row * stride.0 * from.pitch + column * stride.1) * unit..];
             sweep_bands(matrix, target, &geometry, bands.clone(), x, &mut sums, bias, epilogue.activation);
             let pool = Pool {
                 sums: &sums,
-                row_stride,
+                row_stride: geometry.row_stride,
                 rows: rows_of(&bands, matrix.rows()),
                 lines: halving.lines,
                 reduction: halving.reduction,

@@ -58,9 +58,11 @@ impl Depthwise {
             bias[..filters].copy_from_slice(from);
         }
         let in_rows = !sparse && layouts.0.strides(layer.input).w == 1 && layouts.1.strides(layer.output).w == 1;
-        let planes = (layouts.0.planes(layer.input), layouts.1.planes(layer.output));
-        let rows = DepthwiseRows::new(layer.window, planes.0, planes.1, (layer.border.top, layer.border.left));
-        let rows = rows.filter(|_| in_rows);
+        let rows = in_rows.then(|| {
+            let planes = (layouts.0.planes(layer.input), layouts.1.planes(layer.output));
+            DepthwiseRows::new(layer.window, planes.0, planes.1, (layer.border.top, layer.border.left))
+        });
+        let rows = rows.flatten();
         Depthwise { layer: layer.without_weights(), weights, bias, layouts, sparse, rows, images, target }
     }
 }

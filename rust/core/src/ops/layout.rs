@@ -6,7 +6,7 @@
 //! BatchInner(l)  panel, c, h, w, 16·l images    images in the lanes: every filter tap is an aligned offset, Flatten is free
 //! PixelPanel     n, c, h, w padded to 16·…      pixels in the lanes: pooling of single images
 //! Inside(border) n, c, h, w without a border     row-major images whose readers imagine the border of zeros around them
-//! Pooled(l)      as BatchInner, of pooled images what the pooling that reads the edge leaves: its writer has done it
+//! Pooled(l)      as BatchInner, pooled images     what the pooling that reads the edge leaves: its writer has pooled
 //! ```
 
 use super::relayout::Border;

@@ -280,7 +280,6 @@ impl Plan {
             return Err(argument!("choices: {} for {} nodes at batch {batch}", given.len(), nodes.len()));
         }
         let mut choices: Vec<Choice> = Vec::new();
-        let mut before = Layout::RowMajor;
         for (node, (name, choice)) in nodes.iter().zip(given) {
             if *name != node.name {
                 return Err(argument!("choices: {name:?} where the plan has {:?}", node.name));
@@ -288,10 +287,10 @@ impl Plan {
             if !candidates(&self.graph, node, batch).contains(choice) {
                 return Err(argument!("choices: {name} cannot run as {choice:?} at batch {batch}"));
             }
+            let before = choices.last().map_or(Layout::RowMajor, |before| before.output);
             if !can_become(before, choice.input) {
                 return Err(argument!("choices: {name} cannot read what lies as {} at batch {batch}", before.name()));
             }
-            before = choice.output;
             choices.push(*choice);
         }
         Ok(choices)
