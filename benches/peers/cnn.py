@@ -1,4 +1,4 @@
-"""Whole networks: plans of the reference CNN, dense and pruned, against ONNX Runtime on the same net.
+"""Whole networks: plans of CNNs, dense and pruned, against ONNX Runtime on the same net.
 
 Candidates are called from Python with a NumPy batch and return NumPy logits; "bound" is ONNX Runtime with
 input and output bound beforehand. ONNX Runtime also gets the net with half the parameters removed as
@@ -19,13 +19,17 @@ from .machine import arguments, pin_threads, record
 
 
 def variants(model: Any) -> dict[str, Any]:
-    """The dense model; half of it removed, as neurons or single weights; 90% of the weights, by ERK."""
+    """The dense model; half of it removed, as neurons (unless residual connections hold those together) and
+    as single weights; 90% of the weights, by ERK.
+    """
     import secateur as sc
 
     quiet: dict[str, Any] = {"progress": False}
+    chain = all(layer.kind != "residual" for layer in model.layers)
+    neurons = {"50% neurons": sc.prune(model, 0.5, granularity="neuron", **quiet).model} if chain else {}
     return {
         "dense": model,
-        "50% neurons": sc.prune(model, 0.5, granularity="neuron", **quiet).model,
+        **neurons,
         "50% weights": sc.prune(model, 0.5, **quiet).model,
         "90% weights": sc.prune(model, 0.9, scope="erk", **quiet).model,
     }
@@ -38,13 +42,13 @@ def measure(models: dict[str, Any], batch: int, options: Any) -> dict[str, Any]:
     import secateur as sc
 
     from .harness import aligned, compare
-    from .onnx_net import bound_call, reference_cnn, session
+    from .onnx_net import bound_call, network, session
 
-    x = aligned(np.random.default_rng(options.seed).random((batch, 1, 28, 28)))
+    x = aligned(np.random.default_rng(options.seed).random((batch, *models["dense"].input_shape)))
     candidates: dict[str, Callable[[], Any]] = {}
     plans: dict[str, Any] = {}
     for name, model in models.items():
-        runner = session(reference_cnn(model.parameters()), options.threads)
+        runner = session(network(model), options.threads)
         wanted = runner.run(None, {"x": x})[0]
         if name in ("dense", "50% neurons"):
             candidates[f"onnxruntime {name}"] = partial(runner.run, None, {"x": x})
@@ -76,21 +80,21 @@ def main() -> None:
     parser.add_argument(
         "--model", type=Path, help="a saved model of the reference CNN's shape; default: random weights"
     )
-    parser.add_argument("--net", choices=["reference", "cnn-1m"], default="reference")
+    parser.add_argument("--net", choices=["reference", "cnn-1m", "resnet-20"], default="reference")
     parser.add_argument("--explain", action="store_true", help="print every plan's choices")
     options = parser.parse_args()
     pin_threads(options.threads)
 
     import secateur as sc
 
-    from ..nets import IMAGE, NETS
+    from ..nets import IMAGES, NETS
 
     sc.set_num_threads(options.threads)
     if options.model:
         model = sc.load(options.model)
     else:
         model = NETS[options.net]()
-        model.build(IMAGE, random_state=options.seed)
+        model.build(IMAGES[options.net], random_state=options.seed)
     models = variants(model)
     sizes = {
         name: {

@@ -40,7 +40,8 @@ def measure(batch: int, options: Any, deepsparse: Any) -> dict[str, Any]:
     import secateur as sc
 
     from .harness import aligned, compare
-    from .onnx_net import bound_call, feed_forward, openvino, session
+    from .onnx_net import bound_call, openvino, session
+    from .onnx_net import network as onnx_network
 
     rng = np.random.default_rng(options.seed)
     x = aligned(rng.standard_normal((batch, options.sizes[0])))
@@ -48,15 +49,15 @@ def measure(batch: int, options: Any, deepsparse: Any) -> dict[str, Any]:
     plans: dict[str, Any] = {}
     for density in (1.0, *options.densities):
         model = network(rng, options.sizes, density, options.rows)
-        runner = session(feed_forward(model.parameters()), options.threads)
+        runner = session(onnx_network(model), options.threads)
         wanted = runner.run(None, {"x": x})[0]
         if density == 1.0:
             candidates["onnxruntime"] = partial(runner.run, None, {"x": x})
             candidates["onnxruntime bound"] = bound_call(runner, x, options.sizes[-1])
-            if call := openvino(feed_forward(model.parameters()), x, options.threads):
+            if call := openvino(onnx_network(model), x, options.threads):
                 candidates["openvino"] = call
         if deepsparse is not None:
-            fixed = feed_forward(model.parameters(), batch).SerializeToString()
+            fixed = onnx_network(model, batch).SerializeToString()
             candidates[f"deepsparse {density:g}"] = deepsparse.candidate(fixed, x, wanted)
         name = f"secateur {density:g}"
         plans[name] = plan = sc.compile(model, batch=(batch,), threads=options.threads)

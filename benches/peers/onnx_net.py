@@ -1,8 +1,8 @@
-"""The reference CNN and single convolutions in ONNX Runtime sessions, the way its users would run them."""
+"""Models and single convolutions in ONNX Runtime sessions, the way its users would run them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,63 +11,68 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from secateur.compiler import INPUT, describe
+
 Array = NDArray[np.float32]
 
 
-def reference_cnn(parameters: Mapping[str, Array]) -> onnx.ModelProto:
-    """Conv 3×3, ReLU, MaxPool 2 (twice), Flatten, Gemm, ReLU, Gemm; NCHW in, logits out, any batch, opset 17.
+def network(model: Any, batch: int | str = "n") -> onnx.ModelProto:
+    """A `secateur.nn.Sequential` as torch would export it: NCHW or features in, one output, opset 13.
 
-    Widths come from the weights, so pruned and wider versions of the network are built by the same function.
+    The opset and the file version are ones that DeepSparse reads too.
     """
-    pool: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    nodes = [
-        helper.make_node("Conv", ["x", "conv2d.weight", "conv2d.bias"], ["c1"], "conv2d"),
-        helper.make_node("Relu", ["c1"], ["r1"], "relu"),
-        helper.make_node("MaxPool", ["r1"], ["p1"], "max_pooling2d", **pool),
-        helper.make_node("Conv", ["p1", "conv2d_1.weight", "conv2d_1.bias"], ["c2"], "conv2d_1"),
-        helper.make_node("Relu", ["c2"], ["r2"], "relu_1"),
-        helper.make_node("MaxPool", ["r2"], ["p2"], "max_pooling2d_1", **pool),
-        helper.make_node("Flatten", ["p2"], ["f"], "flatten"),
-        helper.make_node("Gemm", ["f", "dense.weight", "dense.bias"], ["d1"], "dense", transB=1),
-        helper.make_node("Relu", ["d1"], ["r3"], "relu_2"),
-        helper.make_node("Gemm", ["r3", "dense_1.weight", "dense_1.bias"], ["y"], "dense_1", transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "reference_cnn",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 28, 28])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in parameters.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model
+    input_shape, description = describe(model)
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+    edges = {INPUT: "x"}
+    last = INPUT
 
+    def constant(name: str, array: Array) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
 
-def feed_forward(parameters: Mapping[str, Array], batch: int | str = "n") -> onnx.ModelProto:
-    """Gemms with ReLU between, as torch exports linear layers; (n, features) in and out, opset 13."""
-    nodes, edge = [], "x"
-    layers = [name.removesuffix(".weight") for name in parameters if name.endswith(".weight")]
-    for layer in layers:
-        last = layer == layers[-1]
-        result = "y" if last else f"{layer}.out"
-        inputs = [edge, f"{layer}.weight", f"{layer}.bias"]
-        nodes.append(helper.make_node("Gemm", inputs, [result], layer, transB=1))
-        if not last:
-            nodes.append(helper.make_node("Relu", [result], [f"{layer}.relu"], f"{layer}.act"))
-            edge = f"{layer}.relu"
-    features, outputs = parameters[f"{layers[0]}.weight"].shape[1], len(parameters[f"{layers[-1]}.bias"])
-    graph = helper.make_graph(
-        nodes,
-        "feed_forward",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, features])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, outputs])],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in parameters.items()],
+    def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+        return output
+
+    for node in description:
+        op, name = node["op"], node["name"]
+        inputs = [edges[source] for source in node.get("inputs", [last])]
+        if op in ("dense", "conv2d"):
+            inputs.append(constant(f"{name}.weight", node["weight"]))
+            if node["bias"] is not None:
+                inputs.append(constant(f"{name}.bias", node["bias"]))
+        if op == "dense":
+            edge = add("Gemm", inputs, name, transB=1)
+        elif op == "conv2d":
+            places = {"strides": node["strides"], "dilations": node["dilation"], "pads": node["pads"]}
+            edge = add("Conv", inputs, name, group=node["groups"], **places)
+        elif op == "pool":
+            kind = "MaxPool" if node["kind"] == "max" else "AveragePool"
+            edge = add(
+                kind, inputs, name, kernel_shape=node["size"], strides=node["strides"], pads=node["pads"]
+            )
+        elif op == "scale":
+            ones = np.ones_like(node["scale"])
+            arrays = {"scale": node["scale"], "shift": node["shift"], "mean": 0 * ones, "variance": ones}
+            inputs += [constant(f"{name}.{key}", array) for key, array in arrays.items()]
+            edge = add("BatchNormalization", inputs, name, epsilon=0.0)
+        elif op == "activation":
+            edge = add(node["kind"].capitalize(), inputs, name)
+        else:
+            edge = add(op.capitalize(), inputs, name)  # Add, Flatten, Softmax
+        if node.get("activation") is not None:
+            edge = add(node["activation"].capitalize(), [edge], f"{name}.activation")
+        edges[name], last = edge, name
+    nodes[-1].output[0] = "y"
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape])
+        for name, shape in (("x", input_shape), ("y", model.output_shape))
     )
-    # An opset and a file version that DeepSparse reads too.
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model
+    graph = helper.make_graph(nodes, "network", [x], [y], constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(made)
+    return made
 
 
 def convolution(

@@ -124,7 +124,7 @@ def inspect(file: Path, as_json: Json = False) -> None:
     if isinstance(found, nn.TrainingCheckpoint):
         about |= {"kind": "checkpoint", "epoch": found.epoch, "history": found.history}
     model = _model_of(found, file)
-    rows = [_layer_row(layer) for layer in model.layers]
+    rows = [_layer_row(layer) for layer in model.leaves()]
     about |= {
         "input_shape": list(model.input_shape or ()),
         "parameters": model.num_parameters(),

@@ -31,7 +31,7 @@ def compile(
 ) -> Plan:
     """Compile a model into a plan that runs each layer the way that is measured to be fastest.
 
-    Batch normalizations are folded into the weights before them and activations fused. Then, for each
+    Batch normalizations are folded into the weights before them, sums and activations fused. Then, for each
     batch size, every layer's candidates (dense and sparse kernels, in the layouts they need) are timed
     on the real shapes, and the combination that costs least in all is kept: a layer runs sparse only
     where that is faster than dense.
@@ -286,7 +286,8 @@ def describe(model: Any) -> tuple[tuple[int, ...], Description]:
     -------
     input_shape : tuple of int
     description : list of dict
-        For each node ``op``, ``name``, its attributes and its arrays (copies).
+        For each node ``op``, ``name``, its attributes and its arrays (copies); ``inputs``, the names of the
+        nodes that it reads, unless that is the one before.
 
     Raises
     ------
@@ -302,17 +303,38 @@ def describe(model: Any) -> tuple[tuple[int, ...], Description]:
         )
     if getattr(model, "input_shape", None) is None:
         raise ValueError("model: not built yet; call build(input_shape) or fit first")
-    description: Description = []
-    for layer in layers:
-        convert = _LAYERS.get(layer.kind)
-        if convert is None:
-            raise UnsupportedOpError(f"{layer.name}: plans cannot run a layer of type {type(layer).__name__}")
-        description.extend(convert(layer))
+    description = _nodes(layers, INPUT)
     for node in description:
         for key, value in node.items():
             if isinstance(value, np.ndarray) and not np.isfinite(value).all():
                 raise ValueError(f"model: {node['name']}'s {key} holds NaN or infinity")
     return tuple(model.input_shape), description
+
+
+INPUT = "input"
+"""What the network's input is called among a node's ``inputs``."""
+
+
+def _nodes(layers: Iterable[Any], source: str) -> Description:
+    """The nodes of a chain of layers that reads the node `source`."""
+    nodes: Description = []
+    for layer in layers:
+        if layer.kind == "residual":
+            nodes += _residual(layer, nodes[-1]["name"] if nodes else source)
+            continue
+        convert = _LAYERS.get(layer.kind)
+        if convert is None:
+            raise UnsupportedOpError(f"{layer.name}: plans cannot run a layer of type {type(layer).__name__}")
+        nodes += convert(layer)
+    return nodes
+
+
+def _residual(layer: Any, source: str) -> Description:
+    one, other = _nodes(layer.layers, source), _nodes(layer.shortcut, source)
+    for first in (*one[:1], *other[:1]):
+        first.setdefault("inputs", [source])
+    inputs = [one[-1]["name"], other[-1]["name"] if other else source]
+    return [*one, *other, {"op": "add", "name": layer.name, "inputs": inputs}]
 
 
 def _weighted(layer: Any, op: str, **attributes: Any) -> Description:
@@ -361,26 +383,34 @@ _LAYERS: dict[str, Callable[[Any], Description]] = {
 def _graph(input_shape: tuple[int, ...], description: Description) -> _core.Graph:
     shape = (*input_shape, 1, 1)[:3]
     graph = _core.Graph(*shape)
+    edges = {INPUT: 0}
+    last = INPUT
     for node in description:
         op, name = node["op"], node["name"]
+        x, *others = (edges[source] for source in node.get("inputs", [last]))
         if op == "dense":
-            graph.dense(name, node["weight"], node["bias"], node["activation"])
+            edge = graph.dense(name, x, node["weight"], node["bias"], node["activation"])
         elif op == "conv2d":
             size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
             # Files from before these attributes existed do not have them.
             dilation, groups = tuple(node.get("dilation", (1, 1))), node.get("groups", 1)
             weight, bias, activation = node["weight"], node["bias"], node["activation"]
-            graph.conv2d(name, weight, bias, size, strides, dilation, groups, pads, activation)
+            edge = graph.conv2d(name, x, weight, bias, size, strides, dilation, groups, pads, activation)
         elif op == "pool":
-            graph.pool(name, node["kind"], tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"]))
+            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
+            edge = graph.pool(name, x, node["kind"], size, strides, pads)
         elif op == "activation":
-            graph.activation(name, node["kind"])
+            edge = graph.activation(name, x, node["kind"])
         elif op == "scale":
-            graph.scale(name, node["scale"], node["shift"])
+            edge = graph.scale(name, x, node["scale"], node["shift"])
         elif op == "softmax":
-            graph.softmax(name)
+            edge = graph.softmax(name, x)
         elif op == "flatten":
-            graph.flatten(name)
+            edge = graph.flatten(name, x)
+        elif op == "add":
+            edge = graph.add(name, x, *others)
         else:
             raise UnsupportedOpError(f"{name}: plans cannot run a node of type {op!r}")
+        edges[name] = edge
+        last = name
     return graph

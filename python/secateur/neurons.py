@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import budgets
+from .errors import UnsupportedOpError
 from .models.view import Consumer, ModelView
 
 Widths = dict[str, int]
@@ -52,24 +53,33 @@ class Layout:
             self.unit[name] //= self.widths[feed]
 
     @classmethod
-    def of(cls, view: ModelView) -> Layout:
-        """The layout of a model as it is now.
+    def of(cls, view: ModelView, names: Collection[str] | None = None) -> Layout:
+        """The layout of a model as it is now, where the neurons of `names` (None: of all) may go.
 
         Raises
         ------
         UnsupportedOpError
-            Naming the layer whose neurons cannot be removed one by one.
+            Naming the layer among them whose neurons cannot be removed one by one.
         """
         tensors = view.parameters()
-        readers = {name: view.consumers(name) for name in tensors}
+
+        def readers(name: str) -> list[Consumer]:
+            try:
+                return view.consumers(name)
+            except UnsupportedOpError:
+                if names is None or name in names:
+                    raise
+                return []
+
+        consumers = {name: readers(name) for name in tensors}
         return cls(
             widths={name: len(tensor) for name, tensor in tensors.items()},
             unit={name: int(np.prod(tensor.shape[1:])) for name, tensor in tensors.items()},
             positions={name: view.positions(name) for name in tensors},
             removable={
-                name: consumers
-                for name, consumers in readers.items()
-                if any(consumer.name in tensors for consumer in consumers)
+                name: found
+                for name, found in consumers.items()
+                if any(consumer.name in tensors for consumer in found)
             },
         )
 

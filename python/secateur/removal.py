@@ -152,7 +152,7 @@ class NeuronRemoval:
     ) -> None:
         self.view, self.scope, self.scorer = view, scope, scorer
         self.threshold, self.round_to = threshold, round_to
-        self._original = Layout.of(view)
+        self._original = Layout.of(view, names)
         self.names = [name for name in names if name in self._original.removable]
         if not self.names:
             raise ValueError(
@@ -177,7 +177,7 @@ class NeuronRemoval:
         return 1 - self._original.totals(widths)[0] / self._total
 
     def step(self, share: float, gradients: Gradients | None, rng: np.random.Generator) -> None:
-        layout = Layout.of(self.view)
+        layout = Layout.of(self.view, self.names)
         scores = self.scorer.scores(self.view, self.names, gradients, rng, neuron_axis=0)
         step = self.round_to if isinstance(self.round_to, int) else 1
         planner = Planner(layout, scores, self.scope, step)

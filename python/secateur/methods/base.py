@@ -67,7 +67,7 @@ class Method:
         self.names = select_names(tensors, self.include, self.exclude)
         self._sizes = {name: tensors[name].size for name in self.names}
         if isinstance(self.granularity, Neurons):
-            layout = Layout.of(model)
+            layout = Layout.of(model, self.names)
             self.names = [name for name in self.names if name in layout.removable]
             self._sizes = {name: tensor.size for name, tensor in tensors.items()}
             if not self.names:
@@ -121,7 +121,7 @@ class Method:
         gradients: Mapping[str, FloatArray] | None,
         rng: np.random.Generator,
     ) -> masking.Masks:
-        layout = Layout.of(model)
+        layout = Layout.of(model, self.names)
         scores = self.scorer.scores(model, self.names, gradients, rng, neuron_axis=0)
         masks = model.masks()
         for name in self.names:

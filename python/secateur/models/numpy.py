@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class SequentialView:
     """
 
     def __init__(self, model: nn.Sequential) -> None:
-        for layer in model.layers:
+        for layer in model.leaves():
             if not isinstance(layer, KNOWN):
                 raise UnsupportedOpError(
                     f"{layer.name}: a layer of type {type(layer).__name__} cannot be pruned"
@@ -96,7 +96,7 @@ class SequentialView:
     def _layer(self, name: str) -> tuple[int, nn.Layer, str]:
         """Position and layer of an array, and its key there."""
         layer_name, _, key = name.rpartition(".")
-        for i, layer in enumerate(self.model.layers):
+        for i, layer in enumerate(self.model.leaves()):
             if layer.name == layer_name and (key in layer.params or key in layer.buffers):
                 return i, layer, key
         raise ValueError(f"name: the model has no array {name!r}")
@@ -127,7 +127,7 @@ class SequentialView:
         if any(final[name].shape != array.shape for name, array in old.items()):
             self._set_widths(self.model, widths)
             self.model.build(self._input_shape, random_state=0)
-        for layer in self.model.layers:
+        for layer in self.model.leaves():
             for group in (layer.params, layer.buffers):
                 for key in group:
                     group[key] = final[f"{layer.name}.{key}"]
@@ -136,8 +136,9 @@ class SequentialView:
 
     @staticmethod
     def _set_widths(model: nn.Sequential, widths: Mapping[int, int]) -> None:
+        leaves = list(model.leaves())
         for i, width in widths.items():
-            layer = model.layers[i]
+            layer = leaves[i]
             setattr(layer, next(name for kind, name in WIDTH.items() if isinstance(layer, kind)), width)
 
     def _ties(self) -> dict[str, str]:
@@ -147,21 +148,21 @@ class SequentialView:
     def _tie(model: nn.Sequential, ties: Mapping[str, str]) -> None:
         """Let layers share their weights' memory."""
         params = model.parameters()
-        for layer in model.layers:
+        for layer in model.leaves():
             for key in layer.prunable:
                 owner = ties.get(f"{layer.name}.{key}")
                 if owner is not None:
                     layer.params[key] = params[owner]
 
     def consumers(self, name: str) -> list[Consumer]:
-        i, layer, _ = self._layer(name)
+        _, layer, _ = self._layer(name)
         self._check_whole(layer)
         tied = {**self._ties(), **{owner: tied for tied, owner in self._ties().items()}}
         found = [Consumer(f"{layer.name}.bias", 0)] if "bias" in layer.params else []
-        if i + 1 < len(self.model.layers):
+        if layer is not self.model.layers[-1]:
             self._check_separate(layer)
         repeat = 1
-        for after in self.model.layers[i + 1 :]:
+        for after in self._behind(layer):
             if isinstance(after, tuple(WIDTH)):
                 self._check_whole(after)
                 for tensor in (name, f"{after.name}.weight"):
@@ -178,6 +179,20 @@ class SequentialView:
             elif isinstance(after, nn.Flatten):
                 repeat *= int(np.prod(after.input_shape[1:]))
         return found
+
+    def _behind(self, layer: nn.Layer) -> Iterator[nn.Layer]:
+        """The layers that read what `layer` makes, one after another, up to the model's end."""
+        chain = _chain(self.model.layers, layer)
+        for after in chain[chain.index(layer) + 1 :]:
+            if isinstance(after, nn.Residual):
+                break
+            yield after
+        else:
+            if chain is self.model.layers:
+                return
+        raise UnsupportedOpError(
+            f"{layer.name}: neurons that are added to others, by a residual, cannot be removed"
+        )
 
     @staticmethod
     def _check_whole(layer: nn.Layer) -> None:
@@ -230,6 +245,15 @@ class SequentialView:
     def inputs(self, batch: int) -> FloatArray:
         rng = np.random.default_rng(0)
         return rng.standard_normal((batch, *self._input_shape), dtype=np.float32)
+
+
+def _chain(layers: list[nn.Layer], leaf: nn.Layer) -> list[nn.Layer]:
+    """The chain that a layer is in: the model's, or one side of a residual; empty if it is in none."""
+    sides = [
+        side for each in layers if isinstance(each, nn.Residual) for side in (each.layers, each.shortcut)
+    ]
+    found = (chain for side in sides if (chain := _chain(side, leaf)))
+    return layers if leaf in layers else next(found, [])
 
 
 if TYPE_CHECKING:

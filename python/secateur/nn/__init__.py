@@ -11,6 +11,7 @@ from .losses import Loss, MeanSquaredError, SparseCategoricalCrossentropy
 from .normalization import BatchNorm
 from .optimizers import SGD, Adam, Optimizer
 from .pooling import AveragePool2D, MaxPool2D
+from .residual import Residual
 from .sequential import Sequential
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "MeanSquaredError",
     "Optimizer",
     "ReLU",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "Softmax",

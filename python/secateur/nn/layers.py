@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ class Layer:
     Attributes
     ----------
     name : str
-        Unique within a model, given by `Sequential`: ``"conv2d"``, ``"conv2d_1"``, …
+        Unique within a model, given by `Sequential` (`rename`): ``"conv2d"``, ``"conv2d_1"``, …
     params : dict of str to ndarray of float32
         What training changes: ``"weight"``, ``"bias"``, …
     buffers : dict of str to ndarray of float32
@@ -54,6 +54,14 @@ class Layer:
         self.masks: dict[str, BoolArray] = {}
         self.input_shape: Shape = ()
         self.output_shape: Shape = ()
+
+    def rename(self, name: str) -> None:
+        """Take a name, and name what the layer is made of after it."""
+        self.name = name
+
+    def leaves(self) -> Iterator[Layer]:
+        """The layers that this one is made of, in running order: itself, unless it holds others."""
+        yield self
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         """Make the parameters for samples of `input_shape`, drawn from `rng`, and return the output's shape.
@@ -108,7 +116,12 @@ class Layer:
         kind = arguments.pop("kind", None)
         if kind not in Layer.kinds:
             raise ValueError(f"kind: unknown layer {kind!r}; choose from {', '.join(sorted(Layer.kinds))}")
-        return Layer.kinds[kind](**arguments)
+        return Layer.kinds[kind].revive(arguments)
+
+    @classmethod
+    def revive(cls, arguments: dict[str, Any]) -> Layer:
+        """A new layer from the arguments that `config` gave, without its kind."""
+        return cls(**arguments)
 
     def get_weights(self) -> list[NDArray[np.float32]]:
         """Copies of the parameters, then of the buffers, in the order of their dictionaries."""
@@ -146,6 +159,33 @@ class Layer:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "kind")
         return f"{type(self).__name__}({arguments})"
+
+
+def checked_layers(layers: Sequence[Any]) -> None:
+    """A ValueError unless these are layers, each of them once."""
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise ValueError(f"layers: expected Layer objects, got {type(layer).__name__} at {i}")
+        if any(layer is other for other in layers[:i]):
+            raise ValueError(f"layers: the same {layer.kind} object twice (at {i}); make a second one")
+
+
+def name_layers(layers: Iterable[Layer], prefix: str = "") -> None:
+    """Name layers after their kinds, from the second of a kind on with a number."""
+    counts: dict[str, int] = {}
+    for layer in layers:
+        count = counts.get(layer.kind, 0)
+        layer.rename(f"{prefix}{layer.kind}_{count}" if count else f"{prefix}{layer.kind}")
+        counts[layer.kind] = count + 1
+
+
+def backward_through(layers: Sequence[Layer], dy: FloatArray, need_dx: bool) -> FloatArray:
+    """`Layer.backward` of a chain of layers, as far as anything needs it."""
+    trained = (i for i, layer in enumerate(layers) if any(leaf.params for leaf in layer.leaves()))
+    first = 0 if need_dx else next(trained, len(layers))
+    for i in range(len(layers) - 1, first - 1, -1):
+        dy = layers[i].backward(dy, need_dx=need_dx or i > first)
+    return dy
 
 
 def glorot_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> FloatArray:

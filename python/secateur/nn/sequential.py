@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,16 @@ from .callbacks import Callback
 from .checkpoint import TrainingCheckpoint
 from .data import same_length, samples
 from .history import History
-from .layers import BoolArray, FloatArray, Layer, Shape, positive
+from .layers import (
+    BoolArray,
+    FloatArray,
+    Layer,
+    Shape,
+    backward_through,
+    checked_layers,
+    name_layers,
+    positive,
+)
 from .losses import Loss, SparseCategoricalCrossentropy, get_loss
 from .optimizers import Optimizer
 
@@ -59,16 +68,9 @@ class Sequential:
         self.layers = list(layers)
         if not self.layers:
             raise ValueError("layers: expected at least one layer, got none")
-        for i, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
-                raise ValueError(f"layers: expected Layer objects, got {type(layer).__name__} at {i}")
-            if any(layer is other for other in self.layers[:i]):
-                raise ValueError(f"layers: the same {layer.kind} object twice (at {i}); make a second one")
-        counts: dict[str, int] = {}
-        for layer in self.layers:
-            count = counts.get(layer.kind, 0)
-            layer.name = f"{layer.kind}_{count}" if count else layer.kind
-            counts[layer.kind] = count + 1
+        checked_layers(self.layers)
+        checked_layers(list(self.leaves()))
+        name_layers(self.layers)
         self.input_shape: Shape | None = None
         self.loss: Loss = SparseCategoricalCrossentropy()
 
@@ -118,31 +120,40 @@ class Sequential:
             raise ValueError("model: it is not built yet; call build(input_shape) or fit")
         return self.input_shape
 
+    def leaves(self) -> Iterator[Layer]:
+        """The layers in running order, those inside others (`Residual`) instead of these."""
+        for layer in self.layers:
+            yield from layer.leaves()
+
     def parameters(self) -> dict[str, FloatArray]:
         """The live trainable arrays by name, ``"conv2d.weight"``, in the order of the layers."""
-        return {f"{layer.name}.{key}": array for layer in self.layers for key, array in layer.params.items()}
+        return {
+            f"{layer.name}.{key}": array for layer in self.leaves() for key, array in layer.params.items()
+        }
 
     def buffers(self) -> dict[str, FloatArray]:
         """The live arrays that have no gradient, by name, ``"batch_norm.running_mean"``."""
-        return {f"{layer.name}.{key}": array for layer in self.layers for key, array in layer.buffers.items()}
+        return {
+            f"{layer.name}.{key}": array for layer in self.leaves() for key, array in layer.buffers.items()
+        }
 
     def gradients(self) -> dict[str, FloatArray]:
         """The gradients of the latest backward pass, named as the parameters."""
         return {
             f"{layer.name}.{key}": layer.grads[key]
-            for layer in self.layers
+            for layer in self.leaves()
             for key in layer.params
             if key in layer.grads
         }
 
     def prunable(self) -> list[str]:
         """The names of the parameters that pruning may touch: weights of Dense and Conv2D."""
-        return [f"{layer.name}.{key}" for layer in self.layers for key in layer.prunable]
+        return [f"{layer.name}.{key}" for layer in self.leaves() for key in layer.prunable]
 
     @property
     def masks(self) -> dict[str, BoolArray]:
         """The masks by parameter name (a new dict; `set_masks` changes them)."""
-        return {f"{layer.name}.{key}": mask for layer in self.layers for key, mask in layer.masks.items()}
+        return {f"{layer.name}.{key}": mask for layer in self.leaves() for key, mask in layer.masks.items()}
 
     def set_masks(self, masks: Mapping[str, ArrayLike]) -> None:
         """Put `masks` in place of all former ones, and set the weights to 0 where they are False.
@@ -171,7 +182,7 @@ class Sequential:
                     f"masks: expected {wanted} for {name}, got {mask.dtype} of shape {mask.shape}"
                 )
             checked[name] = np.ascontiguousarray(mask)
-        for layer in self.layers:
+        for layer in self.leaves():
             named = {key: checked.get(f"{layer.name}.{key}") for key in layer.params}
             layer.masks = {key: mask for key, mask in named.items() if mask is not None}
             layer.apply_masks()
@@ -191,7 +202,7 @@ class Sequential:
         """A table of the layers: output shape, parameters, those that are not 0, multiply-adds."""
         self._check_built()
         rows = [("layer", "output shape", "parameters", "nonzero", "MACs")]
-        for layer in self.layers:
+        for layer in self.leaves():
             size = sum(array.size for array in layer.params.values())
             nonzero = sum(int(np.count_nonzero(array)) for array in layer.params.values())
             rows.append(
@@ -230,10 +241,8 @@ class Sequential:
 
     def backward(self, dy: FloatArray) -> None:
         """Fill the layers' gradients from that of the outputs of the latest ``forward(x, training=True)``."""
-        first = next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
-        for i in range(len(self.layers) - 1, first - 1, -1):
-            # Nobody needs the gradient of the data.
-            dy = self.layers[i].backward(dy, need_dx=i > first)
+        # Nobody needs the gradient of the data.
+        backward_through(self.layers, dy, need_dx=False)
 
     def compute_gradients(self, x: ArrayLike, y: ArrayLike, loss: str | Loss | None = None) -> float:
         """Fill the layers' gradients for all of `x` at once, change nothing else, and return the mean loss.
@@ -406,7 +415,7 @@ class Sequential:
 
     def get_weights(self) -> list[FloatArray]:
         """Copies of all layers' weights, layer by layer."""
-        return [array for layer in self.layers for array in layer.get_weights()]
+        return [array for layer in self.leaves() for array in layer.get_weights()]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Replace all layers' weights by copies of `weights`, ordered as `get_weights` returns them.
@@ -416,11 +425,11 @@ class Sequential:
         ValueError
             If there are more or fewer arrays, or one has another shape.
         """
-        counts = [len(layer.params) + len(layer.buffers) for layer in self.layers]
+        counts = [len(layer.params) + len(layer.buffers) for layer in self.leaves()]
         if len(weights) != sum(counts):
             raise ValueError(f"weights: the model has {sum(counts)} arrays, got {len(weights)}")
         start = 0
-        for layer, count in zip(self.layers, counts, strict=True):
+        for layer, count in zip(self.leaves(), counts, strict=True):
             layer.set_weights(weights[start : start + count])
             start += count
 

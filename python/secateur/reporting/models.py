@@ -24,7 +24,7 @@ def kept_parameters(model: Sequential) -> int:
 def nonzero_macs(model: Sequential) -> int:
     """The multiply-adds of one sample whose weight is not 0."""
     total = 0
-    for layer in model.layers:
+    for layer in model.leaves():
         for key in layer.prunable:
             weight = layer.params[key]
             total += layer.macs() // weight.size * int(np.count_nonzero(weight))

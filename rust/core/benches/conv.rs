@@ -38,6 +38,7 @@ fn bench(criterion: &mut Criterion) {
                 let layer = Linear {
                     weights: rows,
                     bias: None,
+                    residual: false,
                     activation: Activation::Relu,
                     window: Window::new((3, 3), (1, 1)),
                     groups: 1,
@@ -49,7 +50,7 @@ fn bench(criterion: &mut Criterion) {
                     let operator = layer.build(kernel, Layout::Inside(BORDER), Layout::RowMajor, 1, target);
                     let mut scratch = vec![0.0; operator.scratch()];
                     group.bench_function(BenchmarkId::new(name, target.name()), |bencher| {
-                        bencher.iter(|| operator.run(&Sequential, black_box(&x), &mut y, &mut scratch));
+                        bencher.iter(|| operator.run(&Sequential, &[black_box(&x[..])], &mut y, &mut scratch));
                     });
                 }
             }

@@ -56,13 +56,16 @@ pub fn numbers(len: usize, density: f64, seed: u64) -> Vec<f32> {
     (0..len).map(|_| if next() < density { (next() * 2.0 - 1.0) as f32 } else { 0.0 }).collect()
 }
 
-/// activation(W · x + bias), row-major (m, n), for row-major x (k, n).
-pub fn matmul(weights: &Rows, n: usize, x: &[f32], bias: &[f32], activation: Activation) -> Vec<Exact> {
+/// Bias, one value a row or filter, and what is added besides, one value a result or none.
+pub type Added<'a> = (&'a [f32], &'a [f32]);
+
+/// activation(W · x + bias + residual), row-major (m, n), for row-major x (k, n).
+pub fn matmul(weights: &Rows, n: usize, x: &[f32], (bias, residual): Added, activation: Activation) -> Vec<Exact> {
     (0..weights.rows() * n)
         .map(|at| {
             let (row, column) = (at / n, at % n);
             let products = weights.row(row).map(|(k, w)| f64::from(w) * f64::from(x[k * n + column]));
-            Exact::sum(products.chain([f64::from(bias[row])])).activated(activation)
+            Exact::sum(products.chain(added(bias[row], residual, at))).activated(activation)
         })
         .collect()
 }
@@ -74,23 +77,28 @@ pub fn sddmm(weights: &Rows, n: usize, dy: &[f32], x: &[f32]) -> Vec<Exact> {
     places.map(|place| Exact::sum(dot(place))).collect()
 }
 
+/// The terms that are no products.
+fn added(bias: f32, residual: &[f32], at: usize) -> impl Iterator<Item = f64> {
+    [Some(bias), residual.get(at).copied()].into_iter().flatten().map(f64::from)
+}
+
 /// A convolution of one image (c, h, w) in groups with filters (out, c / groups · rows · columns) of a window, zeros around
 /// the image.
 pub fn conv2d(
-    (filters, bias): (&Rows, &[f32]),
+    (filters, (bias, residual)): (&Rows, Added),
     (window, groups): (Window, usize),
     border: Border,
     (image, x): (Shape, &[f32]),
     activation: Activation,
 ) -> Vec<Exact> {
     let ((rows, columns), (down, right)) = (window.size, window.dilation);
-    each(window, border, image, filters.rows(), |filter, y, z| {
+    each(window, border, image, filters.rows(), |at, (filter, y, z)| {
         let products = filters.row(filter).filter_map(|(k, w)| {
             let (c, i, j) = (k / (rows * columns), k / columns % rows, k % columns);
             let c = filter / (filters.rows() / groups) * (image.c / groups) + c;
             pixel(border, image, x, c, y + i * down, z + j * right).map(|x| f64::from(w) * x)
         });
-        Exact::sum(products.chain([f64::from(bias[filter])])).activated(activation)
+        Exact::sum(products.chain(added(bias[filter], residual, at))).activated(activation)
     })
 }
 
@@ -129,7 +137,7 @@ fn sizes<const N: usize, const M: usize>(a: &[[f64; N]; M], x: &[[f64; N]; N]) -
 
 /// [`conv2d`] by filters of 3×3, with the bound of [`crate::ops::winograd`] instead.
 pub fn winograd(
-    (filters, bias): (&Rows, &[f32]),
+    (filters, (bias, residual)): (&Rows, Added),
     border: Border,
     (image, x): (Shape, &[f32]),
     activation: Activation,
@@ -137,9 +145,9 @@ pub fn winograd(
     let window = Window::new((3, 3), (1, 1));
     let outer = border.around(image);
     let (h, w) = window.over(outer.h, outer.w);
-    let count = (image.c + 12) as f64;
+    let count = (image.c + 12 + residual.len().min(1)) as f64;
     let gamma = count * UNIT / (1.0 - count * UNIT);
-    let mut results = conv2d((filters, bias), (window, 1), border, (image, x), Activation::None);
+    let mut results = conv2d((filters, (bias, residual)), (window, 1), border, (image, x), Activation::None);
     let dense = filters.to_dense();
     let filters: Vec<_> = dense
         .chunks_exact(9)
@@ -159,8 +167,9 @@ pub fn winograd(
             }
             let sizes = sizes(&OUTPUT, &products);
             for (y, z) in (0..16).map(|at| (at / 4, at % 4)).filter(|&(y, z)| top + y < h && left + z < w) {
-                let bound = gamma * (sizes[y][z] + f64::from(*bias).abs());
-                results[(filter * h + top + y) * w + left + z].bound = bound;
+                let at = (filter * h + top + y) * w + left + z;
+                let others: f64 = added(*bias, residual, at).map(f64::abs).sum();
+                results[at].bound = gamma * (sizes[y][z] + others);
             }
         }
     }
@@ -229,7 +238,7 @@ pub fn conv2d_weight(
 
 /// A pooling of one image (c, h, w): the maximum or the mean of what of the image lies in the window.
 pub fn pool(reduction: Reduction, window: Window, border: Border, (image, x): (Shape, &[f32])) -> Vec<Exact> {
-    each(window, border, image, image.c, |c, y, z| {
+    each(window, border, image, image.c, |_, (c, y, z)| {
         let taps = (0..window.size.0).flat_map(|i| (0..window.size.1).map(move |j| (i, j)));
         let values: Vec<f64> = taps.filter_map(|(i, j)| pixel(border, image, x, c, y + i, z + j)).collect();
         let count = values.len() as f64;
@@ -242,7 +251,7 @@ pub fn pool(reduction: Reduction, window: Window, border: Border, (image, x): (S
 
 /// The pooling of two by two results each.
 pub fn halved(reduction: Reduction, image: Shape, x: &[Exact]) -> Vec<Exact> {
-    each(Window::HALVING, Border::default(), image, image.c, |c, y, z| {
+    each(Window::HALVING, Border::default(), image, image.c, |_, (c, y, z)| {
         let four = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(i, j)| x[(c * image.h + y + i) * image.w + z + j]);
         let bounds = four.map(|x| x.bound);
         match reduction {
@@ -264,12 +273,12 @@ fn each(
     border: Border,
     image: Shape,
     channels: usize,
-    result: impl Fn(usize, usize, usize) -> Exact,
+    result: impl Fn(usize, (usize, usize, usize)) -> Exact,
 ) -> Vec<Exact> {
     let outer = border.around(image);
     let (h, w) = window.over(outer.h, outer.w);
     (0..channels * h * w)
-        .map(|at| result(at / (h * w), at / w % h * window.stride.0, at % w * window.stride.1))
+        .map(|at| result(at, (at / (h * w), at / w % h * window.stride.0, at % w * window.stride.1)))
         .collect()
 }
 

@@ -126,7 +126,7 @@ impl PackedMatrix {
         let (m, k) = self.shape();
         let n = PackedMatrix::columns_of("x", k, x.shape())?;
         let shape = if x.ndim() == 1 { vec![m] } else { vec![m, n] };
-        let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation };
+        let epilogue = Epilogue::new(bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation);
         let executor = executor::current();
         let values = x.as_slice()?;
         arrays::filled(py, out, &shape, |y| {

@@ -33,7 +33,8 @@ fn weights(py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Rows> {
     py.detach(|| Rows::from_dense(rows, columns, dense)).map_err(to_py)
 }
 
-/// A network under construction: each call adds a node that reads the one before.
+/// A network under construction: each call adds a node that reads edges by number, and returns that of the edge it writes. The
+/// input's is 0, and the last node's output is the network's.
 #[pyclass(module = "secateur")]
 pub struct Graph {
     graph: plan::Graph,
@@ -52,25 +53,27 @@ impl Graph {
         Graph { graph: plan::Graph::new(Shape { c, h, w }) }
     }
 
-    #[pyo3(signature = (name, weight, bias, activation))]
+    #[pyo3(signature = (name, x, weight, bias, activation))]
     fn dense(
         &mut self,
         py: Python<'_>,
         name: &str,
+        x: usize,
         weight: &Bound<'_, PyAny>,
         bias: Option<&Bound<'_, PyAny>>,
         activation: Option<&str>,
-    ) -> PyResult<()> {
+    ) -> PyResult<usize> {
         let (weights, bias) = (weights(py, weight)?, values("bias", bias)?);
-        self.graph.dense(name, weights, bias, self::activation(activation)?).map_err(to_py)
+        self.graph.dense(name, x, weights, bias, self::activation(activation)?).map_err(to_py)
     }
 
-    #[pyo3(signature = (name, weight, bias, kernel_size, strides, dilation, groups, pads, activation))]
+    #[pyo3(signature = (name, x, weight, bias, kernel_size, strides, dilation, groups, pads, activation))]
     #[expect(clippy::too_many_arguments, reason = "the attributes of a convolution")]
     fn conv2d(
         &mut self,
         py: Python<'_>,
         name: &str,
+        x: usize,
         weight: &Bound<'_, PyAny>,
         bias: Option<&Bound<'_, PyAny>>,
         kernel_size: (usize, usize),
@@ -79,21 +82,22 @@ impl Graph {
         groups: usize,
         pads: Pads,
         activation: Option<&str>,
-    ) -> PyResult<()> {
+    ) -> PyResult<usize> {
         let (weights, bias) = (weights(py, weight)?, values("bias", bias)?);
         let window = Window { size: kernel_size, stride: strides, dilation };
         let activation = self::activation(activation)?;
-        self.graph.conv2d(name, weights, bias, (window, groups), border(pads), activation).map_err(to_py)
+        self.graph.conv2d(name, x, weights, bias, (window, groups), border(pads), activation).map_err(to_py)
     }
 
     fn pool(
         &mut self,
         name: &str,
+        x: usize,
         kind: &str,
         size: (usize, usize),
         strides: (usize, usize),
         pads: Pads,
-    ) -> PyResult<()> {
+    ) -> PyResult<usize> {
         let reduction = match kind {
             "max" => Reduction::Max,
             "average" => Reduction::Average,
@@ -101,25 +105,29 @@ impl Graph {
                 return Err(PyValueError::new_err(format!("kind: unknown pooling {kind:?}; choose from average, max")));
             }
         };
-        self.graph.pool(name, reduction, Window::new(size, strides), border(pads)).map_err(to_py)
+        self.graph.pool(name, x, reduction, Window::new(size, strides), border(pads)).map_err(to_py)
     }
 
-    fn activation(&mut self, name: &str, kind: &str) -> PyResult<()> {
-        self.graph.activation(name, Activation::parse(kind).map_err(to_py)?);
-        Ok(())
+    fn activation(&mut self, name: &str, x: usize, kind: &str) -> PyResult<usize> {
+        let kind = Activation::parse(kind).map_err(to_py)?;
+        self.graph.activation(name, x, kind).map_err(to_py)
     }
 
-    fn scale(&mut self, name: &str, scale: &Bound<'_, PyAny>, shift: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn scale(&mut self, name: &str, x: usize, scale: &Bound<'_, PyAny>, shift: &Bound<'_, PyAny>) -> PyResult<usize> {
         let (scale, shift) = (arrays::floats("scale", scale)?, arrays::floats("shift", shift)?);
-        self.graph.scale(name, scale.as_slice()?.to_vec(), shift.as_slice()?.to_vec()).map_err(to_py)
+        self.graph.scale(name, x, scale.as_slice()?.to_vec(), shift.as_slice()?.to_vec()).map_err(to_py)
     }
 
-    fn softmax(&mut self, name: &str) -> PyResult<()> {
-        self.graph.softmax(name).map_err(to_py)
+    fn softmax(&mut self, name: &str, x: usize) -> PyResult<usize> {
+        self.graph.softmax(name, x).map_err(to_py)
     }
 
-    fn flatten(&mut self, name: &str) {
-        self.graph.flatten(name);
+    fn flatten(&mut self, name: &str, x: usize) -> PyResult<usize> {
+        self.graph.flatten(name, x).map_err(to_py)
+    }
+
+    fn add(&mut self, name: &str, x: usize, y: usize) -> PyResult<usize> {
+        self.graph.add(name, (x, y)).map_err(to_py)
     }
 
     /// Choices as JSON by batch size, or None to choose; timed, or by the cost model; with Winograd's algorithm, or without.

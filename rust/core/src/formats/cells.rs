@@ -15,6 +15,7 @@
 //! of them take an equal part each.
 
 use super::Window;
+use super::epilogue::Epilogue;
 use crate::simd::{Kernel, LANES, Vector};
 use std::ops::Range;
 
@@ -267,6 +268,8 @@ pub(super) struct Join<'a> {
     pub result: *mut f32,
     /// How many there are.
     pub images: usize,
+    /// What is added to the cells, which lies as the images do, and the activation then; without a residual, neither is.
+    pub epilogue: Epilogue<'a>,
 }
 
 impl Kernel for Join<'_> {
@@ -274,11 +277,14 @@ impl Kernel for Join<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Join { pieces, rows, channels, cells, channel_step, result, images } = self;
+        let Join { pieces, rows, channels, cells, channel_step, result, images, epilogue } = self;
+        let floor = v.splat(epilogue.activation.floor());
+        let residual = epilogue.residual.map(<[f32]>::as_ptr);
         let Transpositions { pieces: cell_rows, steps } = pieces.transpositions(rows.clone(), images);
         for channel in channels {
             let (from, mut line) = (&cells[channel * channel_step..], 0);
-            let to = result.wrapping_add(channel * pieces.planes.channel_len());
+            let at = channel * pieces.planes.channel_len();
+            let (to, residual) = (result.wrapping_add(at), residual.map(|residual| residual.wrapping_add(at)));
             let mut cell_rows = cell_rows.iter();
             for step in &steps {
                 let mut tile = [v.splat(0.0); LANES];
@@ -290,9 +296,16 @@ impl Kernel for Join<'_> {
                 v.transpose(&mut tile);
                 for cells in cell_rows.by_ref().take(step.pieces) {
                     for cell in 0..LANES {
-                        let Piece { start, lanes } = cells[cell];
-                        // SAFETY: `Pieces::new` left only lanes inside a channel, and the caller's images have this one.
-                        unsafe { v.store_masked(to.wrapping_offset(start as isize), tile[cell], lanes) };
+                        let (Piece { start, lanes }, mut pixels) = (cells[cell], tile[cell]);
+                        // SAFETY: `Pieces::new` left only lanes inside a channel, which the caller's images have, and the
+                        // residual.
+                        unsafe {
+                            if let Some(residual) = residual {
+                                let from = residual.wrapping_offset(start as isize);
+                                pixels = v.max(v.add(pixels, v.load_masked(pixels, from, lanes)), floor);
+                            }
+                            v.store_masked(to.wrapping_offset(start as isize), pixels, lanes);
+                        }
                     }
                 }
             }

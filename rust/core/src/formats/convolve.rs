@@ -82,8 +82,8 @@ impl Convolution {
         KBlocks::new(positions, KBlocks::filters(self.window, tile_lines.min(longest), 1, weights.density()))
     }
 
-    /// `y = activation(filters * x + bias)` for `images` images; the filters are in groups of equal size, each over channels
-    /// of its own.
+    /// `y = activation(filters * x + bias + residual)` for `images` images; the filters are in groups of equal size, each over
+    /// channels of its own. With a residual, the activation is one that clamps.
     ///
     /// # Panics
     /// Where a slice does not hold the images, or the filters do not fit: callers check shapes.
@@ -100,6 +100,9 @@ impl Convolution {
         epilogue: Epilogue<'_>,
     ) {
         assert!(x.len() >= images * self.input.len() && y.len() >= images * self.output.len(), "convolution: images");
+        let residual = epilogue.residual;
+        assert!(residual.is_none_or(|residual| residual.len() >= images * self.output.len()), "convolution: residual");
+        assert!(residual.is_none() || epilogue.activation.afterwards().is_none(), "convolution: activation");
         if images == 0 || self.output.is_empty() {
             return;
         }
@@ -134,7 +137,7 @@ impl Convolution {
                 // SAFETY: `y` holds the images.
                 result: unsafe { result.get().add(image * self.output.len()) },
                 bias: &bias,
-                epilogue,
+                epilogue: epilogue.from(image * self.output.len()),
             };
             task.run(spare);
         });
@@ -173,19 +176,18 @@ impl<M: Sweep> Task<'_, M> {
         let spans = &spans[..spans.len() / most * (end - start)];
         let geometry = Geometry { unit: LANES, row_stride: steps.1, spans };
         let (channels, filters) = (input.channels / groups.len(), output.channels / groups.len());
+        let activation = epilogue.without_residual().activation;
         for (group, matrix) in groups.iter().enumerate() {
             let bands = self.bands.clone().unwrap_or(0..filters.div_ceil(BAND_ROWS));
             let (cells, swept) = (&cells[group * channels * steps.0..], &mut swept[group * filters * steps.1..]);
-            sweep_bands(matrix, target, &geometry, bands, cells, swept, &bias[group * filters..], epilogue.activation);
+            sweep_bands(matrix, target, &geometry, bands, cells, swept, &bias[group * filters..], activation);
         }
 
         // Tasks write disjoint rows and bands of filters.
         let channels = self.bands.map_or(0..output.channels, |bands| rows_of(&bands, output.channels));
-        let (cells, result, images) = (&*swept, self.result, self.count);
-        dispatch(
-            target,
-            Join { pieces: join, rows: start..end, channels, cells, channel_step: steps.1, result, images },
-        );
+        let (cells, result, images, rows) = (&*swept, self.result, self.count, start..end);
+        let join = Join { pieces: join, rows, channels, cells, channel_step: steps.1, result, images, epilogue };
+        dispatch(target, join);
         spare.put(memory);
     }
 }
@@ -224,7 +226,7 @@ mod tests {
         let x = numbers(images * shape.len(), 1.0, 3);
         let wanted = x
             .chunks(shape.len())
-            .flat_map(|x| naive::conv2d((&weights, &bias), (window, groups), border, (shape, x), activation));
+            .flat_map(|x| naive::conv2d((&weights, (&bias, &[])), (window, groups), border, (shape, x), activation));
         let wanted: Vec<_> = wanted.collect();
         let input = Planes { channels: c, size: (h, w), pitch: w };
         for (pitch, together) in [(columns, 1), (columns, images), (columns.next_multiple_of(LANES), images)] {
@@ -239,7 +241,7 @@ mod tests {
                 let mut first: Option<Vec<f32>> = None;
                 for threads in [1, 2, 3, 8] {
                     let mut y = vec![f32::NAN; images * output.len()];
-                    let (spare, epilogue) = (Spare::default(), Epilogue { bias: Some(&bias), activation });
+                    let (spare, epilogue) = (Spare::default(), Epilogue::new(Some(&bias), activation));
                     convolution.run(&matrices, &*with_threads(threads), target, &spare, images, &x, &mut y, epilogue);
                     for (row, wanted) in y.chunks(pitch).zip(wanted.chunks(columns)) {
                         assert!(wanted.iter().zip(row).all(|(wanted, &y)| wanted.allows(y)), "{case:?} {target:?}");

@@ -197,7 +197,8 @@ mod tests {
                     let weights = Rows::from_dense(1, size * size, &numbers(size * size, 0.9, at as u64)).unwrap();
                     let (x, bias) = (numbers(h * w, 1.0, (h * 50 + w) as u64), 0.25);
                     let activation = [Activation::Relu, Activation::Tanh][at % 2];
-                    let wanted = naive::conv2d((&weights, &[bias]), (window, 1), border, (shape, &x), activation);
+                    let wanted =
+                        naive::conv2d((&weights, (&[bias], &[])), (window, 1), border, (shape, &x), activation);
                     let (rows, columns) = window.over(outer.h, outer.w);
                     let input = Planes { channels: 1, size: (h, w), pitch: w };
                     let output = Planes { channels: 1, size: (rows, columns), pitch: columns };

@@ -147,7 +147,7 @@ impl Direct {
         self.packed.len() * 4
     }
 
-    /// `output[pixel][row] = activation(window(pixel) · weights[row] + bias[row])`.
+    /// `output[pixel][row] = activation(window(pixel) · weights[row] + bias[row] + residual[pixel][row])`.
     ///
     /// # Panics
     /// Where a slice is smaller than the geometry says: callers check shapes.
@@ -160,6 +160,10 @@ impl Direct {
         epilogue: Epilogue<'_>,
     ) {
         self.check(pixels, input, output);
+        assert!(
+            epilogue.residual.is_none_or(|residual| residual.len() >= output.len()),
+            "direct: the residual is too small"
+        );
         let bias = epilogue.padded_bias(self.rows);
         let groups: Vec<_> = groups(self.rows, group_lines(self.target)).collect();
         let chunks = pixels.count().div_ceil(TASK_PIXELS);
@@ -305,7 +309,7 @@ impl Run<'_> {
                 windows = windows.map(|window| window.wrapping_add(after_row));
             }
             // Small bodies with constant bounds: the loops unroll and the accumulators stay in registers.
-            let floor = v.splat(self.epilogue.activation.floor());
+            let floor = v.splat(self.epilogue.without_residual().activation.floor());
             let rows = self.direct.rows;
             let whole = first + O * LANES <= rows;
             for (p, acc) in acc.iter().enumerate() {
@@ -319,7 +323,13 @@ impl Run<'_> {
                     }
                 }
             }
-            if let Some(activation) = self.epilogue.activation.afterwards() {
+            if self.epilogue.residual.is_some() {
+                for p in 0..P {
+                    let (at, len) = ((pixel + p) * output_step + first, (O * LANES).min(rows - first));
+                    let results = std::slice::from_raw_parts_mut(self.output.add(at), len);
+                    self.epilogue.of_sums(v, at, results);
+                }
+            } else if let Some(activation) = self.epilogue.activation.afterwards() {
                 for p in 0..P {
                     for row in first..(first + O * LANES).min(rows) {
                         let to = self.output.add((pixel + p) * output_step + row);
@@ -347,7 +357,7 @@ mod tests {
                 let direct = Direct::pack(rows, features, &weights, target);
                 for threads in [1, 3] {
                     let mut output = vec![f32::NAN; images * rows];
-                    let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+                    let epilogue = Epilogue::new(Some(&bias), Activation::Relu);
                     let pixels = Pixels::vectors(images, features, rows);
                     direct.run(&*with_threads(threads), &pixels, &input, &mut output, epilogue);
                     for image in 0..images {

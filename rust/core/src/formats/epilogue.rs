@@ -1,4 +1,4 @@
-//! What happens to a result before it is stored: bias, then activation.
+//! What happens to a result before it is stored: bias, another result, then activation.
 
 use crate::argument;
 use crate::error::Result;
@@ -93,16 +93,53 @@ impl Activation {
     }
 }
 
-/// Bias (one value an output row, or none) and activation.
+/// Bias, residual and activation.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// One value an output row.
     pub bias: Option<&'a [f32]>,
-    /// Applied after the bias.
+    /// One value a result, which lie as the results do; added before the activation.
+    pub residual: Option<&'a [f32]>,
+    /// Applied last.
     pub activation: Activation,
 }
 
-impl Epilogue<'_> {
+impl<'a> Epilogue<'a> {
+    /// Without a residual.
+    pub fn new(bias: Option<&'a [f32]>, activation: Activation) -> Epilogue<'a> {
+        Epilogue { bias, residual: None, activation }
+    }
+
+    /// That of the results from so many floats on.
+    pub(crate) fn from(self, at: usize) -> Epilogue<'a> {
+        Epilogue { residual: self.residual.map(|residual| &residual[at..]), ..self }
+    }
+
+    /// As it is where there is no residual; where there is one, for kernels that leave it, and with it the activation, to a
+    /// pass of their own: see [`Epilogue::of_sums`].
+    pub(crate) fn without_residual(self) -> Epilogue<'a> {
+        match self.residual {
+            Some(_) => Epilogue::new(self.bias, Activation::None),
+            None => self,
+        }
+    }
+
+    /// Adds the residuals from `at` on to results and applies the activation, in place.
+    #[inline(always)]
+    pub(crate) fn of_sums<V: Vector>(&self, v: V, at: usize, results: &mut [f32]) {
+        let Some(residual) = self.residual else { return };
+        let residual = &residual[at..][..results.len()];
+        let mut results = results.chunks_exact_mut(LANES);
+        let mut residual = residual.chunks_exact(LANES);
+        for (results, residual) in (&mut results).zip(&mut residual) {
+            let sum = v.add(v.load(results), v.load(residual));
+            v.store(results, self.activation.of_vector(v, sum));
+        }
+        for (y, r) in results.into_remainder().iter_mut().zip(residual.remainder()) {
+            *y = self.activation.of(*y + r);
+        }
+    }
+
     /// The bias of `rows` rows, zeros where there is none, padded so that kernels may read a register from any row on.
     ///
     /// # Panics

@@ -59,7 +59,7 @@ impl Panels {
     }
 }
 
-/// `y = activation(matrix · x + bias)`, with `x` row-major (k, n) and `y` row-major (m, n).
+/// `y = activation(matrix · x + bias + residual)`, with `x` row-major (k, n) and `y` row-major (m, n).
 ///
 /// # Panics
 /// Where a slice does not fit the matrix: callers check shapes.
@@ -76,6 +76,7 @@ pub fn multiply<M: Sweep>(
 ) {
     let (m, k) = (matrix.rows(), matrix.blocks().total());
     assert!(x.len() == k * n && y.len() == m * n, "multiply: a slice does not fit the matrix");
+    assert!(epilogue.residual.is_none_or(|residual| residual.len() >= m * n), "multiply: the residual is too small");
     if m == 0 || n == 0 {
         return;
     }
@@ -136,7 +137,17 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
         let rows = rows_of(&bands, matrix.rows());
         // Row 0 of the matrix in the partial sums, which begin with the task's first row.
         let first = rows.start;
+        if let Some(residual) = epilogue.residual.filter(|_| !whole) {
+            // The first block starts from it: there are whole registers of it in the partial sums alone.
+            for (row, sums) in rows.clone().zip(partial.chunks_exact_mut(width)) {
+                sums[..columns.len()].copy_from_slice(&residual[row * n + columns.start..][..columns.len()]);
+            }
+        }
         let sums = partial.as_mut_ptr().wrapping_sub(first * width);
+        let residual = epilogue.residual.map(|residual| match whole {
+            true => (residual.as_ptr().wrapping_add(columns.start), n),
+            false => (sums.cast_const(), width),
+        });
         for block in 0..blocks.len() {
             let base = blocks.base(block);
             for (row, line) in blocks.columns(block).zip(operand.chunks_exact_mut(width)) {
@@ -164,10 +175,11 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
                 first: block == 0,
                 last: block + 1 == blocks.len(),
                 bias,
+                residual,
                 floor: epilogue.activation.floor(),
             };
             // SAFETY: the operand holds the block's rows from position `base` on, `width` apart; the partial sums hold the
-            // bands' rows, the result whole panels of them.
+            // bands' rows, the result and the residual whole panels of them.
             unsafe { matrix.tile::<V, T>(v, at) };
         }
         for row in rows {

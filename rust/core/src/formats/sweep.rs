@@ -95,8 +95,8 @@ pub trait Sweep: Sync {
     /// One tile of T lines, one K-block, some bands of rows.
     ///
     /// # Safety
-    /// `input` holds 16 T floats at the positions of the block's columns, times `unit`; `partial` and `output` hold 16 T
-    /// floats in each of the bands' rows, as far apart as their strides say.
+    /// `input` holds 16 T floats at the positions of the block's columns, times `unit`; `partial`, `output` and the residual
+    /// hold 16 T floats in each of the bands' rows, as far apart as their strides say.
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>);
 }
 
@@ -137,6 +137,8 @@ pub struct Tile<'a> {
     pub last: bool,
     /// Bias of all rows.
     pub bias: &'a [f32],
+    /// What is added to the bias: row 0, and floats between rows.
+    pub residual: Option<(*const f32, usize)>,
     /// Results are clamped to this from below.
     pub floor: f32,
 }
@@ -157,7 +159,10 @@ impl Tile<'_> {
         // SAFETY: the caller's promise; the bias holds all rows.
         unsafe {
             if self.first {
-                [v.splat(*self.bias.get_unchecked(row)); T]
+                let bias = v.splat(*self.bias.get_unchecked(row));
+                let Some((residual, stride)) = self.residual else { return [bias; T] };
+                let from = residual.wrapping_add(row * stride);
+                std::array::from_fn(|t| v.add(v.load_ptr(from.add(t * LANES)), bias))
             } else {
                 let from = self.partial.wrapping_add(row * self.partial_stride);
                 std::array::from_fn(|t| v.load_ptr(from.add(t * LANES)))
@@ -191,10 +196,10 @@ impl Tile<'_> {
 /// Lines in one task, about.
 const TASK_LINES: usize = 8;
 
-/// `output = activation(matrix · operand + bias)` over all spans.
+/// `output = activation(matrix · operand + bias + residual)` over all spans.
 ///
 /// # Panics
-/// Where operand, result or bias are smaller than the geometry says: callers check shapes.
+/// Where operand, result, residual or bias are smaller than the geometry says: callers check shapes.
 pub fn sweep<M: Sweep>(
     matrix: &M,
     executor: &dyn Executor,
@@ -208,7 +213,9 @@ pub fn sweep<M: Sweep>(
         return;
     }
     assert!(input.len() >= geometry.input_len(matrix.blocks().reach()), "sweep: the operand is too small");
-    assert!(output.len() >= geometry.output_len(matrix.rows()), "sweep: the result is too small");
+    let output_len = geometry.output_len(matrix.rows());
+    assert!(output.len() >= output_len, "sweep: the result is too small");
+    assert!(epilogue.residual.is_none_or(|residual| residual.len() >= output_len), "sweep: the residual is too small");
     let bias = epilogue.padded_bias(matrix.rows());
     // Tasks write disjoint spans × row groups.
     let output = Shared::new(output);
@@ -233,6 +240,7 @@ pub fn sweep<M: Sweep>(
             input: input.as_ptr(),
             output: output.get(),
             bias: &bias,
+            residual: epilogue.residual.map(<[f32]>::as_ptr),
             floor: epilogue.activation.floor(),
             afterwards: epilogue.activation.afterwards(),
         };
@@ -266,6 +274,7 @@ pub(super) fn sweep_bands<M: Sweep>(
         input: input.as_ptr(),
         output: output.as_mut_ptr(),
         bias,
+        residual: None,
         floor: activation.floor(),
         afterwards: activation.afterwards(),
     };
@@ -280,6 +289,7 @@ struct Run<'a, M: Sweep> {
     input: *const f32,
     output: *mut f32,
     bias: &'a [f32],
+    residual: Option<*const f32>,
     floor: f32,
     afterwards: Option<Activation>,
 }
@@ -318,10 +328,11 @@ impl<M: Sweep> Run<'_, M> {
     fn tile<V: Vector, const T: usize>(&self, v: V, span: &Span, line: usize) {
         let blocks = self.matrix.blocks().len();
         for block in 0..blocks {
-            // SAFETY: `sweep` asserted that the operand reaches the largest position of every span and that the result
-            // holds every row of every span; this tile lies inside `span`.
+            // SAFETY: `sweep` asserted that the operand reaches the largest position of every span and that the result, and a
+            // residual, hold every row of every span; this tile lies inside `span`.
             unsafe {
-                let output = self.output.add(span.output + line * LANES);
+                let place = span.output + line * LANES;
+                let output = self.output.add(place);
                 let at = Tile {
                     block,
                     bands: self.bands.clone(),
@@ -335,6 +346,7 @@ impl<M: Sweep> Run<'_, M> {
                     first: block == 0,
                     last: block + 1 == blocks,
                     bias: self.bias,
+                    residual: self.residual.map(|residual| (residual.add(place), self.geometry.row_stride)),
                     floor: self.floor,
                 };
                 self.matrix.tile::<V, T>(v, at);

@@ -39,7 +39,7 @@ fn kinds(rows: &Rows) -> impl Iterator<Item = Kind> {
 
 /// Checks `y` = activation(W x + bias) elementwise.
 fn check(rows: &Rows, n: usize, x: &[f32], bias: &[f32], activation: Activation, y: &[f32], what: &str) {
-    let wanted = naive::matmul(rows, n, x, bias, activation);
+    let wanted = naive::matmul(rows, n, x, (bias, &[]), activation);
     assert_eq!(wanted.len(), y.len(), "{what}");
     for (at, (wanted, &y)) in wanted.iter().zip(y).enumerate() {
         assert!(wanted.allows(y), "{what}: row {} column {}: {y} for {wanted:?}", at / n, at % n);
@@ -73,7 +73,7 @@ fn all_small_shapes() {
                 .iter()
                 .map(|&pattern| (Kind::Nm, Rows::from_dense(m, k, &patterned(dense.clone(), k, pattern)).unwrap()));
             for (kind, rows) in KINDS.map(|kind| (kind, rows.clone())).into_iter().chain(patterns) {
-                let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+                let epilogue = Epilogue::new(Some(&bias), Activation::Relu);
                 let y = multiply(&rows, kind, target, 1, n, &x, epilogue);
                 check(&rows, n, &x, &bias, Activation::Relu, &y, &format!("{kind:?} {} {m}x{k}x{n}", target.name()));
             }
@@ -101,7 +101,7 @@ proptest! {
         let (x, bias) = (numbers(k * n, 1.0, seed ^ 1), numbers(m, 1.0, seed ^ 2));
         for target in Target::available() {
             for kind in kinds(&rows) {
-                let epilogue = Epilogue { bias: Some(&bias), activation };
+                let epilogue = Epilogue::new(Some(&bias), activation);
                 let y = multiply(&rows, kind, target, threads, n, &x, epilogue);
                 check(&rows, n, &x, &bias, activation, &y, &format!("{kind:?} {}", target.name()));
             }
@@ -249,7 +249,7 @@ fn stored_in_half() {
                     for target in Target::available() {
                         let matrix = PackedMatrix::new(rows.clone(), kind, None, target, storage).unwrap();
                         let mut y = vec![f32::NAN; m * n];
-                        let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+                        let epilogue = Epilogue::new(Some(&bias), Activation::Relu);
                         matrix.matmul(&*with_threads(2), n, &x, &mut y, epilogue).unwrap();
                         let what = format!("{kind:?} {storage:?} {} {n}", target.name());
                         check(&wanted, n, &x, &bias, Activation::Relu, &y, &what);
@@ -274,7 +274,7 @@ fn few_columns() {
                     .iter()
                     .map(|&pattern| (Kind::Nm, Rows::from_dense(m, k, &patterned(dense.clone(), k, pattern)).unwrap()));
                 for (kind, rows) in KINDS.map(|kind| (kind, rows.clone())).into_iter().chain(patterns) {
-                    let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Tanh };
+                    let epilogue = Epilogue::new(Some(&bias), Activation::Tanh);
                     let y = multiply(&rows, kind, target, 2, n, &x, epilogue);
                     check(&rows, n, &x, &bias, Activation::Tanh, &y, &format!("{kind:?} {} {n}", target.name()));
                 }

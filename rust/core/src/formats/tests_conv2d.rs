@@ -69,7 +69,7 @@ impl Case {
         let (executor, images) = (with_threads(threads), (self.images, self.size));
         let (mut y, mut dx) = (vec![f32::NAN; dy.len()], vec![f32::NAN; x.len()]);
         let mut values = vec![f32::NAN; packed.rows().nnz()];
-        let epilogue = Epilogue { bias: Some(bias), activation: Activation::Relu };
+        let epilogue = Epilogue::new(Some(bias), Activation::Relu);
         packed.forward(&*executor, images, x, &mut y, epilogue).unwrap();
         packed.grad_input(&*executor, images, dy, &mut dx).unwrap();
         packed.grad_weight(&*executor, images, dy, x, &mut values).unwrap();
@@ -81,7 +81,7 @@ impl Case {
         let dy_len = dy.len() / self.images.max(1);
         let (mut y, mut dx) = (Vec::new(), Vec::new());
         for (x, dy) in x.chunks(image.len()).zip(dy.chunks(dy_len.max(1))) {
-            y.extend(naive::conv2d((rows, bias), window, border, (image, x), Activation::Relu));
+            y.extend(naive::conv2d((rows, (bias, &[])), window, border, (image, x), Activation::Relu));
             dx.extend(naive::conv2d_input(rows, window, border, image, dy));
         }
         [y, dx, naive::conv2d_weight(rows, window, border, (image, x), dy)]
@@ -284,7 +284,7 @@ fn bad_arguments_are_named() {
     let nnz = packed.rows().nnz();
     assert!(packed.update(&[0.0]).unwrap_err().to_string().contains("values"));
     let images = (2, (5, 5));
-    let epilogue = Epilogue { bias: Some(&[0.0]), activation: Activation::None };
+    let epilogue = Epilogue::new(Some(&[0.0]), Activation::None);
     let (x, mut y) = (vec![0.0; 100], vec![0.0; 72]);
     let text = |result: crate::Result<()>| result.unwrap_err().to_string();
     assert!(text(packed.forward(&Sequential, images, &x[1..], &mut y, Epilogue::default())).starts_with("x: 99"));

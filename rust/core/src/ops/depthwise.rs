@@ -74,7 +74,8 @@ fn channels_in_lanes(layer: &Linear, (input, output): (Layout, Layout)) -> bool 
 }
 
 impl Operator for Depthwise {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let input = inputs[0];
         let Depthwise { layer, layouts, images, target, .. } = self;
         let executor = sequential_if_small(executor, layer.macs() * images);
         let step = layouts.0.strides(layer.input).group_step;

@@ -2,7 +2,7 @@
 
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
-use crate::formats::Activation;
+use crate::formats::{Activation, Epilogue};
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
 /// An activation that no layer before it could fuse.
@@ -18,8 +18,58 @@ pub struct Activate {
 /// Floats in a task.
 const CHUNK: usize = 1 << 14;
 
+/// The sum of two inputs that lie alike, then an activation.
+pub struct Add {
+    /// Applied to the sum.
+    pub activation: Activation,
+    /// Floats.
+    pub len: usize,
+    /// CPU target.
+    pub target: Target,
+}
+
+impl Add {
+    /// Adds `other` to `one`, or else to what is in `sum` already, and applies the activation.
+    pub(super) fn run(&self, executor: &dyn Executor, one: Option<&[f32]>, other: &[f32], sum: &mut [f32]) {
+        let epilogue = Epilogue { residual: Some(other), ..Epilogue::new(None, self.activation) };
+        for_each_chunk(executor, &mut sum[..self.len], CHUNK, &|index, sum| {
+            let at = index * CHUNK;
+            if let Some(one) = one {
+                sum.copy_from_slice(&one[at..][..sum.len()]);
+            }
+            dispatch(self.target, Onto { epilogue, at, sum });
+        });
+    }
+}
+
+impl Operator for Add {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        Add::run(self, executor, Some(inputs[0]), inputs[1], output);
+    }
+
+    fn kernel(&self) -> String {
+        format!("add_f32__{}", self.target.name())
+    }
+}
+
+struct Onto<'a> {
+    epilogue: Epilogue<'a>,
+    at: usize,
+    sum: &'a mut [f32],
+}
+
+impl Kernel for Onto<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        self.epilogue.of_sums(v, self.at, self.sum);
+    }
+}
+
 impl Operator for Activate {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let input = inputs[0];
         for_each_chunk(executor, &mut output[..self.len], CHUNK, &|index, output| {
             let input = &input[index * CHUNK..][..output.len()];
             dispatch(self.target, Each { activation: self.activation, input, output });
@@ -67,7 +117,8 @@ pub struct Scale {
 }
 
 impl Operator for Scale {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let input = inputs[0];
         let steps = self.layout.strides(self.shape);
         // Channels side by side repeat every `c` floats; else each channel is one run.
         let run = if steps.c == 1 { 1 } else { steps.c };
@@ -93,7 +144,8 @@ pub struct Softmax {
 }
 
 impl Operator for Softmax {
-    fn run(&self, _executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, _executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let input = inputs[0];
         let features = self.features.max(1);
         for (y, x) in output.chunks_mut(features).zip(input.chunks(features)) {
             let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);

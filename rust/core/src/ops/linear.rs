@@ -5,6 +5,7 @@
 //! in groups is one matrix a group, which finds its channels where they are and writes its own.
 
 use super::depthwise::Depthwise;
+use super::elementwise::Add;
 use super::pointwise::DensePointwise;
 use super::relayout::Border;
 use super::winograd::Winograd;
@@ -24,6 +25,8 @@ pub struct Linear {
     pub weights: Rows,
     /// One value an output channel.
     pub bias: Option<Vec<f32>>,
+    /// Whether a second input, of the output's shape and in its layout, is added before the activation.
+    pub residual: bool,
     /// Applied last.
     pub activation: Activation,
     /// The filter.
@@ -86,6 +89,12 @@ impl Kernel {
         matches!(self, Kernel::Direct | Kernel::Winograd | Kernel::Gemm | Kernel::Panel | Kernel::Depthwise)
     }
 
+    /// Whether a residual is added as results are stored, and not in a pass after that.
+    fn adds(self) -> bool {
+        use Kernel::{Block4, Block8, Csr, Direct, Panel, Pattern, Winograd};
+        matches!(self, Direct | Winograd | Panel | Csr | Pattern | Block4 | Block8)
+    }
+
     /// The format's name.
     pub fn format(self) -> &'static str {
         match self {
@@ -121,11 +130,11 @@ fn channels_last(weights: &Rows, window: Window, channels: usize) -> Vec<f32> {
 }
 
 impl Linear {
-    /// Bias of a group, and activation.
-    pub(super) fn epilogue(&self, group: usize) -> Epilogue<'_> {
+    /// Bias of a group, activation, and the residual among an operator's inputs.
+    pub(super) fn epilogue<'a>(&'a self, group: usize, inputs: &[&'a [f32]]) -> Epilogue<'a> {
         let rows = self.output.c / self.groups;
         let bias = self.bias.as_deref().map(|bias| &bias[group * rows..][..rows]);
-        Epilogue { bias, activation: self.activation }
+        Epilogue { residual: self.residual.then(|| inputs[1]), ..Epilogue::new(bias, self.activation) }
     }
 
     /// Whether the layer is a plain matrix-vector product.
@@ -173,6 +182,13 @@ impl Linear {
         images: usize,
         target: Target,
     ) -> Box<dyn Operator> {
+        if self.residual && !(kernel.adds() && self.activation.afterwards().is_none()) {
+            let plain = Linear { weights: self.weights.clone(), bias: self.bias.clone(), residual: false, ..*self };
+            let plain = Linear { activation: Activation::None, ..plain };
+            let product = plain.build(kernel, input, output, images, target);
+            let add = Add { activation: self.activation, len: output.len(self.output, images), target };
+            return Box::new(Added { product, add });
+        }
         let layer = self.without_weights();
         let few = |weights| -> Box<dyn Operator> {
             Box::new(FewLinear { layer: self.without_weights(), weights, images, target })
@@ -232,7 +248,8 @@ struct DirectLinear {
 }
 
 impl Operator for DirectLinear {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let input = inputs[0];
         let Linear { window, input: Shape { c, h, w }, output: out, .. } = self.layer;
         let groups = self.groups.len();
         let (channels, filters) = (c / groups, out.c / groups);
@@ -251,8 +268,9 @@ impl Operator for DirectLinear {
         };
         let executor = sequential_if_small(executor, self.layer.macs() * self.images);
         for (group, direct) in self.groups.iter().enumerate() {
+            let epilogue = self.layer.epilogue(group, inputs).from(group * filters);
             let (input, output) = (&input[group * channels..], &mut output[group * filters..]);
-            direct.run(executor, &pixels, input, output, self.layer.epilogue(group));
+            direct.run(executor, &pixels, input, output, epilogue);
         }
     }
 
@@ -272,9 +290,9 @@ struct GemmLinear {
 }
 
 impl Operator for GemmLinear {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
         let (m, k) = (self.layer.weights.rows(), self.layer.weights.columns());
-        let output = &mut output[..self.images * m];
+        let (input, output) = (inputs[0], &mut output[..self.images * m]);
         let weights = dense::Matrix::row_major(&self.dense, k).transposed();
         let input = dense::Matrix::row_major(&input[..self.images * k], k);
         let executor = sequential_if_small(executor, self.layer.macs() * self.images);
@@ -304,11 +322,11 @@ struct FewLinear {
 }
 
 impl Operator for FewLinear {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
         let (m, k) = (self.layer.weights.rows(), self.layer.weights.columns());
         let executor = sequential_if_small(executor, self.weights.stored() * self.images);
-        let (x, y) = ((input, Strides::rows(k)), (output, Strides::rows(m)));
-        self.weights.multiply(executor, self.target, self.images, x, y, self.layer.epilogue(0));
+        let (x, y) = ((inputs[0], Strides::rows(k)), (output, Strides::rows(m)));
+        self.weights.multiply(executor, self.target, self.images, x, y, self.layer.epilogue(0, inputs));
     }
 
     fn kernel(&self) -> String {
@@ -317,5 +335,30 @@ impl Operator for FewLinear {
 
     fn nbytes(&self) -> usize {
         self.weights.nbytes()
+    }
+}
+
+/// A product by a kernel that only writes, and what is added to it.
+struct Added {
+    product: Box<dyn Operator>,
+    add: Add,
+}
+
+impl Operator for Added {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], scratch: &mut [f32]) {
+        self.product.run(executor, &inputs[..1], output, scratch);
+        Add::run(&self.add, executor, None, inputs[1], output);
+    }
+
+    fn scratch(&self) -> usize {
+        self.product.scratch()
+    }
+
+    fn kernel(&self) -> String {
+        format!("{}+add", self.product.kernel())
+    }
+
+    fn nbytes(&self) -> usize {
+        self.product.nbytes()
     }
 }

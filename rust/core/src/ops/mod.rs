@@ -19,9 +19,9 @@ use crate::executor::Executor;
 
 /// One step of a network, built for fixed shapes and layouts.
 pub trait Operator: Send + Sync {
-    /// Reads `input`, writes all of `output` that the layout defines; `scratch` holds [`Operator::scratch`] floats of
-    /// any content.
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], scratch: &mut [f32]);
+    /// Reads `inputs` (one, or a second that is added), writes all of `output` that the layout defines; `scratch` holds
+    /// [`Operator::scratch`] floats of any content.
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], scratch: &mut [f32]);
 
     /// Floats of scratch memory that a run needs.
     fn scratch(&self) -> usize {

@@ -35,13 +35,14 @@ impl<M: Sweep> Pointwise<M> {
 }
 
 impl<M: Sweep + Pack + Format + Send> Operator for Pointwise<M> {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
         let (from, to) = (self.layer.input, self.layer.output);
         let pixels = to.h * to.w;
         let executor = sequential_if_small(executor, self.matrix.stored() * pixels);
-        let images = input.chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
-        for (x, y) in images.take(self.images) {
-            multiply(&self.matrix, executor, self.target, &self.spare, pixels, x, y, self.layer.epilogue(0));
+        let images = inputs[0].chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
+        for (image, (x, y)) in images.take(self.images).enumerate() {
+            let epilogue = self.layer.epilogue(0, inputs).from(image * to.len());
+            multiply(&self.matrix, executor, self.target, &self.spare, pixels, x, y, epilogue);
         }
     }
 
@@ -65,15 +66,15 @@ pub struct DensePointwise {
 }
 
 impl Operator for DensePointwise {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
         let (from, to) = (self.layer.input, self.layer.output);
         let pixels = to.h * to.w;
         let executor = sequential_if_small(executor, self.layer.macs());
-        let images = input.chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
+        let images = inputs[0].chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
         for (x, y) in images.take(self.images) {
             let view = dense::Matrix::row_major;
             dense::gemm(executor, (to.c, from.c, pixels), view(&self.dense, from.c), view(x, pixels), 0.0, y);
-            self.layer.epilogue(0).of_rows(y, pixels);
+            self.layer.epilogue(0, inputs).of_rows(y, pixels);
         }
     }
 

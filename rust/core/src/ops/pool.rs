@@ -26,7 +26,8 @@ pub struct Pool {
 }
 
 impl Operator for Pool {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let input = inputs[0];
         let (from, to) = (self.layout.strides(self.input), self.layout.strides(self.output));
         let len = self.layout.len(self.output, self.images);
         for_each_chunk(executor, &mut output[..len], to.group_step, &|group, output| {

@@ -104,7 +104,8 @@ impl Relayout {
 }
 
 impl Operator for Relayout {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let input = inputs[0];
         let padded = self.border.around(self.shape);
         let (from, to) = (self.from.strides(self.shape), self.to.strides(padded));
         let group = from.group.max(to.group);
@@ -264,7 +265,7 @@ mod tests {
         let mut output = vec![f32::NAN; to.len(padded, images)];
         for target in Target::available() {
             let relayout = Relayout::new(shape, border, from, to, images, target);
-            relayout.run(&*with_threads(2), &input, &mut output, &mut []);
+            relayout.run(&*with_threads(2), &[&input], &mut output, &mut []);
             let mut inside = 0.0;
             each(&mut |n, c, h, w| {
                 let got = output[at(to, padded, n, c, h + border.top, w + border.left)];

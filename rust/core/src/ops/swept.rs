@@ -113,7 +113,8 @@ struct Swept<M> {
 }
 
 impl<M: Sweep + Format + Send> Operator for Swept<M> {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], scratch: &mut [f32]) {
+        let input = inputs[0];
         let Linear { input: from, output: to, .. } = self.layer;
         let executor = executor_for(executor, &self.groups, to.h * to.w * self.images);
         let scratch = &mut scratch[..self.scratch()];
@@ -126,8 +127,9 @@ impl<M: Sweep + Format + Send> Operator for Swept<M> {
         let groups = self.groups.len();
         for (group, matrix) in self.groups.iter().enumerate() {
             let input = &input[group * (from.c / groups) * channel_len..];
-            let output = &mut output[group * (to.c / groups) * row_stride..];
-            sweep(matrix, executor, self.target, &geometry, input, output, self.layer.epilogue(group));
+            let at = group * (to.c / groups) * row_stride;
+            let (output, epilogue) = (&mut output[at..], self.layer.epilogue(group, inputs).from(at));
+            sweep(matrix, executor, self.target, &geometry, input, output, epilogue);
         }
     }
 
@@ -162,11 +164,20 @@ struct Single<M> {
 }
 
 impl<M: Sweep + Format + Send> Operator for Single<M> {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
-        let Linear { output: to, ref bias, activation, .. } = self.layer;
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let Linear { output: to, ref bias, .. } = self.layer;
         let executor = executor_for(executor, &self.groups, to.h * to.w * self.images);
-        let epilogue = Epilogue { bias: bias.as_deref(), activation };
-        self.convolution.run(&self.groups, executor, self.target, &self.spare, self.images, input, output, epilogue);
+        let epilogue = Epilogue { bias: bias.as_deref(), ..self.layer.epilogue(0, inputs) };
+        self.convolution.run(
+            &self.groups,
+            executor,
+            self.target,
+            &self.spare,
+            self.images,
+            inputs[0],
+            output,
+            epilogue,
+        );
     }
 
     fn kernel(&self) -> String {
@@ -192,11 +203,11 @@ struct Halved<M> {
 }
 
 impl<M: Sweep + Format + Send> Operator for Halved<M> {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], _scratch: &mut [f32]) {
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
         let Linear { output: to, ref bias, activation, .. } = self.layer;
         let executor = executor_for(executor, &self.groups, to.h * to.w * self.panels * LANES);
-        let epilogue = Epilogue { bias: bias.as_deref(), activation };
-        self.halving.run(&self.groups, executor, self.target, &self.spare, self.panels, input, output, epilogue);
+        let epilogue = Epilogue::new(bias.as_deref(), activation);
+        self.halving.run(&self.groups, executor, self.target, &self.spare, self.panels, inputs[0], output, epilogue);
     }
 
     fn kernel(&self) -> String {

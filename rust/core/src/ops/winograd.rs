@@ -33,8 +33,8 @@ mod transform;
 use super::linear::{Linear, sequential_if_small};
 use super::{Operator, Shape};
 use crate::executor::{Executor, Sequential, default_threads, for_each_chunk, map};
-use crate::formats::Direct;
 use crate::formats::direct::Pixels;
+use crate::formats::{Direct, Epilogue};
 use crate::simd::{Buffer, LANES, Target, dispatch};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -145,6 +145,7 @@ impl Winograd {
         rows: Range<usize>,
         input: &[f32],
         output: &mut [f32],
+        epilogue: Epilogue<'_>,
         scratch: &mut [f32],
     ) {
         let Linear { input: from, output: to, .. } = self.layer;
@@ -176,8 +177,9 @@ impl Winograd {
             self.products[point].multiply(&pixels, &patches[point * plane..], product, start);
         });
         let products = &*products;
-        let rows = output.chunks_mut(to.len()).flat_map(|image| image.chunks_mut(TILE * to.w * to.c));
-        map(executor, rows.enumerate().collect(), |(at, rows)| {
+        let place = |row: usize| (row / down * to.h + row % down * TILE) * to.w * to.c;
+        let parts = output.chunks_mut(to.len()).flat_map(|image| image.chunks_mut(TILE * to.w * to.c));
+        map(executor, parts.enumerate().collect(), |(at, part)| {
             let scatter = Scatter {
                 channels: to.c,
                 columns: to.w,
@@ -185,8 +187,8 @@ impl Winograd {
                 first: at * across,
                 from: products,
                 plane: point_len,
-                activation: self.layer.activation,
-                to: rows,
+                epilogue: epilogue.from(place(rows.start + at)),
+                to: part,
             };
             dispatch(target, scatter);
         });
@@ -214,8 +216,10 @@ fn chunks((down, across): (usize, usize), images: usize, widths: (usize, usize))
 }
 
 impl Operator for Winograd {
-    fn run(&self, executor: &dyn Executor, input: &[f32], output: &mut [f32], scratch: &mut [f32]) {
-        let Shape { c, h, w } = self.layer.output;
+    fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], scratch: &mut [f32]) {
+        let (Shape { c, h, w }, input) = (self.layer.output, inputs[0]);
+        // The bias is in the sums already.
+        let epilogue = Epilogue { bias: None, ..self.layer.epilogue(0, inputs) };
         let executor = sequential_if_small(executor, self.layer.macs() * self.images / 4);
         let slot = self.slot();
         let mut rest = &mut output[..self.images * c * h * w];
@@ -234,11 +238,11 @@ impl Operator for Winograd {
             loop {
                 let next = parts.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
                 let Some((rows, output)) = next else { break };
-                self.chunk(&Sequential, rows, input, output, scratch);
+                self.chunk(&Sequential, rows, input, output, epilogue, scratch);
             }
         });
         for (rows, output) in shared {
-            self.chunk(executor, rows, input, output, &mut scratch[..slot]);
+            self.chunk(executor, rows, input, output, epilogue, &mut scratch[..slot]);
         }
     }
 

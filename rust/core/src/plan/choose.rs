@@ -1,15 +1,15 @@
 //! Which kernel and layout each node gets: candidates, a deterministic cost model, and timing on the real shapes.
 //!
-//! Nodes are chosen together: along the chain, the cheapest way to have an edge in a layout is the cheapest way to have
-//! the edge before in any layout, plus the relayout, plus the node (Viterbi's algorithm). So a kernel that needs a costly
-//! relayout is taken only where it earns it.
+//! Nodes are chosen together: in running order, the cheapest way to have the edges that are still to be read in some layouts
+//! is the cheapest way to have those before in any layouts, plus the relayouts, plus the node (Viterbi's algorithm, on the
+//! frontier of the graph). So a kernel that needs a costly relayout is taken only where it earns it.
 
 use super::graph::{Graph, Node, Op};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::formats::nm;
 use crate::malformed;
-use crate::ops::elementwise::{Activate, Scale, Softmax};
+use crate::ops::elementwise::{Activate, Add, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::{Pool, halves};
 use crate::ops::relayout::{Border, Relayout};
@@ -41,14 +41,19 @@ pub struct Costs<'a> {
     target: Target,
     timing: Option<(&'a dyn Executor, Duration)>,
     relayouts: HashMap<(Shape, Layout, Layout), f64>,
+    /// What [`Costs::choose`] found of every node's candidates.
+    known: Vec<Vec<(Choice, f64)>>,
 }
 
-/// The cheapest way known to have an edge in some layout.
+/// The cheapest way known to have the edges that are still to be read in some layouts.
 struct Way {
-    layout: Layout,
+    frontier: Vec<(usize, Layout)>,
     cost: f64,
     path: Vec<Choice>,
 }
+
+/// Ways that are followed: where many edges are open at once, only the cheapest.
+const WAYS: usize = 64;
 
 /// Choices by batch size, from JSON.
 ///
@@ -68,6 +73,8 @@ pub fn to_json(choices: &BTreeMap<usize, Choices>) -> String {
 const HOPELESS: f64 = 2.5;
 /// A sparse kernel must beat dense by this much to be chosen: timing noise must not cost users speed.
 const MARGIN: f64 = 1.03;
+/// Kernels that are slower than the chosen one by less are its rivals.
+const CLOSE: f64 = 1.3;
 
 impl<'a> Costs<'a> {
     /// Costs for batches of `images`; timed for about `budget` a node where there is an executor.
@@ -77,7 +84,7 @@ impl<'a> Costs<'a> {
         target: Target,
         timing: Option<(&'a dyn Executor, Duration)>,
     ) -> Costs<'a> {
-        Costs { graph, images, target, timing, relayouts: HashMap::new() }
+        Costs { graph, images, target, timing, relayouts: HashMap::new(), known: Vec::new() }
     }
 
     /// Microseconds to move an edge of this shape.
@@ -117,7 +124,7 @@ impl<'a> Costs<'a> {
                 !is_free(node, choice) && (choice.kernel.is_some_and(Kernel::is_dense) || estimate <= best * HOPELESS)
             })
             .collect();
-        let (input, output) = (self.graph.edge(node.input).shape, self.graph.edge(node.output).shape);
+        let (input, output) = (self.graph.edge(node.input()).shape, self.graph.edge(node.output).shape);
         let built: Vec<_> = choices
             .iter()
             .zip(&tried)
@@ -194,33 +201,69 @@ impl<'a> Costs<'a> {
 
     /// The choices that cost least together.
     pub fn choose(&mut self) -> Vec<Choice> {
-        let mut ways = vec![Way { layout: Layout::RowMajor, cost: 0.0, path: Vec::new() }];
         let graph = self.graph;
-        for node in graph.nodes() {
-            let shape = graph.edge(node.input).shape;
+        let mut ways = vec![Way { frontier: vec![(Graph::INPUT, Layout::RowMajor)], cost: 0.0, path: Vec::new() }];
+        for (at, node) in graph.nodes().iter().enumerate() {
+            let later = &graph.nodes()[at + 1..];
+            let open = |edge: usize| later.iter().any(|node| node.inputs.contains(&edge));
             let mut next: Vec<Way> = Vec::new();
-            for (choice, us) in self.candidates(node) {
-                let weighed = if choice.kernel.is_none_or(Kernel::is_dense) { us } else { us * MARGIN };
+            let candidates = self.candidates(node);
+            for &(choice, us) in &candidates {
                 for way in &ways {
-                    let cost = way.cost + self.relayout(shape, way.layout, choice.input) + weighed;
-                    let known = next.iter().position(|way| way.layout == choice.output);
-                    if known.is_some_and(|at| next[at].cost <= cost) || !cost.is_finite() {
+                    let cost = way.cost + self.moves(node, &choice, &way.frontier) + weighed(&choice, us);
+                    if !cost.is_finite() {
+                        continue;
+                    }
+                    let kept = way.frontier.iter().copied().filter(|&(edge, _)| open(edge));
+                    let frontier: Vec<_> = kept.chain([(node.output, choice.output)]).collect();
+                    let known = next.iter().position(|way| way.frontier == frontier);
+                    if known.is_some_and(|at| next[at].cost <= cost) {
                         continue;
                     }
                     let path = way.path.iter().copied().chain([choice]).collect();
-                    let way = Way { layout: choice.output, cost, path };
+                    let way = Way { frontier, cost, path };
                     match known {
                         Some(at) => next[at] = way,
                         None => next.push(way),
                     }
                 }
             }
+            next.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+            next.truncate(WAYS);
             ways = next;
+            self.known.push(candidates);
         }
+        let (output, shape) = (graph.output_edge(), graph.output());
         for way in &mut ways {
-            way.cost += self.relayout(graph.output(), way.layout, Layout::RowMajor);
+            way.cost += self.relayout(shape, layout_of(&way.frontier, output), Layout::RowMajor);
         }
         ways.into_iter().min_by(|a, b| a.cost.total_cmp(&b.cost)).map(|way| way.path).unwrap_or_default()
+    }
+
+    /// Of every node, other kernels for the layouts chosen, if they are about as fast or the best dense one.
+    pub fn rivals(&self, choices: &[Choice]) -> Vec<Vec<Choice>> {
+        let rivals = |(known, chosen): (&Vec<(Choice, f64)>, &Choice)| {
+            let alike = known.iter().filter(|(choice, us)| {
+                us.is_finite()
+                    && choice.kernel.is_some()
+                    && (choice.input, choice.output) == (chosen.input, chosen.output)
+            });
+            let us = alike.clone().find(|(choice, _)| choice == chosen).map_or(0.0, |&(_, us)| us);
+            let dense = alike.clone().filter(|(choice, _)| choice.kernel.is_some_and(Kernel::is_dense));
+            let dense = dense.map(|&(_, us)| us).fold(f64::INFINITY, f64::min);
+            let is_dense = |choice: &Choice| choice.kernel.is_some_and(Kernel::is_dense);
+            let rivals =
+                alike.filter(|(choice, it)| choice != chosen && (*it < us * CLOSE || is_dense(choice) && *it <= dense));
+            rivals.map(|&(choice, _)| choice).collect()
+        };
+        self.known.iter().zip(choices).map(rivals).collect()
+    }
+
+    /// Microseconds of the relayouts before a node, for edges that lie in these layouts.
+    fn moves(&mut self, node: &Node, choice: &Choice, frontier: &[(usize, Layout)]) -> f64 {
+        let graph = self.graph;
+        let moved = |(edge, wanted)| self.relayout(graph.edge(edge).shape, layout_of(frontier, edge), wanted);
+        reads(node, choice).map(moved).sum()
     }
 
     /// Microseconds of the choice at `at`, its relayouts included, and of the best dense kernel in its place.
@@ -228,12 +271,16 @@ impl<'a> Costs<'a> {
         let graph = self.graph;
         let node = &graph.nodes()[at];
         choices[at].kernel?;
-        let before = at.checked_sub(1).map_or(Layout::RowMajor, |at| choices[at].output);
-        let after = choices.get(at + 1).map_or(Layout::RowMajor, |next| next.input);
-        let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
+        let frontier: Vec<_> = lying(graph, choices).collect();
+        let nodes = graph.nodes().iter().zip(choices);
+        let wanted = nodes.flat_map(|(node, choice)| reads(node, choice)).filter(|&(edge, _)| edge == node.output);
+        let last = (at + 1 == choices.len()).then_some((node.output, Layout::RowMajor));
+        let after: Vec<_> = wanted.chain(last).map(|(_, layout)| layout).collect();
+        let output = graph.edge(node.output).shape;
         let (mut chosen, mut dense) = (f64::INFINITY, f64::INFINITY);
         for (choice, us) in self.candidates(node) {
-            let us = us + self.relayout(input, before, choice.input) + self.relayout(output, choice.output, after);
+            let moves = after.iter().map(|&after| self.relayout(output, choice.output, after)).sum::<f64>();
+            let us = us + moves + self.moves(node, &choice, &frontier);
             if choice == choices[at] {
                 chosen = us;
             }
@@ -245,9 +292,30 @@ impl<'a> Costs<'a> {
     }
 }
 
+/// Time as it is compared: what is sparse must be faster than what is dense by a margin.
+pub(super) fn weighed(choice: &Choice, us: f64) -> f64 {
+    if choice.kernel.is_none_or(Kernel::is_dense) { us } else { us * MARGIN }
+}
+
+/// The layouts in which a choice wants the edges that a node reads: a second one is added to the result, and so lies as it does.
+pub(super) fn reads(node: &Node, choice: &Choice) -> impl Iterator<Item = (usize, Layout)> {
+    node.inputs.iter().copied().zip([choice.input, choice.output])
+}
+
+/// How the network's input and what the nodes write lie in memory.
+pub(super) fn lying(graph: &Graph, choices: &[Choice]) -> impl Iterator<Item = (usize, Layout)> {
+    let outputs = graph.nodes().iter().zip(choices).map(|(node, choice)| (node.output, choice.output));
+    [(Graph::INPUT, Layout::RowMajor)].into_iter().chain(outputs)
+}
+
+/// The layout of an edge among those known.
+fn layout_of(known: &[(usize, Layout)], edge: usize) -> Layout {
+    known.iter().find(|&&(known, _)| known == edge).map_or(Layout::RowMajor, |&(_, layout)| layout)
+}
+
 /// Every way to run a node.
 pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
-    let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
+    let (input, output) = (graph.edge(node.input()).shape, graph.edge(node.output).shape);
     let same = |layouts: Vec<Layout>| {
         let mut choices: Vec<_> = layouts.iter().map(|&l| plain(l.canonical(input), l.canonical(output))).collect();
         choices.dedup();
@@ -256,10 +324,10 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
     match &node.op {
         Op::Linear(linear) => linear_candidates(graph, node, linear, images),
         Op::Pool { .. } => {
-            let pooled = pooled(graph, node.input, images).map(|layout| plain(layout, batch_inner(images)));
+            let pooled = pooled(graph, node.input(), images).map(|layout| plain(layout, batch_inner(images)));
             same(layouts(input, images)).into_iter().chain(pooled).collect()
         }
-        Op::Activation(_) | Op::Scale { .. } => same(layouts(input, images)),
+        Op::Activation(_) | Op::Scale { .. } | Op::Add(_) => same(layouts(input, images)),
         Op::Softmax => vec![plain(Layout::RowMajor, Layout::RowMajor)],
         Op::Flatten => same(
             layouts(input, images)
@@ -333,10 +401,12 @@ pub(super) fn can_become(from: Layout, to: Layout) -> bool {
 /// The layout in which whoever writes an edge may pool it.
 fn pooled(graph: &Graph, edge: usize, images: usize) -> Option<Layout> {
     let writer = graph.nodes().iter().find(|node| node.output == edge)?;
-    let reader = graph.nodes().iter().find(|node| node.input == edge)?;
+    let (reader, others) = (graph.readers(edge).next()?, graph.readers(edge).count() > 1);
     let (Op::Linear(linear), &Op::Pool { reduction, window, offset }) = (&writer.op, &reader.op) else { return None };
     let Layout::BatchInner { lines } = batch_inner(images) else { return None };
     let may = images >= FEW
+        && !others
+        && !linear.residual
         && !linear.is_depthwise()
         && halves(window, offset, linear.output, graph.edge(reader.output).shape);
     may.then_some(Layout::Pooled { lines, reduction })
@@ -376,7 +446,7 @@ fn linear_candidates(graph: &Graph, node: &Node, linear: &Linear, images: usize)
     }
     if images <= 2 * FEW && linear.output.w >= 4 && !linear.is_vector() && !linear.is_pointwise() {
         let pixels = Layout::PixelPanel;
-        let border = graph.border_around(node.input);
+        let border = graph.border_around(node.input());
         let whole = border.map_or(Layout::RowMajor, Layout::Inside);
         let mut layouts = vec![(whole, Layout::RowMajor)];
         if border.is_some() {
@@ -420,7 +490,7 @@ fn depthwise_candidates(
 
 /// The operator of a node.
 pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target: Target) -> Box<dyn Operator> {
-    let (input, output) = (graph.edge(node.input).shape, graph.edge(node.output).shape);
+    let (input, output) = (graph.edge(node.input()).shape, graph.edge(node.output).shape);
     match &node.op {
         Op::Linear(linear) => {
             linear.build(choice.kernel.unwrap_or(Kernel::Direct), choice.input, choice.output, images, target)
@@ -434,6 +504,9 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
         Op::Scale { scale, shift } => {
             Box::new(Scale { scale: scale.clone(), shift: shift.clone(), shape: input, layout: choice.input, images })
         }
+        Op::Add(activation) => {
+            Box::new(Add { activation: *activation, len: choice.output.len(output, images), target })
+        }
         Op::Softmax => Box::new(Softmax { features: input.c }),
         Op::Flatten => Box::new(Relayout::new(output, Border::default(), choice.output, choice.output, images, target)),
         Op::Pad(border) => Box::new(Relayout::new(input, *border, choice.input, choice.output, images, target)),
@@ -445,12 +518,13 @@ fn race(operators: &[(&dyn Operator, (usize, usize))], executor: &dyn Executor, 
     let longest = |of: fn(&(usize, usize)) -> usize| operators.iter().map(|(_, floats)| of(floats)).max().unwrap_or(0);
     let mut input = Buffer::zeroed(longest(|floats| floats.0));
     input.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 17) as f32 * 0.125 - 1.0);
-    let mut output = Buffer::zeroed(longest(|floats| floats.1));
+    let (mut output, added) = (Buffer::zeroed(longest(|floats| floats.1)), Buffer::zeroed(longest(|floats| floats.1)));
     let mut scratch = Buffer::zeroed(operators.iter().map(|(operator, _)| operator.scratch()).max().unwrap_or(0));
     let mut once = |operator: &dyn Operator, floats: (usize, usize), runs: u32| {
         let start = Instant::now();
         for _ in 0..runs {
-            operator.run(executor, &input[..floats.0], &mut output[..floats.1], &mut scratch);
+            let inputs = [&input[..floats.0], &added[..floats.1]];
+            operator.run(executor, &inputs, &mut output[..floats.1], &mut scratch);
         }
         start.elapsed().as_secs_f64() * 1e6 / runs as f64
     };

@@ -53,22 +53,32 @@ pub enum Op {
     Flatten,
     /// Zeros around the image.
     Pad(Border),
+    /// The sum of two edges, then an activation.
+    Add(Activation),
 }
 
-/// A node: reads one edge, writes another.
+/// A node: reads edges, writes another.
 #[derive(Debug, Clone)]
 pub struct Node {
     /// The layer's name.
     pub name: String,
     /// What it does.
     pub op: Op,
-    /// The edge it reads.
-    pub input: usize,
+    /// The edge that it reads; the second is added to what is made of the first.
+    pub inputs: Vec<usize>,
     /// The edge it writes.
     pub output: usize,
 }
 
-/// A network. Nodes are in the order in which they run.
+impl Node {
+    /// The edge that it reads first.
+    pub fn input(&self) -> usize {
+        self.inputs[0]
+    }
+}
+
+/// A network. Nodes are in the order in which they run, and edges numbers: that of the network's input is [`Graph::INPUT`],
+/// and what adds a node returns that of its output. The last node's is the network's.
 #[derive(Debug, Clone)]
 pub struct Graph {
     edges: Vec<Edge>,
@@ -77,6 +87,9 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// The edge that holds the network's input.
+    pub const INPUT: usize = 0;
+
     /// A graph of no nodes over images of this shape.
     pub fn new(input: Shape) -> Graph {
         Graph { edges: vec![Edge { dtype: Dtype::F32, shape: input }], nodes: Vec::new(), winograd: true }
@@ -103,6 +116,11 @@ impl Graph {
         self.edges[edge]
     }
 
+    /// The nodes that read an edge.
+    pub fn readers(&self, edge: usize) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| node.inputs.contains(&edge))
+    }
+
     /// The border of zeros that an edge is known to have.
     pub fn border_around(&self, edge: usize) -> Option<Border> {
         let pads = self.nodes.iter().filter(|node| node.output == edge);
@@ -111,27 +129,46 @@ impl Graph {
 
     /// Shape of an input image.
     pub fn input(&self) -> Shape {
-        self.edges[0].shape
+        self.edges[Graph::INPUT].shape
     }
 
     /// Shape of an output image.
     pub fn output(&self) -> Shape {
-        self.edges[self.edges.len() - 1].shape
+        self.edges[self.output_edge()].shape
     }
 
-    /// A node that reads the newest edge.
-    fn push(&mut self, name: &str, op: Op, shape: Shape) {
-        let input = self.edges.len() - 1;
+    /// The edge that holds the network's output.
+    pub fn output_edge(&self) -> usize {
+        self.nodes.last().map_or(Graph::INPUT, |node| node.output)
+    }
+
+    fn push(&mut self, name: &str, op: Op, inputs: &[usize], shape: Shape) -> usize {
+        let output = self.edges.len();
         self.edges.push(Edge { dtype: Dtype::F32, shape });
-        self.nodes.push(Node { name: name.into(), op, input, output: input + 1 });
+        self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec(), output });
+        output
+    }
+
+    /// The shape of the edge that a node is to read.
+    fn read(&self, name: &str, edge: usize) -> Result<Shape> {
+        let edges = self.edges.len();
+        let found = self.edges.get(edge).ok_or_else(|| argument!("{name}: reads edge {edge} of {edges}"))?;
+        Ok(found.shape)
     }
 
     /// Dense: `weights` (outputs, inputs).
     ///
     /// # Errors
     /// Where the weights, the bias and the edge do not fit.
-    pub fn dense(&mut self, name: &str, weights: Rows, bias: Option<Vec<f32>>, activation: Activation) -> Result<()> {
-        let input = self.output();
+    pub fn dense(
+        &mut self,
+        name: &str,
+        from: usize,
+        weights: Rows,
+        bias: Option<Vec<f32>>,
+        activation: Activation,
+    ) -> Result<usize> {
+        let input = self.read(name, from)?;
         if input.h * input.w != 1 || input.c != weights.columns() {
             let Shape { c, h, w } = input;
             return Err(argument!("{name}: weights take {} features, the input is ({c}, {h}, {w})", weights.columns()));
@@ -139,21 +176,9 @@ impl Graph {
         check_bias(name, bias.as_deref(), weights.rows())?;
         let output = Shape::features(weights.rows());
         let window = Window::ONE;
-        self.push(
-            name,
-            Op::Linear(Linear {
-                weights,
-                bias,
-                activation,
-                window,
-                groups: 1,
-                border: Border::default(),
-                input,
-                output,
-            }),
-            output,
-        );
-        Ok(())
+        let border = Border::default();
+        let linear = Linear { weights, bias, residual: false, activation, window, groups: 1, border, input, output };
+        Ok(self.push(name, Op::Linear(linear), &[from], output))
     }
 
     /// Conv2D in `groups`: `weights` (filters, channels / groups · rows · columns), the filter in `window`, with `border`
@@ -161,16 +186,19 @@ impl Graph {
     ///
     /// # Errors
     /// Where the weights, the bias, the filter and the edge do not fit.
+    #[expect(clippy::too_many_arguments, reason = "the attributes of a convolution")]
     pub fn conv2d(
         &mut self,
         name: &str,
+        from: usize,
         weights: Rows,
         bias: Option<Vec<f32>>,
         (window, groups): (Window, usize),
         border: Border,
         activation: Activation,
-    ) -> Result<()> {
-        let (taps, channels) = (window.size.0 * window.size.1, self.output().c);
+    ) -> Result<usize> {
+        let inner = self.read(name, from)?;
+        let (taps, channels) = (window.size.0 * window.size.1, inner.c);
         if groups == 0 || !channels.is_multiple_of(groups) || !weights.rows().is_multiple_of(groups) {
             let filters = weights.rows();
             return Err(argument!("{name}: {groups} groups do not divide {channels} channels and {filters} filters"));
@@ -180,51 +208,71 @@ impl Graph {
             return Err(argument!("{name}: {} weights a filter, {channels} channels x {taps} taps", weights.columns()));
         }
         check_bias(name, bias.as_deref(), weights.rows())?;
-        let outer = border.around(self.output());
+        let outer = border.around(inner);
         check_window(name, window, outer)?;
         let (h, w) = window.over(outer.h, outer.w);
         let output = Shape { c: weights.rows(), h, w };
-        let border = if depthwise(groups, outer.c) {
-            border
+        let (from, border, input) = if depthwise(groups, inner.c) || border.is_zero() {
+            (from, border, inner)
         } else {
-            if !border.is_zero() {
-                self.push(&format!("{name}.pad"), Op::Pad(border), outer);
-            }
-            Border::default()
+            let padded = self.push(&format!("{name}.pad"), Op::Pad(border), &[from], outer);
+            (padded, Border::default(), outer)
         };
-        let input = self.output();
-        let linear = Linear { weights, bias, activation, window, groups, border, input, output };
-        self.push(name, Op::Linear(linear), output);
-        Ok(())
+        let linear = Linear { weights, bias, residual: false, activation, window, groups, border, input, output };
+        Ok(self.push(name, Op::Linear(linear), &[from], output))
     }
 
     /// Pooling; windows may hang over `border` rows and columns, which count for nothing.
     ///
     /// # Errors
     /// Where the window does not fit the edge.
-    pub fn pool(&mut self, name: &str, reduction: Reduction, window: Window, border: Border) -> Result<()> {
-        let input = border.around(self.output());
+    pub fn pool(
+        &mut self,
+        name: &str,
+        from: usize,
+        reduction: Reduction,
+        window: Window,
+        border: Border,
+    ) -> Result<usize> {
+        let input = border.around(self.read(name, from)?);
         check_window(name, window, input)?;
         if border.top.max(border.bottom) >= window.size.0 || border.left.max(border.right) >= window.size.1 {
             return Err(argument!("{name}: padding as large as the window leaves windows empty"));
         }
         let (h, w) = window.over(input.h, input.w);
         let shape = Shape { c: input.c, h, w };
-        self.push(name, Op::Pool { reduction, window, offset: (border.top, border.left) }, shape);
-        Ok(())
+        let pool = Op::Pool { reduction, window, offset: (border.top, border.left) };
+        Ok(self.push(name, pool, &[from], shape))
     }
 
     /// An activation of its own.
-    pub fn activation(&mut self, name: &str, activation: Activation) {
-        self.push(name, Op::Activation(activation), self.output());
+    ///
+    /// # Errors
+    /// Where there is no such edge.
+    pub fn activation(&mut self, name: &str, from: usize, activation: Activation) -> Result<usize> {
+        let shape = self.read(name, from)?;
+        Ok(self.push(name, Op::Activation(activation), &[from], shape))
+    }
+
+    /// The sum of two edges of one shape.
+    ///
+    /// # Errors
+    /// Where the shapes differ.
+    pub fn add(&mut self, name: &str, (a, b): (usize, usize)) -> Result<usize> {
+        let (shape, other) = (self.read(name, a)?, self.read(name, b)?);
+        if shape != other {
+            let dims = |Shape { c, h, w }: Shape| format!("({c}, {h}, {w})");
+            return Err(argument!("{name}: cannot add {} to {}", dims(other), dims(shape)));
+        }
+        Ok(self.push(name, Op::Add(Activation::None), &[a, b], shape))
     }
 
     /// One factor and summand a channel.
     ///
     /// # Errors
     /// Where there is not one of each a channel.
-    pub fn scale(&mut self, name: &str, scale: Vec<f32>, shift: Vec<f32>) -> Result<()> {
-        let shape = self.output();
+    pub fn scale(&mut self, name: &str, from: usize, scale: Vec<f32>, shift: Vec<f32>) -> Result<usize> {
+        let shape = self.read(name, from)?;
         if scale.len() != shape.c || shift.len() != shape.c {
             return Err(argument!(
                 "{name}: {} scales and {} shifts for {} channels",
@@ -233,26 +281,28 @@ impl Graph {
                 shape.c
             ));
         }
-        self.push(name, Op::Scale { scale, shift }, shape);
-        Ok(())
+        Ok(self.push(name, Op::Scale { scale, shift }, &[from], shape))
     }
 
     /// Softmax over features.
     ///
     /// # Errors
     /// Where the input is an image.
-    pub fn softmax(&mut self, name: &str) -> Result<()> {
-        let shape = self.output();
+    pub fn softmax(&mut self, name: &str, from: usize) -> Result<usize> {
+        let shape = self.read(name, from)?;
         if shape.h * shape.w != 1 {
             return Err(argument!("{name}: softmax takes vectors, not images of {} x {}", shape.h, shape.w));
         }
-        self.push(name, Op::Softmax, shape);
-        Ok(())
+        Ok(self.push(name, Op::Softmax, &[from], shape))
     }
 
     /// (c, h, w) to (c·h·w).
-    pub fn flatten(&mut self, name: &str) {
-        self.push(name, Op::Flatten, Shape::features(self.output().len()));
+    ///
+    /// # Errors
+    /// Where there is no such edge.
+    pub fn flatten(&mut self, name: &str, from: usize) -> Result<usize> {
+        let shape = Shape::features(self.read(name, from)?.len());
+        Ok(self.push(name, Op::Flatten, &[from], shape))
     }
 
     /// The nodes, for rewriting; edges keep their numbers and shapes.

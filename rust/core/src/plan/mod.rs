@@ -3,7 +3,9 @@
 pub mod build;
 pub mod choose;
 pub mod graph;
+mod program;
 pub mod run;
+mod settle;
 #[cfg(test)]
 mod tests;
 

@@ -1,146 +1,18 @@
 //! A compiled network: programs for the batch sizes it meets, buffers that calls reuse, and what it can tell of itself.
 
 use super::build::fuse;
-use super::choose::{Choice, Choices, Costs, build, can_become, candidates, is_free};
+use super::choose::{Choice, Choices, Costs, can_become, candidates, lying, reads};
 use super::graph::{Graph, Node, Op};
+use super::program::Program;
+use super::settle::settle;
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
-use crate::ops::relayout::Relayout;
-use crate::ops::{Layout, Operator};
+use crate::ops::Layout;
 use crate::simd::{Buffer, Target, peak_flops};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// Where an activation lives during a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Input,
-    Output,
-    /// One of the two buffers that steps read and write in turn.
-    Slot(usize),
-}
-
-struct Step {
-    /// The node, or `None` for a relayout between nodes.
-    node: Option<usize>,
-    operator: Box<dyn Operator>,
-    input: Place,
-    output: Place,
-    /// Floats written.
-    len: usize,
-    layouts: (Layout, Layout),
-}
-
-/// The steps for one batch size.
-struct Program {
-    steps: Vec<Step>,
-    slots: [usize; 2],
-    scratch: usize,
-    /// Whether it runs on the calling thread alone. Results do not depend on it.
-    alone: bool,
-    spare: Mutex<Vec<Workspace>>,
-}
-
-#[derive(Default)]
-struct Workspace {
-    slots: [Option<Buffer>; 2],
-    scratch: Option<Buffer>,
-}
-
-impl Program {
-    fn new(graph: &Graph, choices: &[Choice], images: usize, target: Target) -> Program {
-        let mut program =
-            Program { steps: Vec::new(), slots: [0; 2], scratch: 0, alone: false, spare: Mutex::new(Vec::new()) };
-        let (mut place, mut layout) = (Place::Input, Layout::RowMajor);
-        for (at, (node, choice)) in graph.nodes().iter().zip(choices).enumerate() {
-            let shape = graph.edge(node.input).shape;
-            if layout.canonical(shape) != choice.input.canonical(shape) {
-                let relayout = Relayout::of_edge(shape, layout, choice.input, images, target);
-                place = program.push(
-                    None,
-                    Box::new(relayout),
-                    place,
-                    choice.input.buffer_len(shape, images),
-                    (layout, choice.input),
-                );
-            }
-            layout = choice.output;
-            if is_free(node, choice) {
-                continue;
-            }
-            let operator = build(graph, node, choice, images, target);
-            let len = choice.output.buffer_len(graph.edge(node.output).shape, images);
-            place = program.push(Some(at), operator, place, len, (choice.input, choice.output));
-        }
-        let shape = graph.output();
-        let done = layout.canonical(shape) == Layout::RowMajor && matches!(place, Place::Slot(_));
-        match program.steps.last_mut() {
-            Some(last) if done => last.output = Place::Output,
-            _ => {
-                let relayout = Relayout::of_edge(shape, layout, Layout::RowMajor, images, target);
-                let len = Layout::RowMajor.len(shape, images);
-                program.push(None, Box::new(relayout), place, len, (layout, Layout::RowMajor));
-                if let Some(last) = program.steps.last_mut() {
-                    last.output = Place::Output;
-                }
-            }
-        }
-        for step in &program.steps {
-            program.scratch = program.scratch.max(step.operator.scratch());
-            if let Place::Slot(slot) = step.output {
-                program.slots[slot] = program.slots[slot].max(step.len);
-            }
-        }
-        program
-    }
-
-    fn push(
-        &mut self,
-        node: Option<usize>,
-        operator: Box<dyn Operator>,
-        input: Place,
-        len: usize,
-        layouts: (Layout, Layout),
-    ) -> Place {
-        let output = Place::Slot(if input == Place::Slot(0) { 1 } else { 0 });
-        self.steps.push(Step { node, operator, input, output, len, layouts });
-        output
-    }
-
-    fn run(&self, executor: &dyn Executor, x: &[f32], y: &mut [f32]) {
-        let spare = self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
-        let mut workspace = spare.unwrap_or_else(|| Workspace {
-            slots: self.slots.map(|len| Some(Buffer::zeroed(len))),
-            scratch: Some(Buffer::zeroed(self.scratch)),
-        });
-        for step in &self.steps {
-            self.step(step, executor, x, y, &mut workspace);
-        }
-        self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(workspace);
-    }
-
-    fn step(&self, step: &Step, executor: &dyn Executor, x: &[f32], y: &mut [f32], workspace: &mut Workspace) {
-        // The slot written is taken out while the other is read.
-        let mut taken = match step.output {
-            Place::Slot(slot) => workspace.slots[slot].take(),
-            _ => None,
-        };
-        let input: &[f32] = match step.input {
-            Place::Slot(slot) => workspace.slots[slot].as_deref().unwrap_or(&[]),
-            _ => x,
-        };
-        let output: &mut [f32] = match &mut taken {
-            Some(buffer) => &mut buffer[..step.len],
-            None => y,
-        };
-        step.operator.run(executor, input, output, workspace.scratch.as_deref_mut().unwrap_or(&mut []));
-        if let (Place::Slot(slot), Some(buffer)) = (step.output, taken) {
-            workspace.slots[slot] = Some(buffer);
-        }
-    }
-}
 
 /// What one step does and costs.
 #[derive(Debug, Clone)]
@@ -231,7 +103,13 @@ impl Plan {
     }
 
     fn chosen(&self, batch: usize, timed: bool) -> Vec<Choice> {
-        let choose = |timing| Costs::new(&self.graph, batch, self.target, timing).choose();
+        let choose = |timing: Option<(&dyn Executor, Duration)>| {
+            let mut costs = Costs::new(&self.graph, batch, self.target, timing);
+            let choices = costs.choose();
+            let Some((executor, budget)) = timing else { return choices };
+            let rivals = costs.rivals(&choices);
+            settle(&self.graph, choices, &rivals, (batch, self.target), executor, budget)
+        };
         if !timed {
             return choose(None);
         }
@@ -287,9 +165,12 @@ impl Plan {
             if !candidates(&self.graph, node, batch).contains(choice) {
                 return Err(argument!("choices: {name} cannot run as {choice:?} at batch {batch}"));
             }
-            let before = choices.last().map_or(Layout::RowMajor, |before| before.output);
-            if !can_become(before, choice.input) {
-                return Err(argument!("choices: {name} cannot read what lies as {} at batch {batch}", before.name()));
+            for (edge, wanted) in reads(node, choice) {
+                let written = lying(&self.graph, &choices).find(|&(written, _)| written == edge);
+                let lies = written.map_or(Layout::RowMajor, |(_, layout)| layout);
+                if !can_become(lies, wanted) {
+                    return Err(argument!("choices: {name} cannot read what lies as {} at batch {batch}", lies.name()));
+                }
             }
             choices.push(*choice);
         }
@@ -401,7 +282,7 @@ impl Plan {
     /// Bytes of activations that a run of `images` holds at once, inputs and outputs aside.
     pub fn activation_bytes(&self, images: usize) -> usize {
         let program = self.program(self.at_once(images));
-        (program.slots.iter().sum::<usize>() + program.scratch) * 4
+        program.activations() * 4
     }
 
     /// The steps for a batch size (of a large one, for the images that run at a time), timed now; with `dense`, also
@@ -414,16 +295,13 @@ impl Plan {
             &(0..images * self.graph.input().len()).map(|i| (i % 17) as f32 * 0.125).collect::<Vec<_>>(),
         );
         let mut y = Buffer::zeroed(images * self.graph.output().len());
-        let mut workspace = Workspace {
-            slots: program.slots.map(|len| Some(Buffer::zeroed(len))),
-            scratch: Some(Buffer::zeroed(program.scratch)),
-        };
+        let mut workspace = program.workspace(0);
         let mut best = vec![f64::INFINITY; program.steps.len()];
         let deadline = Instant::now() + budget * program.steps.len() as u32 / 4;
         for round in 0..1000 {
             for (step, best) in program.steps.iter().zip(&mut best) {
                 let start = Instant::now();
-                program.step(step, executor, &x, &mut y, &mut workspace);
+                step.run(executor, &x, &mut y, &mut workspace);
                 *best = best.min(start.elapsed().as_secs_f64() * 1e6);
             }
             if round >= 5 && Instant::now() > deadline {
@@ -465,6 +343,7 @@ fn op_name(op: &Op) -> &'static str {
         Op::Softmax => "Softmax",
         Op::Flatten => "Flatten",
         Op::Pad(_) => "Pad",
+        Op::Add(_) => "Add",
     }
 }
 

@@ -127,15 +127,15 @@ proptest! {
         let window = (window, groups);
         let bias = numbers(filters, 1.0, seed ^ 5);
         let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
-        graph.conv2d("conv", weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
-        let reference = |x: &[f32]| naive::conv2d((&weights, &bias), window, border, (inner, x), activation);
+        graph.conv2d("conv", Graph::INPUT, weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
+        let reference = |x: &[f32]| naive::conv2d((&weights, (&bias, &[])), window, border, (inner, x), activation);
         check(&graph, images, &|_, x| reference(x));
         let shape = graph.output();
         let depthwise = groups > 1 && channels == 1;
         // A third of the cases: each runs all kernels again.
         if seed % 3 == 0 && shape.h >= 2 && shape.w >= 2 && !depthwise {
             let reduction = if seed % 2 == 0 { Reduction::Average } else { Reduction::Max };
-            graph.pool("pool", reduction, Window::HALVING, Border::default()).unwrap();
+            graph.pool("pool", graph.output_edge(), reduction, Window::HALVING, Border::default()).unwrap();
             check_pooled(&graph, images, &|x| naive::halved(reduction, shape, &reference(x)));
         }
     }
@@ -155,8 +155,8 @@ proptest! {
         let weights = Rows::from_dense(outputs, features, &dense).unwrap();
         let mut graph = Graph::new(Shape::features(features));
         let bias = numbers(outputs, 1.0, seed ^ 5);
-        graph.dense("dense", weights.clone(), Some(bias.clone()), Activation::Relu).unwrap();
-        check(&graph, images, &|_, x| naive::matmul(&weights, 1, x, &bias, Activation::Relu));
+        graph.dense("dense", Graph::INPUT, weights.clone(), Some(bias.clone()), Activation::Relu).unwrap();
+        check(&graph, images, &|_, x| naive::matmul(&weights, 1, x, (&bias, &[]), Activation::Relu));
     }
 
     #[test]
@@ -176,13 +176,62 @@ proptest! {
         prop_assume!(size.0 <= outer.h && size.1 <= outer.w);
         let reduction = if average { Reduction::Average } else { Reduction::Max };
         let (mut graph, window) = (Graph::new(inner), Window::new(size, stride));
-        graph.pool("pool", reduction, window, border).unwrap();
+        graph.pool("pool", Graph::INPUT, reduction, window, border).unwrap();
         check(&graph, images, &|_, x| naive::pool(reduction, window, border, (inner, x)));
     }
 }
 
 proptest! {
     #![proptest_config(cases(20))]
+
+    #[test]
+    fn convolutions_that_add_what_they_read(
+        (c, h, w) in (1usize..40, 1usize..20, 1usize..36),
+        size in (1usize..4, 1usize..4),
+        images in prop::sample::select(vec![1usize, 2, 7, 9, 17, 33]),
+        grouped in any::<bool>(),
+        density in 0.0f64..1.0,
+        seed in any::<u64>(),
+    ) {
+        let (shape, window) = (Shape { c, h, w }, Window::new(size, (1, 1)));
+        let groups = if grouped { (2..=c).find(|groups| c % groups == 0).unwrap_or(1) } else { 1 };
+        let (down, right) = (size.0 - 1, size.1 - 1);
+        let border = Border { top: down / 2, left: right / 2, bottom: down - down / 2, right: right - right / 2 };
+        let columns = c / groups * size.0 * size.1;
+        let weights = Rows::from_dense(c, columns, &numbers(c * columns, density, seed)).unwrap();
+        let bias = numbers(c, 1.0, seed ^ 5);
+        let activation = [Activation::None, Activation::Relu, Activation::Relu, Activation::Tanh][seed as usize % 4];
+        let mut graph = Graph::new(shape);
+        let (window, x, none) = ((window, groups), Graph::INPUT, Activation::None);
+        let sums = graph.conv2d("conv", x, weights.clone(), Some(bias.clone()), window, border, none).unwrap();
+        let sum = graph.add("add", if seed % 2 == 0 { (sums, x) } else { (x, sums) }).unwrap();
+        if activation != Activation::None {
+            graph.activation("activation", sum, activation).unwrap();
+        }
+        build::fuse(&mut graph).unwrap();
+        prop_assert!(graph.nodes().iter().all(|node| matches!(node.op, Op::Linear(_) | Op::Pad(_))));
+        check(&graph, images, &|kernel, x| match kernel {
+            Some(Kernel::Winograd) => naive::winograd((&weights, (&bias, x)), border, (shape, x), activation),
+            _ => naive::conv2d((&weights, (&bias, x)), window, border, (shape, x), activation),
+        });
+    }
+
+    #[test]
+    fn dense_layers_that_add_what_they_read(
+        features in 1usize..140,
+        images in prop::sample::select(vec![1usize, 2, 9, 17, 70]),
+        density in 0.0f64..1.0,
+        seed in any::<u64>(),
+    ) {
+        let dense = numbers(features * features, density, seed);
+        let weights = Rows::from_dense(features, features, &dense).unwrap();
+        let (mut graph, x) = (Graph::new(Shape::features(features)), Graph::INPUT);
+        let bias = numbers(features, 1.0, seed ^ 5);
+        let sums = graph.dense("dense", x, weights.clone(), Some(bias.clone()), Activation::None).unwrap();
+        graph.add("add", (sums, x)).unwrap();
+        build::fuse(&mut graph).unwrap();
+        check(&graph, images, &|_, x| naive::matmul(&weights, 1, x, (&bias, x), Activation::None));
+    }
 
     /// Channels enough for Winograd's algorithm, whose results have a bound of their own.
     #[test]
@@ -203,15 +252,15 @@ proptest! {
         let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
         let window = (Window::new((3, 3), (1, 1)), 1);
         let mut graph = Graph::new(inner);
-        graph.conv2d("conv", weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
+        graph.conv2d("conv", Graph::INPUT, weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
         let offered = |graph: &Graph| {
             let last = graph.nodes().last().unwrap();
             choose::candidates(graph, last, images).iter().any(|choice| choice.kernel == Some(Kernel::Winograd))
         };
         prop_assert!(offered(&graph));
         check(&graph, images, &|kernel, x| match kernel {
-            Some(Kernel::Winograd) => naive::winograd((&weights, &bias), border, (inner, x), activation),
-            _ => naive::conv2d((&weights, &bias), window, border, (inner, x), activation),
+            Some(Kernel::Winograd) => naive::winograd((&weights, (&bias, &[])), border, (inner, x), activation),
+            _ => naive::conv2d((&weights, (&bias, &[])), window, border, (inner, x), activation),
         });
         graph.allow_winograd(false);
         prop_assert!(!offered(&graph));
@@ -227,16 +276,17 @@ fn whole_networks_fold_fuse_and_agree() {
     };
     let window = Window::new((3, 3), (1, 1));
     let border = Border { top: 1, left: 1, bottom: 1, right: 1 };
-    graph.conv2d("conv", weights(10, 18, 1), None, (window, 1), border, Activation::None).unwrap();
-    graph.scale("norm", numbers(10, 1.0, 2), numbers(10, 1.0, 3)).unwrap();
-    graph.activation("relu", Activation::Relu);
-    graph.pool("pool", Reduction::Max, Window::HALVING, Border::default()).unwrap();
-    graph.scale("alone", numbers(10, 1.0, 4), numbers(10, 1.0, 5)).unwrap();
-    graph.activation("tanh", Activation::Tanh);
-    graph.flatten("flatten");
-    graph.dense("dense", weights(20, 420, 6), Some(numbers(20, 1.0, 7)), Activation::Sigmoid).unwrap();
-    graph.dense("logits", weights(5, 20, 8), None, Activation::None).unwrap();
-    graph.softmax("softmax").unwrap();
+    let x = Graph::INPUT;
+    let x = graph.conv2d("conv", x, weights(10, 18, 1), None, (window, 1), border, Activation::None).unwrap();
+    let x = graph.scale("norm", x, numbers(10, 1.0, 2), numbers(10, 1.0, 3)).unwrap();
+    let x = graph.activation("relu", x, Activation::Relu).unwrap();
+    let x = graph.pool("pool", x, Reduction::Max, Window::HALVING, Border::default()).unwrap();
+    let x = graph.scale("alone", x, numbers(10, 1.0, 4), numbers(10, 1.0, 5)).unwrap();
+    let x = graph.activation("tanh", x, Activation::Tanh).unwrap();
+    let x = graph.flatten("flatten", x).unwrap();
+    let x = graph.dense("dense", x, weights(20, 420, 6), Some(numbers(20, 1.0, 7)), Activation::Sigmoid).unwrap();
+    let x = graph.dense("logits", x, weights(5, 20, 8), None, Activation::None).unwrap();
+    graph.softmax("softmax", x).unwrap();
     let x = numbers(40 * 2 * 12 * 14, 1.0, 9);
     let none = BTreeMap::new();
     let sequential = || -> Arc<dyn Executor> { Arc::new(Sequential) };
@@ -266,13 +316,70 @@ fn whole_networks_fold_fuse_and_agree() {
     assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
 }
 
+/// Two residual blocks, the second of fewer and smaller images and with weights on either side, by the choices of every batch
+/// size, on whatever buffers.
+#[test]
+fn residual_networks_agree() {
+    let (mut graph, edge) = (Graph::new(Shape { c: 8, h: 10, w: 12 }), Border { top: 1, left: 1, bottom: 1, right: 1 });
+    let weights = |rows: usize, columns: usize, seed| {
+        let dense = numbers(rows * columns, 0.3, seed);
+        (Rows::from_dense(rows, columns, &dense).unwrap(), Some(numbers(rows, 1.0, seed + 50)))
+    };
+    let window = |size, stride| (Window::new((size, size), (stride, stride)), 1);
+    let conv = |graph: &mut Graph, name: &str, x, (filters, channels), (size, stride), seed| {
+        let (weights, bias) = weights(filters, channels * size * size, seed);
+        let border = if size == 3 { edge } else { Border::default() };
+        graph.conv2d(name, x, weights, bias, window(size, stride), border, Activation::None).unwrap()
+    };
+    let x = Graph::INPUT;
+    let a = conv(&mut graph, "a", x, (8, 8), (3, 1), 1);
+    let a = graph.activation("relu a", a, Activation::Relu).unwrap();
+    let b = conv(&mut graph, "b", a, (8, 8), (3, 1), 2);
+    let b = graph.add("sum b", (b, x)).unwrap();
+    let b = graph.activation("relu b", b, Activation::Relu).unwrap();
+    let c = conv(&mut graph, "c", b, (20, 8), (3, 2), 3);
+    let c = graph.activation("relu c", c, Activation::Relu).unwrap();
+    let d = conv(&mut graph, "d", c, (20, 20), (3, 1), 4);
+    let e = conv(&mut graph, "e", b, (20, 8), (1, 2), 5);
+    let d = graph.add("sum d", (d, e)).unwrap();
+    // Read twice, and by a node that can not be fused.
+    let d = graph.add("twice", (d, d)).unwrap();
+    let d = graph.scale("norm", d, numbers(20, 1.0, 6), numbers(20, 1.0, 7)).unwrap();
+    let f = graph.flatten("flatten", d).unwrap();
+    graph.dense("logits", f, weights(5, 600, 8).0, None, Activation::None).unwrap();
+
+    let len = 8 * 10 * 12;
+    let x = numbers(40 * len, 1.0, 9);
+    let mut alone: Option<Vec<f32>> = None;
+    for (target, timed) in Target::available().into_iter().map(|target| (target, target == Target::detect())) {
+        let plan = Plan::new(graph.clone(), &[1, 32], target, Arc::new(Sequential), &BTreeMap::new(), timed).unwrap();
+        let names: Vec<_> = plan.graph().nodes().iter().map(|node| &*node.name).collect();
+        assert_eq!(
+            names,
+            ["a.pad", "a", "b.pad", "b", "c.pad", "c", "d.pad", "e", "d", "twice", "norm", "flatten", "logits"]
+        );
+        for images in [0, 1, 2, 5, 16, 17, 32, 40] {
+            let mut y = vec![f32::NAN; images * 5];
+            plan.run(images, &x[..images * len], &mut y).unwrap();
+            let one = |n: usize| {
+                let mut y = vec![0.0; 5];
+                plan.run(1, &x[n * len..(n + 1) * len], &mut y).unwrap();
+                y
+            };
+            let wanted = alone.get_or_insert_with(|| (0..40).flat_map(one).collect());
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4 * (1.0 + b.abs());
+            assert!(y.iter().zip(&*wanted).all(close), "{} {images} images", target.name());
+        }
+    }
+}
+
 /// What costs nothing must not make everything else look hopeless.
 #[test]
 fn others_are_timed_beside_free_choices() {
     let (mut graph, window) = (Graph::new(Shape { c: 3, h: 12, w: 12 }), (Window::new((3, 3), (1, 1)), 1));
     let border = Border { top: 1, left: 1, bottom: 1, right: 1 };
-    graph.conv2d("conv", Rows::empty(4, 27), None, window, border, Activation::None).unwrap();
-    graph.pool("pool", Reduction::Max, Window::HALVING, Border::default()).unwrap();
+    let x = graph.conv2d("conv", Graph::INPUT, Rows::empty(4, 27), None, window, border, Activation::None).unwrap();
+    graph.pool("pool", x, Reduction::Max, Window::HALVING, Border::default()).unwrap();
     let timing = Some((&Sequential as &dyn Executor, std::time::Duration::from_millis(1)));
     let mut costs = choose::Costs::new(&graph, 16, Target::detect(), timing);
     for node in graph.nodes().iter().filter(|node| node.name != "conv") {
@@ -287,26 +394,28 @@ fn what_does_not_fit_is_refused_by_name() {
     let mut graph = Graph::new(Shape { c: 1, h: 4, w: 4 });
     let weights = Rows::empty(3, 9);
     let window = Window::new((3, 3), (1, 1));
-    let refused = |result: crate::Result<()>| result.unwrap_err().to_string();
-    assert!(refused(graph.dense("d", weights.clone(), None, Activation::None)).starts_with("d: "));
+    let refused = |result: crate::Result<usize>| result.unwrap_err().to_string();
+    let x = Graph::INPUT;
+    assert!(refused(graph.flatten("f", 1)).contains("edge"));
+    assert!(refused(graph.dense("d", x, weights.clone(), None, Activation::None)).starts_with("d: "));
     let wide = Window { size: (5, 5), ..window };
     assert!(
-        refused(graph.conv2d("c", Rows::empty(3, 25), None, (wide, 1), Border::default(), Activation::None))
+        refused(graph.conv2d("c", x, Rows::empty(3, 25), None, (wide, 1), Border::default(), Activation::None))
             .contains("fit")
     );
     let still = Window { stride: (0, 1), ..window };
     assert!(
-        refused(graph.conv2d("c", weights.clone(), None, (still, 1), Border::default(), Activation::None))
+        refused(graph.conv2d("c", x, weights.clone(), None, (still, 1), Border::default(), Activation::None))
             .contains("positive")
     );
     let bias = Some(vec![0.0; 2]);
     assert!(
-        refused(graph.conv2d("c", weights.clone(), bias, (window, 1), Border::default(), Activation::None))
+        refused(graph.conv2d("c", x, weights.clone(), bias, (window, 1), Border::default(), Activation::None))
             .contains("bias")
     );
-    graph.conv2d("c", weights, None, (window, 1), Border::default(), Activation::None).unwrap();
+    graph.conv2d("c", x, weights, None, (window, 1), Border::default(), Activation::None).unwrap();
     let plan = |batches: &[usize], given: &BTreeMap<usize, Choices>| {
-        Plan::new(graph.clone(), batches, Target::detect(), Arc::new(Sequential), given, false).map(|_| ())
+        Plan::new(graph.clone(), batches, Target::detect(), Arc::new(Sequential), given, false).map(|_| 0)
     };
     assert!(refused(plan(&[], &BTreeMap::new())).contains("batch"));
     assert!(refused(plan(&[0], &BTreeMap::new())).contains("batch"));

@@ -103,7 +103,7 @@ impl PackedConv2D {
         let x = arrays::floats("x", x)?;
         let (n, size) = images("x", self.channels, x.shape())?;
         let (h, w) = self.over(size)?;
-        let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation };
+        let epilogue = Epilogue::new(bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation);
         let (executor, x) = (executor::current(), x.as_slice()?);
         arrays::filled(py, out, &[n, self.shape[0], h, w], |y| {
             py.detach(|| self.read().forward(&*executor, (n, size), x, y, epilogue)).map_err(to_py)

@@ -12,6 +12,7 @@ fn layer(c: usize, filters: usize, (h, w): (usize, usize), weights: &[f32], acti
     Linear {
         weights: Rows::from_dense(filters, c * 9, weights).unwrap(),
         bias: Some(numbers(filters, 1.0, 5)),
+        residual: false,
         activation,
         window: Window::new((3, 3), (1, 1)),
         groups: 1,
@@ -26,7 +27,7 @@ fn check(layer: &Linear, x: &[f32]) {
     let Linear { input, output, .. } = *layer;
     let images = x.len() / input.len();
     let bias = layer.bias.as_deref().unwrap();
-    let image = |x| naive::winograd((&layer.weights, bias), Border::default(), (input, x), layer.activation);
+    let image = |x| naive::winograd((&layer.weights, (bias, &[])), Border::default(), (input, x), layer.activation);
     let wanted: Vec<_> = x.chunks(input.len()).flat_map(image).collect();
     // (image, channel, pixel) at (image, pixel, channel).
     let place = |at: usize, Shape { c, h, w }: Shape| (at / (c * h * w) * h * w + at % (h * w)) * c + at / (h * w) % c;
@@ -38,7 +39,7 @@ fn check(layer: &Linear, x: &[f32]) {
         let mut once: Option<Vec<f32>> = None;
         for threads in [1, 2, 3, 8] {
             let mut y = vec![f32::NAN; wanted.len()];
-            operator.run(&*with_threads(threads), &last, &mut y, &mut scratch);
+            operator.run(&*with_threads(threads), &[&last], &mut y, &mut scratch);
             for (at, wanted) in wanted.iter().enumerate() {
                 let y = y[place(at, output)];
                 assert!(wanted.allows(y), "{} {input:?} {output:?} at {at}: {y} for {wanted:?}", target.name());

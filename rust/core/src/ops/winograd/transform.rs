@@ -1,7 +1,7 @@
 //! The transforms of F(4×4, 3×3), sixteen channels in the lanes: one-dimensional ones, applied to columns and then to rows.
 
 use super::{POINTS, TILE};
-use crate::formats::Activation;
+use crate::formats::Epilogue;
 use crate::ops::Shape;
 use crate::simd::{Kernel, LANES, Vector};
 
@@ -194,8 +194,8 @@ pub struct Scatter<'a> {
     pub from: &'a [f32],
     /// Floats between points.
     pub plane: usize,
-    /// Of the outputs.
-    pub activation: Activation,
+    /// Residual, which begins where `to` does, and activation.
+    pub epilogue: Epilogue<'a>,
     /// Up to four rows of the image, channels last.
     pub to: &'a mut [f32],
 }
@@ -205,10 +205,11 @@ impl Kernel for Scatter<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Scatter { channels, columns, tiles, first, from, plane, activation, to } = self;
+        let Scatter { channels, columns, tiles, first, from, plane, epilogue, to } = self;
         let (from, plane, lines) = (from.as_chunks::<LANES>().0, plane / LANES, channels.div_ceil(LANES));
         let row = columns * channels;
         let rows = to.len() / row.max(1);
+        let activation = epilogue.without_residual().activation;
         let floor = v.splat(activation.floor());
         for tile in 0..tiles {
             for line in 0..lines {
@@ -242,6 +243,7 @@ impl Kernel for Scatter<'_> {
         if let Some(activation) = activation.afterwards() {
             activation.of_slice(v, to);
         }
+        epilogue.of_sums(v, 0, to);
     }
 }
 
