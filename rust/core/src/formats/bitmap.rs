@@ -85,13 +85,17 @@ impl<S: Stored> Format for Bitmap<S> {
 }
 
 impl<S: Stored> Lanes for Bitmap<S> {
+    fn reads_behind(&self) -> bool {
+        !self.columns.is_multiple_of(4)
+    }
+
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {
         let words = self.columns.div_ceil(4);
         let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j));
         let mut acc = [[v.splat(0.0); 4]; N];
         // SAFETY: `pack` made the words of every group and as many values as bits, 16 to spare; the last word's columns
-        // that the matrix lacks are zeros of an operand.
+        // that the matrix lacks are zeros behind the operand.
         unsafe {
             let mut values = self.values.as_ptr().add(self.starts[group] as usize);
             for (at, &word) in self.masks.get_unchecked(group * words..(group + 1) * words).iter().enumerate() {

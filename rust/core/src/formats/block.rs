@@ -225,6 +225,10 @@ impl<const R: usize> Block<R> {
 }
 
 impl<const R: usize, S: Stored> Lanes for Block<R, S> {
+    fn reads_behind(&self) -> bool {
+        false
+    }
+
     /// 16 / R columns of a group of R rows at a time: `acc[lane] += values[lane] * x[column of lane / R]`.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]

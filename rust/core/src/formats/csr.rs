@@ -134,6 +134,10 @@ impl Sweep for Csr {
 }
 
 impl Lanes for Csr {
+    fn reads_behind(&self) -> bool {
+        false
+    }
+
     /// A dot product a row, 16 nonzeros at a time, then the sums of 16 rows together.
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N] {

@@ -128,6 +128,10 @@ impl<const N: usize, const M: usize, S: Stored> Format for Nm<N, M, S> {
 }
 
 impl<const N: usize, const M: usize, S: Stored> Lanes for Nm<N, M, S> {
+    fn reads_behind(&self) -> bool {
+        !self.columns.is_multiple_of(M)
+    }
+
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
     unsafe fn group<V: Vector, const J: usize>(&self, v: V, x: Operand<'_, J>, group: usize) -> [V::F32; J] {
@@ -136,7 +140,7 @@ impl<const N: usize, const M: usize, S: Stored> Lanes for Nm<N, M, S> {
         let mut x: [*const f32; J] = std::array::from_fn(|j| x.vector(j));
         let mut acc = [[v.splat(0.0); SUMS]; J];
         // SAFETY: `pack` made the slots and the words of every group of rows; an operand has a value a column and zeros
-        // for those that the last group of columns lacks.
+        // behind them for those that the last group of columns lacks.
         unsafe {
             let mut values = self.values.as_ptr().add(group * slots * LANES);
             let mut left = groups;

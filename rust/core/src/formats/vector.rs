@@ -1,10 +1,10 @@
 //! Few columns: y = W · x for one vector or some, with 16 rows of the matrix in the lanes.
 //!
 //! ```text
-//! x     vector 0 [x x x … x 0 … 0]     each padded with zeros, so that kernels may read a whole window at any column
-//!       vector 1 [x x x … x 0 … 0]
+//! x     vector 0 [x x x … x]           padded with zeros where kernels would read behind the last column
+//!       vector 1 [x x x … x]
 //!
-//! for task in rows:                    64 rows: their weights stay in cache from the first vectors to the last
+//! for task in rows:                    of several groups of vectors 64 rows: weights stay in cache from the first to the last
 //!   for N of the vectors:              4, 2 or 1 share every weight that is read
 //!     for group of 16 rows:            acc[N] = the format's kernel
 //!       y[order[16 rows], N vectors] = activation(acc + bias)
@@ -16,7 +16,7 @@ use super::shared::Shared;
 use crate::executor::Executor;
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, WINDOW, dispatch};
 
-/// `N` vectors that one matrix is multiplied with: at least [`WINDOW`] zeros follow the values of each.
+/// `N` vectors that one matrix is multiplied with. Where the matrix asks for them, at least [`WINDOW`] zeros follow each.
 #[derive(Clone, Copy)]
 pub struct Operand<'a, const N: usize> {
     values: &'a [f32],
@@ -33,6 +33,9 @@ impl<const N: usize> Operand<'_, N> {
 
 /// A packed matrix whose rows are summed in the lanes.
 pub trait Lanes: Format + Sync {
+    /// Whether kernels read behind the values of a vector: up to [`WINDOW`] zeros.
+    fn reads_behind(&self) -> bool;
+
     /// The row in lane i of group g, at 16 · g + i; `None` where it is that number itself.
     fn order(&self) -> Option<&[u32]> {
         None
@@ -42,7 +45,7 @@ pub trait Lanes: Format + Sync {
     /// anything.
     ///
     /// # Safety
-    /// The vectors have a value a column of the matrix, and `group` is below ⌈rows / 16⌉.
+    /// The vectors have a value a column of the matrix, and zeros behind them where it asks for them; `group` is below ⌈rows / 16⌉.
     unsafe fn group<V: Vector, const N: usize>(&self, v: V, x: Operand<'_, N>, group: usize) -> [V::F32; N];
 }
 
@@ -88,8 +91,10 @@ pub trait Few: Format + Send + Sync + std::fmt::Debug {
     );
 }
 
-/// Groups in a task.
+/// Groups in a task, where they are read for several vectors in turn.
 const TASK_GROUPS: usize = 4;
+/// Vectors that share every weight that is read, at most.
+const TOGETHER: usize = 4;
 
 impl<M: Lanes + Send + std::fmt::Debug> Few for M {
     fn multiply(
@@ -103,15 +108,8 @@ impl<M: Lanes + Send + std::fmt::Debug> Few for M {
     ) {
         let (m, k) = self.shape();
         assert!(from.hold(k, n, x.len()) && to.hold(m, n, y.len()), "multiply: the vectors do not fit the matrix");
-        let pitch = (k + WINDOW).next_multiple_of(LANES);
-        let mut padded = Buffer::zeroed(n * pitch);
-        for (j, vector) in padded.chunks_exact_mut(pitch).enumerate() {
-            if from.step == 1 {
-                vector[..k].copy_from_slice(&x[j * from.apart..][..k]);
-            } else {
-                vector[..k].iter_mut().enumerate().for_each(|(i, value)| *value = x[i * from.step + j * from.apart]);
-            }
-        }
+        let padded = (self.reads_behind() || from.step != 1).then(|| padded((n, k), x, from));
+        let (x, pitch) = padded.as_ref().map_or((x, from.apart), |(padded, pitch)| (&padded[..], *pitch));
         // In the order of the lanes, as `Task` adds it.
         let bias = epilogue.bias.map(|bias| {
             assert_eq!(bias.len(), m, "multiply: the bias does not fit the rows");
@@ -124,13 +122,27 @@ impl<M: Lanes + Send + std::fmt::Debug> Few for M {
         });
         let y = Shared::new(y);
         let groups = m.div_ceil(LANES);
-        executor.run(groups.div_ceil(TASK_GROUPS), &|task| {
-            let groups = task * TASK_GROUPS..((task + 1) * TASK_GROUPS).min(groups);
-            let rows =
-                Task { matrix: self, n, x: &padded, pitch, y: y.get(), to, bias: bias.as_deref(), epilogue, groups };
+        let at_once = if n <= TOGETHER && executor.threads() == 1 { groups.max(1) } else { TASK_GROUPS };
+        executor.run(groups.div_ceil(at_once), &|task| {
+            let groups = task * at_once..((task + 1) * at_once).min(groups);
+            let rows = Task { matrix: self, n, x, pitch, y: y.get(), to, bias: bias.as_deref(), epilogue, groups };
             dispatch(target, rows);
         });
     }
+}
+
+/// The vectors with [`WINDOW`] zeros or more behind each, and how far apart they are.
+fn padded((n, k): (usize, usize), x: &[f32], from: Strides) -> (Buffer, usize) {
+    let pitch = (k + WINDOW).next_multiple_of(LANES);
+    let mut padded = Buffer::zeroed(n * pitch);
+    for (j, vector) in padded.chunks_exact_mut(pitch).enumerate() {
+        if from.step == 1 {
+            vector[..k].copy_from_slice(&x[j * from.apart..][..k]);
+        } else {
+            vector[..k].iter_mut().enumerate().for_each(|(i, value)| *value = x[i * from.step + j * from.apart]);
+        }
+    }
+    (padded, pitch)
 }
 
 /// Some groups of rows times all vectors.
@@ -156,7 +168,7 @@ impl<M: Lanes> Kernel for Task<'_, M> {
             first += match self.n - first {
                 1 => self.vectors::<V, 1>(v, first),
                 2 | 3 => self.vectors::<V, 2>(v, first),
-                _ => self.vectors::<V, 4>(v, first),
+                _ => self.vectors::<V, TOGETHER>(v, first),
             };
         }
     }
@@ -176,8 +188,8 @@ impl<M: Lanes> Task<'_, M> {
             for (j, acc) in (first..).zip(acc) {
                 let acc = self.epilogue.activation.of_vector(v, v.add(acc, bias));
                 let y = self.y.wrapping_add(j * self.to.apart);
-                // SAFETY: `multiply` checked that `y` holds m × n with these strides; an order names each row once, so
-                // this task alone stores to the rows of its groups.
+                // SAFETY: `multiply` checked that `y` holds m × n with these strides; an order names each of the m rows once,
+                // so this task alone stores to the rows of its groups.
                 unsafe {
                     match self.matrix.order() {
                         None if self.to.step == 1 && here == LANES => v.store_ptr(y.add(group * LANES), acc),
@@ -185,6 +197,13 @@ impl<M: Lanes> Task<'_, M> {
                         None => {
                             for (lane, value) in v.to_array(acc)[..here].iter().enumerate() {
                                 *y.add((group * LANES + lane) * self.to.step) = *value;
+                            }
+                        }
+                        // As many as there mostly are: the loop unrolls, without a test a lane.
+                        Some(order) if self.to.step == 1 && here == LANES => {
+                            let (rows, values) = (order.as_ptr().add(group * LANES), v.to_array(acc));
+                            for (lane, value) in values.iter().enumerate() {
+                                *y.add(*rows.add(lane) as usize) = *value;
                             }
                         }
                         Some(order) => {

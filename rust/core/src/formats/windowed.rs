@@ -1,7 +1,8 @@
 //! Windows: 16 rows in the lanes, and every look-up of `x` inside registers. The format of few columns.
 //!
 //! ```text
-//! packet     step    to where its window of 32 columns begins: at the first column that any of the 16 rows still needs
+//! packet     step    to where its window of 32 columns begins: at the first column that any of the 16 rows still needs, or so
+//!                    that it ends with the last column
 //!            index   16 lanes × 16 bits: three columns of five bits each, counted from the window's first
 //!            values  3 slots × 16 lanes: each row's next nonzeros inside the window, up to three; zeros fill up
 //!
@@ -86,7 +87,8 @@ impl<const MASKS: usize, S: Stored> Windowed<MASKS, S> {
                 group.iter().map(|&row| starts_of[row as usize]..starts_of[row as usize + 1]).collect();
             let first = |left: &std::ops::Range<usize>| left.clone().next().map(|at| columns_of[at]);
             let mut base = 0;
-            while let Some(from) = left.iter().filter_map(first).min() {
+            while let Some(needed) = left.iter().filter_map(first).min() {
+                let from = needed.min(rows.columns().saturating_sub(WINDOW) as u32);
                 let (mut lanes, mut mask, mut slots) = ([0u16; LANES], [0u16; SLOTS], [[0.0f32; LANES]; SLOTS]);
                 for (lane, left) in left.iter_mut().enumerate() {
                     for slot in 0..SLOTS {
@@ -165,6 +167,10 @@ impl<const MASKS: usize, S: Stored> Format for Windowed<MASKS, S> {
 }
 
 impl<const MASKS: usize, S: Stored> Lanes for Windowed<MASKS, S> {
+    fn reads_behind(&self) -> bool {
+        self.columns < WINDOW
+    }
+
     fn order(&self) -> Option<&[u32]> {
         Some(&self.order)
     }
@@ -176,8 +182,8 @@ impl<const MASKS: usize, S: Stored> Lanes for Windowed<MASKS, S> {
         let x: [*const f32; N] = std::array::from_fn(|j| x.vector(j));
         // One accumulator a slot: a packet takes less time than two dependent multiply-adds.
         let mut acc = [[v.splat(0.0); SLOTS]; N];
-        // SAFETY: `pack` made as many values as slots or bits, 16 to spare where they are expanded; a sum of steps is a
-        // column of the matrix, and WINDOW zeros follow the columns in an operand.
+        // SAFETY: `pack` made as many values as slots or bits, 16 to spare where they are expanded; a sum of steps and
+        // WINDOW are at most the columns of an operand, or the columns and the zeros behind them where those are fewer.
         unsafe {
             let mut values = self.values.as_ptr().add(value);
             let mut base = 0;
