@@ -5,10 +5,9 @@
 //!   for block of columns of the matrix:
 //!     copy the block's rows of X side by side: they stay in cache
 //!     for row in bands:                    y[T] = dY[row], in registers
-//!       for 16 nonzeros of the row:        the last may be fewer
-//!         for 4 of them:                   acc[4] = Σ_t y[t] * x[column][t];  4 registers become 1: each step adds
+//!       for 4 nonzeros of the row:         acc[4] = Σ_t y[t] * x[column][t];  4 registers become 1: each step adds
 //!                                          halves of pairs
-//!         4 registers become 1:            lane q holds the sum of the q-th product
+//!       for 4 such registers:              they become 1: lane q holds the sum of the q-th product
 //!         values[16] += it
 //! ```
 //!
@@ -18,7 +17,7 @@
 use super::rows::Rows;
 use super::sweep::{BAND_ROWS, bands_a_task};
 use crate::executor::{Executor, map};
-use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
+use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch, prefetch};
 use std::ops::Range;
 
 /// Lines of X that a block of a dense matrix would hold: less than the first-level cache.
@@ -123,15 +122,16 @@ impl Kernel for Task<'_> {
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
         let mut operand = Buffer::zeroed(self.cuts.step * most_lines(V::REGISTERS) * LANES);
+        let mut sums = Buffer::zeroed((self.cuts.step * most_lines(V::REGISTERS)).next_multiple_of(LANES) * FOUR);
         let mut from = 0;
         while from < self.n {
             // Long chunks sum few lanes a multiply-add; short ones finish what is left.
             let lines = (self.n - from).div_ceil(LANES);
             from += match lines {
-                8.. if V::REGISTERS >= 32 => self.chunk::<V, 8>(v, from, &mut operand),
-                4.. if V::REGISTERS >= 32 => self.chunk::<V, 4>(v, from, &mut operand),
-                2.. => self.chunk::<V, 2>(v, from, &mut operand),
-                _ => self.chunk::<V, 1>(v, from, &mut operand),
+                8.. if V::REGISTERS >= 32 => self.chunk::<V, 8>(v, from, &mut operand, &mut sums),
+                4.. if V::REGISTERS >= 32 => self.chunk::<V, 4>(v, from, &mut operand, &mut sums),
+                2.. => self.chunk::<V, 2>(v, from, &mut operand, &mut sums),
+                _ => self.chunk::<V, 1>(v, from, &mut operand, &mut sums),
             };
         }
     }
@@ -140,7 +140,7 @@ impl Kernel for Task<'_> {
 impl Task<'_> {
     /// Adds T lines of columns from `from` on to every value; returns how many columns these are.
     #[inline(always)]
-    fn chunk<V: Vector, const T: usize>(&mut self, v: V, from: usize, operand: &mut [f32]) -> usize {
+    fn chunk<V: Vector, const T: usize>(&mut self, v: V, from: usize, operand: &mut [f32], sums: &mut [f32]) -> usize {
         let (starts, index, _) = self.rows.parts();
         let first = starts[self.range.start];
         let columns = (T * LANES).min(self.n - from);
@@ -157,6 +157,12 @@ impl Task<'_> {
             }
             let base = operand.as_ptr().wrapping_sub(block * T * LANES);
             for row in self.range.clone() {
+                // Every row's run lies elsewhere in the index, and each comes from memory once a block.
+                if row + 1 < self.range.end {
+                    let next = index.as_ptr().wrapping_add(starts[row + 1] + starts_here[row + 1] as usize);
+                    prefetch(next);
+                    prefetch(next.wrapping_add(LANES));
+                }
                 let run = starts[row] + starts_here[row] as usize..starts[row] + ends[row] as usize;
                 if run.is_empty() {
                     continue;
@@ -169,11 +175,11 @@ impl Task<'_> {
                     run[0] as usize >= block && (run[run.len() - 1] as usize) < end,
                     "sddmm: cuts of another matrix"
                 );
-                // Plain loops here and in what is called: closures that hold them are not always inlined into the
-                // target's code.
-                for (run, values) in run.chunks(LANES).zip(values.chunks_mut(LANES)) {
-                    // SAFETY: the operand holds T lines of every column of the block, among them those of the run.
-                    let mut sums = unsafe { sixteen::<V, T>(v, &y, base, run) };
+                // SAFETY: the operand holds T lines of every column of the block, among them those of the run.
+                unsafe { products(v, &y, base, run, sums) };
+                for (four, values) in sums.chunks_exact(FOUR * LANES).zip(values.chunks_mut(LANES)) {
+                    let lines = std::array::from_fn(|f| v.load(&four[f * LANES..]));
+                    let mut sums = halve(v, lines);
                     if from > 0 {
                         sums = v.add(v.load_some(values, values.len()), sums);
                     }
@@ -188,62 +194,49 @@ impl Task<'_> {
 /// Products that are summed together, and sets of them.
 pub(super) const FOUR: usize = 4;
 
-/// y · the T lines of up to 16 columns: a lane each.
+/// y · the T lines of each column of `run`, a register to four of them, whose lanes are summed as [`halve`] does.
 ///
 /// # Safety
-/// `operand` holds T lines of each column of `run`, where column 0 comes first.
+/// `operand` holds T lines of each column of `run`, where column 0 comes first; `run` has one at least.
 #[inline(always)]
-unsafe fn sixteen<V: Vector, const T: usize>(v: V, y: &[V::F32; T], operand: *const f32, run: &[u32]) -> V::F32 {
-    // SAFETY: the caller's promise; each four begins and ends in the run.
-    unsafe {
-        let at = |f: usize| run.as_ptr().add(f * FOUR);
-        if run.len() == LANES {
-            let first = products::<V, T, FOUR>(v, y, operand, at(0));
-            let second = products::<V, T, FOUR>(v, y, operand, at(1));
-            let third = products::<V, T, FOUR>(v, y, operand, at(2));
-            let fourth = products::<V, T, FOUR>(v, y, operand, at(3));
-            return halve(v, [first, second, third, fourth]);
-        }
-        let mut sums = [Line([0.0; LANES]); FOUR];
-        for (line, four) in sums.iter_mut().zip(run.chunks(FOUR)) {
-            let sum = match four.len() {
-                1 => products::<V, T, 1>(v, y, operand, four.as_ptr()),
-                2 => products::<V, T, 2>(v, y, operand, four.as_ptr()),
-                3 => products::<V, T, 3>(v, y, operand, four.as_ptr()),
-                _ => products::<V, T, FOUR>(v, y, operand, four.as_ptr()),
-            };
-            v.store(&mut line.0, sum);
-        }
-        halve(v, std::array::from_fn(|f| v.load(&sums[f].0)))
-    }
-}
-
-/// One register in memory.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line([f32; LANES]);
-
-/// y · the T lines of Q columns, whose lanes are summed as [`halve`] does.
-///
-/// # Safety
-/// `run` holds Q columns, and `operand` T lines of each, where column 0 comes first.
-#[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
-unsafe fn products<V: Vector, const T: usize, const Q: usize>(
+unsafe fn products<V: Vector, const T: usize>(
     v: V,
     y: &[V::F32; T],
     operand: *const f32,
-    run: *const u32,
-) -> V::F32 {
+    run: &[u32],
+    sums: &mut [f32],
+) {
+    // Plain loops here and in what is called: closures that hold them are not always inlined into the target's code.
+    let last = (run.len() - 1) / FOUR;
+    for f in 0..last {
+        let columns = [run[f * FOUR], run[f * FOUR + 1], run[f * FOUR + 2], run[f * FOUR + 3]];
+        // SAFETY: the caller's promise.
+        v.store(&mut sums[f * LANES..], unsafe { four(v, y, operand, columns) });
+    }
+    // As many again, the last column more than once: how many there are is not to be foreseen, and a wrong guess would take
+    // longer than three of them.
+    let rest = &run[last * FOUR..];
+    let columns = [rest[0], rest[1.min(rest.len() - 1)], rest[2.min(rest.len() - 1)], rest[rest.len() - 1]];
+    // SAFETY: the caller's promise.
+    v.store(&mut sums[last * LANES..], unsafe { four(v, y, operand, columns) });
+}
+
+/// y · the T lines of four columns.
+///
+/// # Safety
+/// `operand` holds T lines of each, where column 0 comes first.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators over registers may stay calls, which spill them")]
+unsafe fn four<V: Vector, const T: usize>(v: V, y: &[V::F32; T], operand: *const f32, columns: [u32; FOUR]) -> V::F32 {
     let mut acc = [v.splat(0.0); FOUR];
+    let x = columns.map(|column| operand.wrapping_add(column as usize * T * LANES));
     // SAFETY: the caller's promise.
     unsafe {
-        let x: [*const f32; Q] = std::array::from_fn(|q| operand.wrapping_add(*run.add(q) as usize * T * LANES));
-        for q in 0..Q {
+        for q in 0..FOUR {
             acc[q] = v.mul(y[0], v.load_ptr(x[q]));
         }
         for t in 1..T {
-            for q in 0..Q {
+            for q in 0..FOUR {
                 acc[q] = v.mul_add(y[t], v.load_ptr(x[q].add(t * LANES)), acc[q]);
             }
         }

@@ -20,7 +20,7 @@
 use super::linear::{Linear, sequential_if_small};
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
-use crate::formats::depthwise::{DepthwiseRows, Filter};
+use crate::formats::depthwise::{self, DepthwiseRows, Filter};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 
 /// A depthwise convolution: as many groups as channels.
@@ -94,14 +94,15 @@ impl Operator for Depthwise {
                     dispatch(*target, Row { op: self, y, input: &input[image * step..], output });
                 }
             } else if let Some(rows) = &self.rows {
-                for (at, output) in units_of {
+                let (taps, pitch) = (layer.weights.columns(), layouts.0.strides(layer.input).c);
+                let channels = units_of.map(|(at, y)| {
                     let (image, filter) = place(at);
-                    let x = &input[image * step + filter / (c / layer.input.c) * layouts.0.strides(layer.input).c..];
-                    let taps = layer.weights.columns();
+                    let x = &input[image * step + filter / (c / layer.input.c) * pitch..];
                     let weights = &self.weights[filter * taps..][..taps];
                     let filter = Filter { weights, bias: self.bias[filter], activation: layer.activation };
-                    rows.channel(*target, filter, x, output);
-                }
+                    depthwise::Channel { filter, x, y }
+                });
+                rows.channels(*target, channels);
             } else {
                 let mut planes = Planes::new(self);
                 for (at, output) in units_of {

@@ -169,6 +169,10 @@ impl Vector for Avx2 {
         unsafe { std::array::from_fn(|i| _mm256_loadu_ps(p.add(8 * i))) }
     }
     #[inline(always)]
+    fn window(self, a: Self::F32, b: Self::F32) -> Self::Window {
+        [a.0, a.1, b.0, b.1]
+    }
+    #[inline(always)]
     unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
         // SAFETY: see above the impl.
         unsafe {

@@ -195,6 +195,10 @@ impl Vector for Avx512 {
         unsafe { (_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16))) }
     }
     #[inline(always)]
+    fn window(self, a: Self::F32, b: Self::F32) -> Self::Window {
+        (a, b)
+    }
+    #[inline(always)]
     unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
         // SAFETY: see above the impl.
         unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }

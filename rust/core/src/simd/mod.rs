@@ -190,6 +190,8 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for reading [`WINDOW`] floats.
     unsafe fn window_ptr(self, p: *const f32) -> Self::Window;
+    /// The [`WINDOW`] floats of two registers.
+    fn window(self, a: Self::F32, b: Self::F32) -> Self::Window;
     /// Loads 16 indices.
     ///
     /// # Safety
@@ -474,6 +476,10 @@ mod tests {
                 assert_eq!(v.to_array(v.look_up(window, index)), wanted, "slot {slot}");
                 index = v.next_index::<5>(index);
             }
+            // SAFETY: an array of 16.
+            let index = unsafe { v.index_ptr(packed.as_ptr()) };
+            let wanted = packed.map(|packed| [a, b].concat()[(packed & 31) as usize]);
+            assert_eq!(v.to_array(v.look_up(v.window(x, y), index)), wanted);
             let words: [u32; LANES] = std::array::from_fn(|i| (i as u32).wrapping_mul(0x9e37_79b9) ^ 0x2b5a_11f3);
             // SAFETY: an array of 16.
             let mut index = unsafe { v.words_ptr(words.as_ptr()) };

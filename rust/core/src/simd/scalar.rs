@@ -114,6 +114,10 @@ impl Vector for Scalar {
         unsafe { p.cast::<Self::Window>().read_unaligned() }
     }
     #[inline(always)]
+    fn window(self, a: Self::F32, b: Self::F32) -> Self::Window {
+        std::array::from_fn(|i| if i < LANES { a[i] } else { b[i - LANES] })
+    }
+    #[inline(always)]
     unsafe fn index_ptr(self, p: *const u16) -> Self::Index {
         // SAFETY: the caller's promise: 16 readable indices at `p`.
         unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(u32::from)
