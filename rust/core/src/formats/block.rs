@@ -157,6 +157,11 @@ impl<const R: usize> Sweep for Block<R> {
         // eight registers four accumulators, a line and a broadcast fit.
         if registers >= 32 { 2 } else { 1 }
     }
+    fn panel_columns(registers: usize) -> usize {
+        // A line serves so many multiply-adds that it may come from the second-level cache; what a block begins and ends with,
+        // a load and a store for every accumulator, costs more.
+        4 * KBlocks::panels(Self::tile_lines(registers))
+    }
 
     #[inline(always)]
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {

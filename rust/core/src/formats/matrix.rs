@@ -179,7 +179,7 @@ enum Packed {
 /// Packs for panels as wide as the format's tile.
 fn pack<M: Pack + Sweep>(rows: &Rows, target: Target) -> M {
     let positions = (0..rows.columns() as u32).collect();
-    M::pack(rows, KBlocks::new(positions, KBlocks::panels(M::tile_lines(target.registers()))))
+    M::pack(rows, KBlocks::new(positions, M::panel_columns(target.registers())))
 }
 
 impl Packed {

@@ -92,6 +92,11 @@ pub trait Sweep: Sync {
         Self::tile_lines(registers)
     }
 
+    /// Columns of a K-block in panels: those whose operand stays in the first-level cache.
+    fn panel_columns(registers: usize) -> usize {
+        KBlocks::panels(Self::tile_lines(registers))
+    }
+
     /// One tile of T lines, one K-block, some bands of rows.
     ///
     /// # Safety

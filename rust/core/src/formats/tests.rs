@@ -81,6 +81,21 @@ fn all_small_shapes() {
     }
 }
 
+/// More columns than any format's K-block on any target.
+#[test]
+fn several_k_blocks() {
+    let (m, k, n) = (17, 4500, 40);
+    let rows = Rows::from_dense(m, k, &numbers(m * k, 0.1, 5)).unwrap();
+    let (x, bias) = (numbers(k * n, 1.0, 6), numbers(m, 1.0, 7));
+    for target in Target::available() {
+        for kind in kinds(&rows) {
+            let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+            let y = multiply(&rows, kind, target, 2, n, &x, epilogue);
+            check(&rows, n, &x, &bias, Activation::Relu, &y, &format!("{kind:?} {}", target.name()));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(
         std::env::var("SECATEUR_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500)

@@ -29,7 +29,7 @@ impl<M: Sweep> Pointwise<M> {
         target: Target,
     ) -> Pointwise<M> {
         let positions = (0..layer.input.c as u32).collect();
-        let blocks = KBlocks::new(positions, KBlocks::panels(M::tile_lines(target.registers())));
+        let blocks = KBlocks::new(positions, M::panel_columns(target.registers()));
         Pointwise { layer, matrix: pack(blocks), format, images, target, spare: Spare::default() }
     }
 }
