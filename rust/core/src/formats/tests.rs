@@ -89,7 +89,7 @@ fn several_k_blocks() {
     let (x, bias) = (numbers(k * n, 1.0, 6), numbers(m, 1.0, 7));
     for target in Target::available() {
         for kind in kinds(&rows) {
-            let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu };
+            let epilogue = Epilogue::new(Some(&bias), Activation::Relu);
             let y = multiply(&rows, kind, target, 2, n, &x, epilogue);
             check(&rows, n, &x, &bias, Activation::Relu, &y, &format!("{kind:?} {}", target.name()));
         }
