@@ -2,15 +2,18 @@
 
 from . import datasets, nn
 from ._core import PackedConv2D, PackedMatrix, cpu_target, get_num_threads, set_num_threads
+from .applying import apply_mask
 from .compiler import Plan, compile
 from .criteria import importance
+from .cutting import Cut, topk_cut
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
+from .groups import block_mask, nm_mask
 from .methods import DynamicPruner, GradientDynamic, Gradual, dynamic_pruning
 from .packing import pack, pack_conv2d
 from .pruning import prune
 from .result import PruneResult
 from .schedules import Schedule
-from .selection import apply_mask, block_mask, kth_largest, nm_mask, prune_mask, topk_mask
+from .selection import kth_largest, prune_mask, topk_mask, topk_prune
 from .shrink import remove_dead_neurons
 from .stop import AtSparsity, MaxDrop, NoImprovement
 from .storage import load, save
@@ -18,6 +21,7 @@ from .thresholds import grad_prune, l1_prune, l2_prune
 
 __all__ = [
     "AtSparsity",
+    "Cut",
     "DynamicPruner",
     "FormatError",
     "GradientDynamic",
@@ -54,5 +58,7 @@ __all__ = [
     "remove_dead_neurons",
     "save",
     "set_num_threads",
+    "topk_cut",
     "topk_mask",
+    "topk_prune",
 ]

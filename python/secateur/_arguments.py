@@ -10,17 +10,27 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["array_of", "as_axis", "as_floats", "as_integer", "as_number", "refuse_nan"]
+__all__ = [
+    "array_of",
+    "as_axis",
+    "as_floats",
+    "as_integer",
+    "as_number",
+    "check_out",
+    "is_half",
+    "is_same",
+    "refuse_nan",
+]
 
 # Integers beyond this are not all float64 values, so converting them could make unequal scores equal.
 _EXACT = 2**53
 
 
-def as_floats(value: ArrayLike, argument: str) -> NDArray[Any]:
+def as_floats(value: ArrayLike, argument: str, halves: bool = False) -> NDArray[Any]:
     """The argument as a C-contiguous native array of float32 or float64, itself where it is one.
 
     float16, bfloat16 (of ml_dtypes), booleans and integers of up to 16 bits become float32, wider integers
-    float64: always exactly.
+    float64: always exactly. With `halves`, float16 and bfloat16 stay what they are.
 
     Raises
     ------
@@ -33,7 +43,10 @@ def as_floats(value: ArrayLike, argument: str) -> NDArray[Any]:
     dtype = array.dtype
     if dtype.kind in "OSUMmc":
         raise TypeError(f"{argument}: expected real numbers, got dtype {dtype}")
-    if np.can_cast(dtype, np.float32):
+    target: Any
+    if halves and is_half(dtype):
+        target = dtype.newbyteorder("=") if dtype == np.float16 else dtype
+    elif np.can_cast(dtype, np.float32):
         target = np.float32
     elif np.can_cast(dtype, np.float64):
         target = np.float64
@@ -46,6 +59,11 @@ def as_floats(value: ArrayLike, argument: str) -> NDArray[Any]:
     # `require` also copies misaligned and byte-swapped arrays.
     converted: NDArray[Any] = np.require(array, target, ["C", "A"])
     return converted
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Whether it is float16, or the bfloat16 of ml_dtypes."""
+    return dtype == np.float16 or dtype.name == "bfloat16"
 
 
 def array_of(value: ArrayLike, argument: str) -> NDArray[Any]:
@@ -90,3 +108,35 @@ def refuse_nan(array: NDArray[Any], argument: str) -> None:
         index = np.unravel_index(int(np.argmax(nan)), array.shape)
         where = f"[{', '.join(str(int(i)) for i in index)}]" if index else ""
         raise ValueError(f"{argument}{where} is NaN")
+
+
+def check_out(out: NDArray[Any], source: NDArray[Any], argument: str, **others: NDArray[Any]) -> None:
+    """Refuse an `out` that is not of the shape and dtype of `source`, which `argument` gave, or unsafe to write.
+
+    `source` itself is allowed; what overlaps it otherwise, or one of the `others` (by argument), is not.
+    """
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected an array, got {type(out).__name__}")
+    if out.dtype != source.dtype:
+        raise TypeError(f"out: expected dtype {source.dtype}, got {out.dtype}")
+    if out.shape != source.shape:
+        raise ValueError(f"out: expected shape {source.shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out: is read-only")
+    for name, other in others.items():
+        if _overlap(out, other):
+            raise ValueError(f"out: overlaps {name}")
+    if not is_same(out, source) and _overlap(out, source):
+        raise ValueError(f"out: overlaps {argument} partly; give {argument} itself or other memory")
+    if out.size > 1 and any(step == 0 < size - 1 for step, size in zip(out.strides, out.shape, strict=True)):
+        raise ValueError("out: several elements share their memory")
+
+
+def is_same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two arrays of one shape and dtype are views of the same elements."""
+    address = a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    return bool(address and a.strides == b.strides)
+
+
+def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return np.may_share_memory(a, b) and np.shares_memory(a, b)

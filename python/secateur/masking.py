@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from . import budgets
 from .granularity import Blocks, Pattern, Weights, matrix_shape
+from .groups import nm_mask
 from .models.view import BoolArray
-from .selection import nm_mask, topk_mask
+from .selection import topk_mask
 
 Scores = Mapping[str, NDArray[Any]]
 Masks = dict[str, BoolArray]

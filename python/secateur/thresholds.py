@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._arguments import array_of, as_number
+from .applying import apply_mask
 from .criteria import importance
-from .selection import apply_mask
 
 __all__ = ["grad_prune", "l1_prune", "l2_prune"]
 

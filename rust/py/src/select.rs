@@ -1,22 +1,28 @@
 //! Selection. `secateur/selection.py` brings every argument to C-contiguous native arrays first; what is not is refused here.
 
 use crate::errors::to_py;
+use half::slice::HalfBitsSliceExt;
+use half::{bf16, f16};
 use numpy::{
     Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use secateur_core::select::{self, Float, Score, Scores, Tensor};
+use secateur_core::select::{self, MaskMut, Score, Scores, Tensor, Weight};
 use secateur_core::{Result, executor};
 
-/// A name or none, the weights or scores, and the gradients where the score takes them.
-type Argument<'py> = (Option<String>, Bound<'py, PyUntypedArray>, Option<Bound<'py, PyUntypedArray>>);
+/// A name or none, the weights or scores, the gradients where the score takes them, and "f16" or "bf16" where the arrays hold
+/// the bits of such numbers as uint16.
+type Argument<'py> = (Option<String>, Bound<'py, PyUntypedArray>, Option<Bound<'py, PyUntypedArray>>, Option<String>);
 type Mask<'py> = Bound<'py, PyArrayDyn<bool>>;
+type Array<'py, T> = PyReadonlyArrayDyn<'py, T>;
 
 /// The arrays of one tensor, borrowed for as long as the core reads them.
 enum Operands<'py> {
-    F32(PyReadonlyArrayDyn<'py, f32>, Option<PyReadonlyArrayDyn<'py, f32>>),
-    F64(PyReadonlyArrayDyn<'py, f64>, Option<PyReadonlyArrayDyn<'py, f64>>),
+    F32(Array<'py, f32>, Option<Array<'py, f32>>),
+    F64(Array<'py, f64>, Option<Array<'py, f64>>),
+    F16(Array<'py, u16>, Option<Array<'py, u16>>),
+    Bf16(Array<'py, u16>, Option<Array<'py, u16>>),
 }
 
 struct Operand<'py> {
@@ -25,7 +31,7 @@ struct Operand<'py> {
     operands: Operands<'py>,
 }
 
-fn borrow<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
+fn borrow<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Array<'py, T>> {
     let array = array
         .cast::<PyArrayDyn<T>>()
         .map_err(|_| PyTypeError::new_err(format!("array: unsupported dtype {}", array.dtype())))?;
@@ -38,26 +44,46 @@ fn borrow<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<PyRea
 }
 
 impl<'py> Operand<'py> {
-    fn new((name, array, grads): Argument<'py>) -> PyResult<Self> {
+    fn new((name, array, grads, half): Argument<'py>) -> PyResult<Self> {
         let shape = array.shape().to_vec();
         if grads.as_ref().is_some_and(|grads| grads.shape() != shape) {
             return Err(PyValueError::new_err("grads: expected the shape of the weights"));
         }
-        let operands = if array.cast::<PyArrayDyn<f32>>().is_ok() {
-            Operands::F32(borrow(&array)?, grads.as_ref().map(borrow).transpose()?)
-        } else {
-            Operands::F64(borrow(&array)?, grads.as_ref().map(borrow).transpose()?)
+        let grads = grads.as_ref();
+        let operands = match half.as_deref() {
+            Some("f16") => Operands::F16(borrow(&array)?, grads.map(borrow).transpose()?),
+            Some("bf16") => Operands::Bf16(borrow(&array)?, grads.map(borrow).transpose()?),
+            Some(half) => return Err(PyValueError::new_err(format!("half: expected f16 or bf16, got {half:?}"))),
+            None if array.cast::<PyArrayDyn<f32>>().is_ok() => {
+                Operands::F32(borrow(&array)?, grads.map(borrow).transpose()?)
+            }
+            None => Operands::F64(borrow(&array)?, grads.map(borrow).transpose()?),
         };
         Ok(Operand { name, shape, operands })
     }
 
-    fn tensor(&self, rule: Rule) -> PyResult<Tensor<'_>> {
+    fn tensor(&self, rule: Rule<'_>) -> PyResult<Tensor<'_>> {
+        // `borrow` has seen that all are contiguous.
         let scores = match &self.operands {
-            Operands::F32(array, grads) => Scores::F32(rule.score(array, grads.as_ref(), rule.lam as f32)?),
-            Operands::F64(array, grads) => Scores::F64(rule.score(array, grads.as_ref(), rule.lam)?),
+            Operands::F32(array, grads) => {
+                Scores::F32(rule.score(array.as_slice()?, slice(grads)?, rule.lam as f32)?)
+            }
+            Operands::F64(array, grads) => Scores::F64(rule.score(array.as_slice()?, slice(grads)?, rule.lam)?),
+            Operands::F16(array, grads) => {
+                let (array, grads) = (array.as_slice()?.reinterpret_cast::<f16>(), slice(grads)?);
+                Scores::F16(rule.score(array, grads.map(|grads| grads.reinterpret_cast()), rule.lam as f32)?)
+            }
+            Operands::Bf16(array, grads) => {
+                let (array, grads) = (array.as_slice()?.reinterpret_cast::<bf16>(), slice(grads)?);
+                Scores::Bf16(rule.score(array, grads.map(|grads| grads.reinterpret_cast()), rule.lam as f32)?)
+            }
         };
         Ok(Tensor { name: self.name.as_deref(), shape: &self.shape, scores })
     }
+}
+
+fn slice<'a, T: Element>(array: &'a Option<Array<'_, T>>) -> PyResult<Option<&'a [T]>> {
+    Ok(array.as_ref().map(|array| array.as_slice()).transpose()?)
 }
 
 /// How scores are made of the operands.
@@ -70,14 +96,7 @@ struct Rule<'a> {
 const GIVEN: Rule = Rule { kind: "given", lam: 0.0 };
 
 impl Rule<'_> {
-    fn score<'a, T: Element + Float>(
-        &self,
-        array: &'a PyReadonlyArrayDyn<'_, T>,
-        grads: Option<&'a PyReadonlyArrayDyn<'_, T>>,
-        lam: T,
-    ) -> PyResult<Score<'a, T>> {
-        // `borrow` has seen that both are contiguous.
-        let (array, grads) = (array.as_slice()?, grads.map(|grads| grads.as_slice()).transpose()?);
+    fn score<'a, T: Weight>(&self, array: &'a [T], grads: Option<&'a [T]>, lam: T::Score) -> PyResult<Score<'a, T>> {
         Ok(match (self.kind, grads) {
             ("given", None) => Score::Given(array),
             ("magnitude", None) => Score::Magnitude(array),
@@ -110,18 +129,86 @@ fn masks<'py>(
     Ok(masks)
 }
 
-/// The masks of the `k` first scores of all tensors together. `kind`: "given", "magnitude", "gradient", "taylor" or "combined".
+/// The masks of the `k` first scores of all tensors together, and the last kept score. `kind`: "given", "magnitude", "gradient",
+/// "taylor" or "combined"; `near`: a guess of that score.
 #[pyfunction]
+#[pyo3(signature = (tensors, k, kind, lam, near=None))]
 fn topk_masks<'py>(
     py: Python<'py>,
     tensors: Vec<Argument<'py>>,
     k: usize,
     kind: &str,
     lam: f64,
-) -> PyResult<Vec<Mask<'py>>> {
-    masks(py, &operands(tensors)?, Rule { kind, lam }, |tensors, masks| {
-        select::top_k_mask(&*executor::current(), tensors, k, masks)
-    })
+    near: Option<f64>,
+) -> PyResult<(Vec<Mask<'py>>, Option<f64>)> {
+    let mut score = None;
+    let masks = masks(py, &operands(tensors)?, Rule { kind, lam }, |tensors, masks| {
+        let masks = masks.iter_mut().map(|mask| MaskMut::Bools(mask)).collect();
+        score = select::top_k_mask(&*executor::current(), tensors, k, near, masks)?;
+        Ok(())
+    })?;
+    Ok((masks, score))
+}
+
+/// As [`topk_masks`], one bit a weight: of weight i bit i mod 8 of byte i / 8.
+#[pyfunction]
+#[pyo3(signature = (tensors, k, kind, lam, near=None))]
+fn topk_bits<'py>(
+    py: Python<'py>,
+    tensors: Vec<Argument<'py>>,
+    k: usize,
+    kind: &str,
+    lam: f64,
+    near: Option<f64>,
+) -> PyResult<(Vec<Bound<'py, PyArrayDyn<u8>>>, Option<f64>)> {
+    let operands = operands(tensors)?;
+    let tensors = operands.iter().map(|operand| operand.tensor(Rule { kind, lam })).collect::<PyResult<Vec<_>>>()?;
+    let masks: Vec<Bound<'py, PyArrayDyn<u8>>> =
+        tensors.iter().map(|tensor| PyArrayDyn::zeros(py, vec![tensor.len().div_ceil(8)], false)).collect();
+    let mut borrowed: Vec<PyReadwriteArrayDyn<'_, u8>> = masks.iter().map(|mask| mask.readwrite()).collect();
+    let mut bits = Vec::new();
+    for mask in &mut borrowed {
+        bits.push(MaskMut::Bits(mask.as_slice_mut()?));
+    }
+    let score = py.detach(|| select::top_k_mask(&*executor::current(), &tensors, k, near, bits)).map_err(to_py)?;
+    drop(borrowed);
+    Ok((masks, score))
+}
+
+/// The last of the `k` first scores: its value, which tensor it is in, and its flat index there.
+#[pyfunction]
+#[pyo3(signature = (tensors, k, kind, lam, near=None))]
+fn topk_cut(
+    py: Python<'_>,
+    tensors: Vec<Argument<'_>>,
+    k: usize,
+    kind: &str,
+    lam: f64,
+    near: Option<f64>,
+) -> PyResult<(f64, usize, usize)> {
+    let operands = operands(tensors)?;
+    let tensors = operands.iter().map(|operand| operand.tensor(Rule { kind, lam })).collect::<PyResult<Vec<_>>>()?;
+    let cut = py.detach(|| select::cut(&*executor::current(), &tensors, k, near)).map_err(to_py)?;
+    Ok((cut.score, cut.tensor, cut.index))
+}
+
+/// The mask of what scores more than `score`, and of what scores as much the elements before flat index `end`.
+#[pyfunction]
+fn cut_mask<'py>(
+    py: Python<'py>,
+    tensor: Argument<'py>,
+    kind: &str,
+    lam: f64,
+    score: f64,
+    end: usize,
+) -> PyResult<Mask<'py>> {
+    let mut masks = masks(py, &operands(vec![tensor])?, Rule { kind, lam }, |tensors, masks| {
+        for (tensor, mask) in tensors.iter().zip(masks) {
+            select::cut_mask(&*executor::current(), tensor, score, end, MaskMut::Bools(mask))?;
+        }
+        Ok(())
+    })?;
+    Ok(masks.remove(0))
 }
 
 /// The k-th largest score of all tensors together.
@@ -210,8 +297,36 @@ fn mask_into<'py>(
     Err(PyTypeError::new_err(format!("out: unsupported dtype {}", out.dtype())))
 }
 
+/// Sets to zero what a mask of bits does not keep. Weights are seen as in [`mask_into`].
+#[pyfunction]
+fn bits_into<'py>(
+    py: Python<'py>,
+    out: &Bound<'py, PyUntypedArray>,
+    bits: PyReadonlyArrayDyn<'py, u8>,
+) -> PyResult<()> {
+    macro_rules! by_type {
+        ($($uint:ty),*) => { $(
+            if let Ok(out) = out.cast::<PyArrayDyn<$uint>>() {
+                let mut out =
+                    out.try_readwrite().map_err(|_| PyValueError::new_err("out: read-only, or in use by another call"))?;
+                let (out, bits) = (out.as_slice_mut()?, bits.as_slice()?);
+                return py.detach(|| select::apply_bits_in_place(&*executor::current(), out, bits)).map_err(to_py);
+            }
+        )* };
+    }
+    if !out.is_c_contiguous() {
+        return Err(PyValueError::new_err("out: expected a C-contiguous array"));
+    }
+    by_type!(u16, u32, u64);
+    Err(PyTypeError::new_err(format!("out: unsupported dtype {}", out.dtype())))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(topk_masks, m)?)?;
+    m.add_function(wrap_pyfunction!(topk_bits, m)?)?;
+    m.add_function(wrap_pyfunction!(topk_cut, m)?)?;
+    m.add_function(wrap_pyfunction!(cut_mask, m)?)?;
+    m.add_function(wrap_pyfunction!(bits_into, m)?)?;
     m.add_function(wrap_pyfunction!(kth_largest, m)?)?;
     m.add_function(wrap_pyfunction!(nm_masks, m)?)?;
     m.add_function(wrap_pyfunction!(block_masks, m)?)?;

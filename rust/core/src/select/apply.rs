@@ -40,3 +40,21 @@ where
     });
     Ok(())
 }
+
+/// As [`apply_in_place`], of a mask of bits: that of weight i is bit i mod 8 of byte i / 8.
+pub fn apply_bits_in_place<T>(executor: &dyn Executor, weights: &mut [T], kept: &[u8]) -> Result<()>
+where
+    T: Copy + Default + Send + Sync,
+{
+    if weights.len().div_ceil(8) != kept.len() {
+        return Err(argument!("mask: has {} bytes for {} weights", kept.len(), weights.len()));
+    }
+    executor::map(executor, weights.chunks_mut(TASK).zip(kept.chunks(TASK / 8)).collect(), |(weights, kept)| {
+        for (weights, &kept) in weights.chunks_mut(8).zip(kept) {
+            for (bit, weight) in weights.iter_mut().enumerate() {
+                *weight = if kept >> bit & 1 == 1 { *weight } else { T::default() };
+            }
+        }
+    });
+    Ok(())
+}

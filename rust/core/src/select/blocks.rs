@@ -14,8 +14,9 @@
 //! Blocks go from the last of the order on, as many as bring the number of removed weights nearest to sparsity · n (of two
 //! equally near numbers of blocks the even one: without smaller blocks that is round_half_even(sparsity · blocks)).
 
-use super::score::{Float, Score};
-use super::{Scores, Tensor, count, top_k_mask};
+use super::key::{Float, Weight};
+use super::score::Score;
+use super::{MaskMut, Scores, Tensor, count, each, top_k_mask};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{self, Executor};
@@ -59,7 +60,7 @@ impl Grid {
     }
 
     /// Sums of |score| over the blocks, in float64 and in C order within the block; `None` where one is NaN.
-    fn sums<T: Float + Into<f64>>(&self, executor: &dyn Executor, scores: &[T]) -> Option<Vec<f64>> {
+    fn sums<T: Weight<Score: Into<f64>>>(&self, executor: &dyn Executor, scores: &[T]) -> Option<Vec<f64>> {
         let (_, across) = self.shape();
         let (weights, bands) = self.band();
         let sums = executor::map(executor, scores.chunks(weights.saturating_mul(bands)).collect(), |scores| {
@@ -67,11 +68,11 @@ impl Grid {
             for (sums, scores) in sums.chunks_mut(across).zip(scores.chunks(weights)) {
                 for row in scores.chunks(self.columns) {
                     if self.block.1 == 1 {
-                        sums.iter_mut().zip(row).for_each(|(sum, score)| *sum += score.abs().into());
+                        sums.iter_mut().zip(row).for_each(|(sum, score)| *sum += score.wide().abs().into());
                         continue;
                     }
                     for (sum, scores) in sums.iter_mut().zip(row.chunks(self.block.1)) {
-                        scores.iter().for_each(|score| *sum += score.abs().into());
+                        scores.iter().for_each(|score| *sum += score.wide().abs().into());
                     }
                 }
             }
@@ -124,11 +125,10 @@ pub fn block_mask(
             return Err(argument!("{}: expected at least one dimension to cut into blocks", tensor.label("scores")));
         }
         let grid = Grid::new(tensor.shape, block);
-        let sum = match tensor.scores {
-            Scores::F32(Score::Given(scores)) => grid.sums(executor, scores),
-            Scores::F64(Score::Given(scores)) => grid.sums(executor, scores),
+        let sum = each!(&tensor.scores, score => match score {
+            Score::Given(scores) => grid.sums(executor, scores),
             _ => return Err(argument!("{}: blocks take given scores", tensor.label("scores"))),
-        };
+        });
         sums.push(sum.ok_or_else(|| tensor.nan_error())?);
         grids.push(grid);
     }
@@ -138,7 +138,7 @@ pub fn block_mask(
         .collect();
     let k = blocks_kept(tensors, &grids, &sums, sparsity * n as f64);
     let mut kept: Vec<Vec<bool>> = sums.iter().map(|sums| vec![false; sums.len()]).collect();
-    top_k_mask(executor, &blocks, k, &mut kept.iter_mut().map(|kept| &mut kept[..]).collect::<Vec<_>>())?;
+    top_k_mask(executor, &blocks, k, None, kept.iter_mut().map(|kept| MaskMut::Bools(kept)).collect())?;
     for ((grid, kept), mask) in grids.iter().zip(&kept).zip(masks) {
         grid.expand(executor, kept, mask);
     }

@@ -7,20 +7,29 @@
 mod apply;
 mod blocks;
 mod bracket;
+mod key;
+mod mask_mut;
+mod narrow;
 mod nm;
+mod pass;
 mod score;
 mod topk;
 
-pub use apply::{apply, apply_in_place};
+pub use apply::{apply, apply_bits_in_place, apply_in_place};
 pub use blocks::block_mask;
+pub use key::{Float, Key, Weight};
+pub use mask_mut::MaskMut;
 pub use nm::nm_mask;
-pub use score::{Float, Key, Score};
+pub use score::Score;
 
 use crate::argument;
 use crate::error::{Error, Result};
-use crate::executor::Executor;
+use crate::executor::{self, Executor};
+use half::{bf16, f16};
+use pass::{Piece, TASK, blocks, cut as pieces_of};
 use score::Source;
 use std::fmt::Write;
+use topk::Selection;
 
 /// The scores of one tensor, in C order.
 #[derive(Debug, Clone, Copy)]
@@ -33,22 +42,53 @@ pub struct Tensor<'a> {
     pub scores: Scores<'a>,
 }
 
-/// Scores in either precision. Both are ranked exactly against each other.
+/// Scores of any precision. All are ranked exactly against each other.
 #[derive(Debug, Clone, Copy)]
 pub enum Scores<'a> {
     /// float32.
     F32(Score<'a, f32>),
     /// float64.
     F64(Score<'a, f64>),
+    /// IEEE half precision.
+    F16(Score<'a, f16>),
+    /// bfloat16.
+    Bf16(Score<'a, bf16>),
+}
+
+/// The same expression for the scores of any precision.
+macro_rules! each {
+    ($scores:expr, $score:ident => $does:expr) => {
+        match $scores {
+            Scores::F32($score) => $does,
+            Scores::F64($score) => $does,
+            Scores::F16($score) => $does,
+            Scores::Bf16($score) => $does,
+        }
+    };
+}
+use each;
+
+impl<'a> Scores<'a> {
+    /// Their keys of 32 bits, where these hold them.
+    fn short(&self) -> Option<&(dyn Source<u32> + 'a)> {
+        match self {
+            Scores::F32(score) => Some(score),
+            Scores::F16(score) => Some(score),
+            Scores::Bf16(score) => Some(score),
+            Scores::F64(_) => None,
+        }
+    }
+
+    /// Their keys of 64 bits.
+    fn long(&self) -> &(dyn Source<u64> + 'a) {
+        each!(self, score => score)
+    }
 }
 
 impl Tensor<'_> {
     /// The number of scores.
     pub fn len(&self) -> usize {
-        match &self.scores {
-            Scores::F32(score) => score.len(),
-            Scores::F64(score) => score.len(),
-        }
+        each!(&self.scores, score => score.len())
     }
 
     /// Whether there are none.
@@ -57,10 +97,7 @@ impl Tensor<'_> {
     }
 
     fn check(&self) -> Result<()> {
-        let even = match &self.scores {
-            Scores::F32(score) => score.is_even(),
-            Scores::F64(score) => score.is_even(),
-        };
+        let even = each!(&self.scores, score => score.is_even());
         let fits = self.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim)) == Some(self.len());
         if even && fits {
             Ok(())
@@ -76,10 +113,7 @@ impl Tensor<'_> {
 
     /// The error that names the first NaN of this tensor.
     fn nan_error(&self) -> Error {
-        let find = |i| match &self.scores {
-            Scores::F32(score) => score.nan_at(i),
-            Scores::F64(score) => score.nan_at(i),
-        };
+        let find = |i| each!(&self.scores, score => score.nan_at(i));
         let Some((at, argument)) = (0..self.len()).find_map(|i| find(i).map(|argument| (i, argument))) else {
             return argument!("{}: has a NaN", self.label("scores"));
         };
@@ -108,35 +142,136 @@ pub fn kept(sparsity: f64, n: usize) -> Result<usize> {
 
 /// The k-th largest score of all tensors together, 1 ≤ k ≤ their number.
 pub fn kth_largest(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize) -> Result<f64> {
-    let n = count(tensors)?;
-    if !(1..=n).contains(&k) {
-        return Err(argument!("k: expected 1 to {n} (the number of scores), got {k}"));
-    }
-    let found = match f32_sources(tensors) {
+    check_rank(tensors, k)?;
+    let found = match short(tensors) {
         Some(sources) => topk::threshold(executor, &sources, k).map(|threshold| threshold.key.score()),
-        None => topk::threshold(executor, &f64_sources(tensors), k).map(|threshold| threshold.key.score()),
+        None => topk::threshold(executor, &long(tensors), k).map(|threshold| threshold.key.score()),
     };
     found.map_err(|at| tensors[at].nan_error())
 }
 
-/// Sets exactly the first `k` in the order of scores to true, all others to false; `masks[i]` belongs to `tensors[i]`.
-pub fn top_k_mask(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, masks: &mut [&mut [bool]]) -> Result<()> {
+/// The last that a selection keeps: with it the mask of any part of any tensor can be told without the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cut {
+    /// Its score.
+    pub score: f64,
+    /// Which of the tensors it is in.
+    pub tensor: usize,
+    /// Where in this tensor.
+    pub index: usize,
+}
+
+/// The k-th in the order of all scores together, 1 ≤ k ≤ their number. `near` is a guess of its score, which changes nothing but
+/// the time that this takes.
+pub fn cut(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, near: Option<f64>) -> Result<Cut> {
+    fn find<K: Key>(
+        executor: &dyn Executor,
+        sources: &[&dyn Source<K>],
+        k: usize,
+        near: Option<f64>,
+    ) -> std::result::Result<Cut, usize> {
+        let found = Selection::new(executor, sources, pieces_of(sources), k, near.map(K::near))?;
+        let (tensor, index) = found.last(sources);
+        Ok(Cut { score: found.threshold.key.score(), tensor, index })
+    }
+    check_rank(tensors, k)?;
+    let order = in_order(tensors);
+    let sorted: Vec<_> = order.iter().map(|&at| tensors[at]).collect();
+    let found = match short(&sorted) {
+        Some(sources) => find(executor, &sources, k, near),
+        None => find(executor, &long(&sorted), k, near),
+    };
+    match found {
+        Ok(found) => Ok(Cut { tensor: order[found.tensor], ..found }),
+        Err(at) => Err(sorted[at].nan_error()),
+    }
+}
+
+/// Keeps the scores above `score`, and of those equal to it the ones before flat index `end`: the part that one tensor has in a
+/// [`cut`].
+pub fn cut_mask(executor: &dyn Executor, tensor: &Tensor<'_>, score: f64, end: usize, mask: MaskMut<'_>) -> Result<()> {
+    fn write<K: Key>(executor: &dyn Executor, source: &dyn Source<K>, limit: K, end: usize, mask: MaskMut<'_>) -> bool {
+        let sources = [source];
+        let pieces = with_masks(pieces_of(&sources), vec![mask]);
+        executor::map(executor, pieces, |mut piece| piece.keep_until(&sources, limit, end)).contains(&true)
+    }
+    tensor.check()?;
+    mask.check(tensor.len())?;
+    let nan = match tensor.scores.short() {
+        // A score that float32 cannot hold is compared as float64.
+        Some(source) if f64::from(score as f32) == score => write(executor, source, Key::near(score), end, mask),
+        _ => write(executor, tensor.scores.long(), Key::near(score), end, mask),
+    };
+    if nan { Err(tensor.nan_error()) } else { Ok(()) }
+}
+
+/// Keeps exactly the first `k` in the order of scores; `masks[i]` belongs to `tensors[i]`. Returns the last kept score, if any is.
+/// `near` is a guess of it, which changes nothing but the time that this takes.
+pub fn top_k_mask(
+    executor: &dyn Executor,
+    tensors: &[Tensor<'_>],
+    k: usize,
+    near: Option<f64>,
+    masks: Vec<MaskMut<'_>>,
+) -> Result<Option<f64>> {
+    fn write<K: Key>(
+        executor: &dyn Executor,
+        sources: &[&dyn Source<K>],
+        k: usize,
+        near: Option<f64>,
+        mut masks: Vec<MaskMut<'_>>,
+    ) -> std::result::Result<Option<f64>, usize> {
+        if k == 0 {
+            let nan = executor::map(executor, pieces_of(sources), |piece| {
+                blocks(sources[piece.source], piece.range, |_, _| ()).then_some(piece.source)
+            });
+            masks.iter_mut().zip(sources).for_each(|(mask, source)| mask.fill(source.len(), false));
+            return nan.into_iter().flatten().next().map_or(Ok(None), Err);
+        }
+        let pieces = with_masks(pieces_of(sources), masks);
+        let found = Selection::new(executor, sources, pieces, k, near.map(K::near))?;
+        let score = found.threshold.key.score();
+        found.correct(executor, sources);
+        Ok(Some(score))
+    }
     let n = count(tensors)?;
     if k > n {
         return Err(argument!("k: expected 0 to {n} (the number of scores), got {k}"));
     }
-    if masks.len() != tensors.len() || masks.iter().zip(tensors).any(|(mask, tensor)| mask.len() != tensor.len()) {
-        return Err(argument!("masks: expected one of the size of each tensor"));
+    if masks.len() != tensors.len() {
+        return Err(argument!("masks: expected one of each tensor"));
     }
-    let mut order: Vec<(Tensor<'_>, &mut [bool])> =
-        tensors.iter().copied().zip(masks.iter_mut().map(|mask| &mut **mask)).collect();
-    order.sort_by_key(|(tensor, _)| tensor.name);
-    let (tensors, mut masks): (Vec<_>, Vec<_>) = order.into_iter().unzip();
-    let done = match f32_sources(&tensors) {
-        Some(sources) => topk::mask(executor, &sources, k, &mut masks),
-        None => topk::mask(executor, &f64_sources(&tensors), k, &mut masks),
+    masks.iter().zip(tensors).try_for_each(|(mask, tensor)| mask.check(tensor.len()))?;
+    let order = in_order(tensors);
+    let sorted: Vec<_> = order.iter().map(|&at| tensors[at]).collect();
+    let mut masks: Vec<_> = masks.into_iter().map(Some).collect();
+    let masks = order.iter().filter_map(|&at| masks[at].take()).collect();
+    let done = match short(&sorted) {
+        Some(sources) => write(executor, &sources, k, near, masks),
+        None => write(executor, &long(&sorted), k, near, masks),
     };
-    done.map_err(|at| tensors[at].nan_error())
+    done.map_err(|at| sorted[at].nan_error())
+}
+
+/// The pieces of sources, each with its part of the source's mask.
+fn with_masks<'a>(pieces: Vec<Piece<'static>>, masks: Vec<MaskMut<'a>>) -> Vec<Piece<'a>> {
+    let masks = masks.into_iter().flat_map(|mask| mask.pieces(TASK));
+    pieces.into_iter().zip(masks).map(|(piece, mask)| Piece { mask: Some(mask), ..piece }).collect()
+}
+
+/// The tensors' positions in the order of their names.
+fn in_order(tensors: &[Tensor<'_>]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by_key(|&at| tensors[at].name);
+    order
+}
+
+fn check_rank(tensors: &[Tensor<'_>], k: usize) -> Result<()> {
+    let n = count(tensors)?;
+    if (1..=n).contains(&k) {
+        return Ok(());
+    }
+    Err(argument!("k: expected 1 to {n} (the number of scores), got {k}"))
 }
 
 /// The number of scores of well-formed tensors.
@@ -144,21 +279,14 @@ fn count(tensors: &[Tensor<'_>]) -> Result<usize> {
     tensors.iter().try_fold(0, |n, tensor| tensor.check().map(|()| n + tensor.len()))
 }
 
-/// The sources of float32 tensors; `None` where one is float64, and all have to be compared as such.
-fn f32_sources<'a>(tensors: &'a [Tensor<'a>]) -> Option<Vec<&'a dyn Source<u32>>> {
-    let source = |tensor: &'a Tensor<'a>| match &tensor.scores {
-        Scores::F32(score) => Some(score as &dyn Source<u32>),
-        Scores::F64(_) => None,
-    };
-    tensors.iter().map(source).collect()
+/// Keys of 32 bits, where they hold the scores of all tensors.
+fn short<'a>(tensors: &'a [Tensor<'a>]) -> Option<Vec<&'a dyn Source<u32>>> {
+    tensors.iter().map(|tensor| tensor.scores.short().map(|source| source as &dyn Source<u32>)).collect()
 }
 
-fn f64_sources<'a>(tensors: &'a [Tensor<'a>]) -> Vec<&'a dyn Source<u64>> {
-    let source = |tensor: &'a Tensor<'a>| match &tensor.scores {
-        Scores::F32(score) => score as &dyn Source<u64>,
-        Scores::F64(score) => score as &dyn Source<u64>,
-    };
-    tensors.iter().map(source).collect()
+/// Keys of 64 bits, which hold any.
+fn long<'a>(tensors: &'a [Tensor<'a>]) -> Vec<&'a dyn Source<u64>> {
+    tensors.iter().map(|tensor| tensor.scores.long() as &dyn Source<u64>).collect()
 }
 
 #[cfg(test)]

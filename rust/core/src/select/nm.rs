@@ -5,8 +5,9 @@
 //!                              | x . . x | x x . . | . x x |        ties: the earlier
 //! ```
 
-use super::score::{Key, Source};
-use super::{Scores, Tensor};
+use super::Tensor;
+use super::key::Key;
+use super::score::Source;
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{self, Executor};
@@ -39,9 +40,9 @@ pub fn nm_mask(
     }
     let inner: usize = tensor.shape[axis + 1..].iter().product();
     let rule = Rule { n, m, length, inner };
-    let fine = match &tensor.scores {
-        Scores::F32(score) => rule.run::<u32>(executor, score, mask),
-        Scores::F64(score) => rule.run::<u64>(executor, score, mask),
+    let fine = match tensor.scores.short() {
+        Some(source) => rule.run(executor, source, mask),
+        None => rule.run(executor, tensor.scores.long(), mask),
     };
     if fine { Ok(()) } else { Err(tensor.nan_error()) }
 }

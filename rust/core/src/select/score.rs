@@ -1,84 +1,18 @@
-//! Scores made on the fly, and the integers that order them.
-//!
-//! A score is never stored: each pass computes it again from the weights and turns it into a *key*, an unsigned integer with
-//! the same order. So selection is written once, over integers, and needs no array the size of the weights.
+//! Scores made on the fly: a pass computes them from the weights, a block at a time, and leaves their keys.
 
-use crate::simd::{Kernel, Target, Vector, dispatch};
-use std::ops::{Add, Mul};
+use super::key::{Float, Key, Weight};
+use super::mask_mut::WORD;
+use super::pass::Scan;
+use crate::simd::{Kernel, Target, Vector, dispatch, prefetch};
+use std::marker::PhantomData;
+use std::ops::Range;
 
-/// A float type that weights come in.
-pub trait Float: Copy + Default + Send + Sync + PartialEq + Add<Output = Self> + Mul<Output = Self> + 'static {
-    /// The absolute value.
-    fn abs(self) -> Self;
-    /// Whether it is NaN.
-    fn is_nan(self) -> bool;
-}
-
-macro_rules! float {
-    ($($float:ty),*) => { $(
-        impl Float for $float {
-            #[inline(always)]
-            fn abs(self) -> Self {
-                <$float>::abs(self)
-            }
-            #[inline(always)]
-            fn is_nan(self) -> bool {
-                <$float>::is_nan(self)
-            }
-        }
-    )* };
-}
-float!(f32, f64);
-
-/// An integer in the order of the floats that it stands for.
-pub trait Key: Copy + Ord + Default + Send + Sync + 'static {
-    /// The float type.
-    type Value: Float;
-    /// Bits of a key.
-    const BITS: u32;
-    /// The key of a score that is not NaN. −0 and +0 have the same.
-    fn of(score: Self::Value) -> Self;
-    /// The score of a key (+0 for both zeros), widened.
-    fn score(self) -> f64;
-    /// `self >> shift`, cut to a machine word; a shift of all bits or more leaves 0.
-    fn prefix(self, shift: u32) -> u64;
-    /// The key with these bits.
-    fn whole(bits: u64) -> Self;
-}
-
-macro_rules! key {
-    ($($key:ty, $signed:ty, $float:ty);*) => { $(
-        impl Key for $key {
-            type Value = $float;
-            const BITS: u32 = <$key>::BITS;
-            #[inline(always)]
-            fn of(score: $float) -> $key {
-                // Adding +0 turns −0 into +0 and changes nothing else.
-                let bits = (score + 0.0).to_bits();
-                // Positive: set the sign bit. Negative: flip all bits, since larger magnitude means smaller score.
-                bits ^ ((((bits as $signed) >> (<$key>::BITS - 1)) as $key) | 1 << (<$key>::BITS - 1))
-            }
-            #[inline(always)]
-            fn score(self) -> f64 {
-                let top = 1 << (<$key>::BITS - 1);
-                f64::from(<$float>::from_bits(if self & top != 0 { self ^ top } else { !self }))
-            }
-            #[inline(always)]
-            fn prefix(self, shift: u32) -> u64 {
-                u64::from(self.checked_shr(shift).unwrap_or(0))
-            }
-            #[inline(always)]
-            fn whole(bits: u64) -> $key {
-                bits as $key
-            }
-        }
-    )* };
-}
-key!(u32, i32, f32; u64, i64, f64);
+/// Bytes between what is looked at and what is asked for.
+const AHEAD: usize = 2048;
 
 /// How the scores of one tensor are made.
 #[derive(Debug, Clone, Copy)]
-pub enum Score<'a, T> {
+pub enum Score<'a, T: Weight> {
     /// Given as they are.
     Given(&'a [T]),
     /// |w|: the order of the L1 and of the L2 norm of single weights.
@@ -88,10 +22,10 @@ pub enum Score<'a, T> {
     /// |w · g|, the first-order Taylor term of the loss when the weight goes (Molchanov et al., 2019).
     Taylor(&'a [T], &'a [T]),
     /// |w| + λ · |g|.
-    Combined(&'a [T], &'a [T], T),
+    Combined(&'a [T], &'a [T], T::Score),
 }
 
-impl<T: Float> Score<'_, T> {
+impl<T: Weight> Score<'_, T> {
     /// The number of scores.
     pub fn len(&self) -> usize {
         match self {
@@ -116,12 +50,14 @@ impl<T: Float> Score<'_, T> {
 
     /// The argument whose element `i` makes the score NaN, or `None` where the score is a number.
     pub(super) fn nan_at(&self, i: usize) -> Option<&'static str> {
-        let (culprits, score): (&[(&str, T)], T) = match *self {
-            Score::Given(x) => (&[("scores", x[i])], x[i]),
-            Score::Magnitude(x) => (&[("weights", x[i])], x[i]),
-            Score::Gradient(x) => (&[("grads", x[i])], x[i]),
-            Score::Taylor(w, g) => (&[("weights", w[i]), ("grads", g[i])], w[i] * g[i]),
-            Score::Combined(w, g, lam) => (&[("weights", w[i]), ("grads", g[i])], w[i].abs() + lam * g[i].abs()),
+        let one = |name, x: &[T]| ([(name, x[i].wide()); 2], x[i].wide());
+        let two = |w: &[T], g: &[T]| [("weights", w[i].wide()), ("grads", g[i].wide())];
+        let (culprits, score) = match *self {
+            Score::Given(x) => one("scores", x),
+            Score::Magnitude(x) => one("weights", x),
+            Score::Gradient(x) => one("grads", x),
+            Score::Taylor(w, g) => (two(w, g), w[i].wide() * g[i].wide()),
+            Score::Combined(w, g, lam) => (two(w, g), w[i].wide().abs() + lam * g[i].wide().abs()),
         };
         let named = culprits.iter().find(|(_, value)| value.is_nan()).map(|(name, _)| *name);
         // inf · 0 is NaN although neither factor is.
@@ -135,47 +71,208 @@ pub(super) trait Source<K>: Sync {
     fn len(&self) -> usize;
     /// Writes the keys from `start` on into `keys`; returns whether a score among them was NaN (its key is meaningless).
     fn keys(&self, start: usize, keys: &mut [K]) -> bool;
+    /// Asks for the memory of the key at `i`, which may be past the end.
+    fn prefetch(&self, i: usize);
+    /// Shows the keys of `range` to `scan`; returns as above. Only the last range of a piece may end inside a word.
+    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool;
 }
 
-impl<T: Float, K: Key<Value: From<T>>> Source<K> for Score<'_, T> {
+impl<T: Weight, K: Key<Value: From<T::Score>>> Source<K> for Score<'_, T> {
     fn len(&self) -> usize {
         self.len()
     }
 
     fn keys(&self, start: usize, keys: &mut [K]) -> bool {
-        dispatch(Target::detect(), Fill { score: *self, start, keys })
+        self.with(Fill { start, keys })
+    }
+
+    fn prefetch(&self, i: usize) {
+        match *self {
+            Score::Given(x) | Score::Magnitude(x) | Score::Gradient(x) => prefetch(x.as_ptr().wrapping_add(i)),
+            Score::Taylor(w, g) | Score::Combined(w, g, _) => {
+                prefetch(w.as_ptr().wrapping_add(i));
+                prefetch(g.as_ptr().wrapping_add(i));
+            }
+        }
+    }
+
+    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool {
+        self.with(Show { range, scan })
     }
 }
 
-/// Writes the keys of a block; returns whether a score was NaN.
-struct Fill<'a, 'k, T, K> {
-    score: Score<'a, T>,
-    start: usize,
-    keys: &'k mut [K],
-}
-
-impl<T: Float, K: Key<Value: From<T>>> Kernel for Fill<'_, '_, T, K> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run<V: Vector>(self, _: V) -> bool {
-        let Fill { score, start, keys } = self;
-        let range = start..start + keys.len();
-        match score {
-            Score::Given(x) => convert(keys, x[range].iter().copied()),
-            Score::Magnitude(x) | Score::Gradient(x) => convert(keys, x[range].iter().map(|x| x.abs())),
-            Score::Taylor(w, g) => convert(keys, w[range.clone()].iter().zip(&g[range]).map(|(&w, &g)| (w * g).abs())),
-            Score::Combined(w, g, lam) => {
-                convert(keys, w[range.clone()].iter().zip(&g[range]).map(|(w, g)| w.abs() + lam * g.abs()))
-            }
+impl<T: Weight> Score<'_, T> {
+    /// Runs a task with the weights, the gradients (or the weights again) and the formula.
+    fn with<K: Key<Value: From<T::Score>>>(&self, task: impl Task<K>) -> bool {
+        let target = Target::detect();
+        match *self {
+            Score::Given(x) => dispatch(target, With::new(task, x, x, Same)),
+            Score::Magnitude(x) | Score::Gradient(x) => dispatch(target, With::new(task, x, x, Absolute)),
+            Score::Taylor(w, g) => dispatch(target, With::new(task, w, g, Product)),
+            Score::Combined(w, g, lam) => dispatch(target, With::new(task, w, g, Sum(lam))),
         }
     }
 }
 
+/// A score of a weight and its gradient.
+trait Formula<S>: Copy {
+    /// Whether it takes the gradient.
+    const TWO: bool = true;
+    fn of(self, w: S, g: S) -> S;
+}
+
+#[derive(Clone, Copy)]
+struct Same;
+#[derive(Clone, Copy)]
+struct Absolute;
+#[derive(Clone, Copy)]
+struct Product;
+#[derive(Clone, Copy)]
+struct Sum<S>(S);
+
+impl<S: Float> Formula<S> for Same {
+    const TWO: bool = false;
+    #[inline(always)]
+    fn of(self, w: S, _: S) -> S {
+        w
+    }
+}
+impl<S: Float> Formula<S> for Absolute {
+    const TWO: bool = false;
+    #[inline(always)]
+    fn of(self, w: S, _: S) -> S {
+        w.abs()
+    }
+}
+impl<S: Float> Formula<S> for Product {
+    #[inline(always)]
+    fn of(self, w: S, g: S) -> S {
+        (w * g).abs()
+    }
+}
+impl<S: Float> Formula<S> for Sum<S> {
+    #[inline(always)]
+    fn of(self, w: S, g: S) -> S {
+        w.abs() + self.0 * g.abs()
+    }
+}
+
+/// What is done with the keys of scores; tells whether a score was NaN.
+trait Task<K> {
+    fn run<V: Vector, T: Weight, F: Formula<T::Score>>(self, v: V, w: &[T], g: &[T], formula: F) -> bool
+    where
+        K: Key<Value: From<T::Score>>;
+}
+
+/// A task with the scores that it is about.
+struct With<'a, P, T, F, K> {
+    task: P,
+    w: &'a [T],
+    g: &'a [T],
+    formula: F,
+    keys: PhantomData<K>,
+}
+
+impl<'a, P, T, F, K> With<'a, P, T, F, K> {
+    fn new(task: P, w: &'a [T], g: &'a [T], formula: F) -> Self {
+        With { task, w, g, formula, keys: PhantomData }
+    }
+}
+
+impl<P: Task<K>, T: Weight, F: Formula<T::Score>, K: Key<Value: From<T::Score>>> Kernel for With<'_, P, T, F, K> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) -> bool {
+        self.task.run(v, self.w, self.g, self.formula)
+    }
+}
+
+/// Writes keys from a position on.
+struct Fill<'k, K> {
+    start: usize,
+    keys: &'k mut [K],
+}
+
+impl<K> Task<K> for Fill<'_, K> {
+    #[inline(always)]
+    fn run<V: Vector, T: Weight, F: Formula<T::Score>>(self, v: V, w: &[T], g: &[T], formula: F) -> bool
+    where
+        K: Key<Value: From<T::Score>>,
+    {
+        let range = self.start..self.start + self.keys.len();
+        let (w, g) = (&w[range.clone()], &g[range]);
+        let mut nan = false;
+        for (keys, (w, g)) in self.keys.chunks_mut(WORD).zip(w.chunks(WORD).zip(g.chunks(WORD))) {
+            nan |= convert(v, w, g, formula, keys);
+        }
+        nan
+    }
+}
+
+/// Begins a cache line: what is written across two of them cannot be read back at once.
+#[repr(align(64))]
+struct Aligned<T>(T);
+
+/// Shows keys to a scan, word by word: so that memory is read while keys are compared.
+struct Show<'s, 'c, 'm, K> {
+    range: Range<usize>,
+    scan: &'s mut Scan<'c, 'm, K>,
+}
+
+impl<K> Task<K> for Show<'_, '_, '_, K> {
+    #[inline(always)]
+    fn run<V: Vector, T: Weight, F: Formula<T::Score>>(self, v: V, w: &[T], g: &[T], formula: F) -> bool
+    where
+        K: Key<Value: From<T::Score>>,
+    {
+        let ((w, w_tail), (g, g_tail)) = (w[self.range.clone()].as_chunks(), g[self.range].as_chunks());
+        let mut nan = false;
+        let mut aligned = Aligned([K::default(); WORD]);
+        let keys = &mut aligned.0;
+        for (w, g) in w.iter().zip(g) {
+            ahead(w);
+            if F::TWO {
+                ahead(g);
+            }
+            nan |= convert(v, w, g, formula, keys);
+            self.scan.word(v, keys);
+        }
+        if !w_tail.is_empty() {
+            *keys = [K::default(); WORD];
+            nan |= convert(v, w_tail, g_tail, formula, &mut keys[..w_tail.len()]);
+            self.scan.word(v, keys);
+        }
+        nan
+    }
+}
+
+/// Asks for what comes [`AHEAD`] bytes later: keys inside the bracket come at random, and each is a branch that keeps the CPU from
+/// looking ahead itself.
 #[inline(always)]
-fn convert<T: Float, K: Key<Value: From<T>>>(keys: &mut [K], scores: impl Iterator<Item = T>) -> bool {
+fn ahead<T>(word: &[T; WORD]) {
+    let p = word.as_ptr().cast::<u8>();
+    for line in (0..size_of_val(word)).step_by(64) {
+        prefetch(p.wrapping_add(AHEAD + line));
+    }
+}
+
+/// At most a word of keys; whether a score is NaN.
+#[inline(always)]
+fn convert<V: Vector, T: Weight, F: Formula<T::Score>, K: Key<Value: From<T::Score>>>(
+    v: V,
+    w: &[T],
+    g: &[T],
+    formula: F,
+    keys: &mut [K],
+) -> bool {
+    let mut block = Aligned([[T::Score::default(); WORD]; 2]);
+    let [first, second] = &mut block.0;
+    let w = T::widened(v, w, first);
+    let g = if F::TWO { T::widened(v, g, second) } else { w };
     let mut nan = false;
-    for (key, score) in keys.iter_mut().zip(scores) {
+    for (key, (&w, &g)) in keys.iter_mut().zip(w.iter().zip(g)) {
+        let score = formula.of(w, g);
         nan |= score.is_nan();
         *key = K::of(score.into());
     }
@@ -192,37 +289,33 @@ impl<K: Key> Source<K> for Vec<K> {
         keys.copy_from_slice(&self[start..start + keys.len()]);
         false
     }
+
+    fn prefetch(&self, i: usize) {
+        prefetch(self.as_ptr().wrapping_add(i));
+    }
+
+    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool {
+        dispatch(Target::detect(), ShowKeys(&self[range], scan));
+        false
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Shows keys to a scan.
+struct ShowKeys<'a, 's, 'c, 'm, K>(&'a [K], &'s mut Scan<'c, 'm, K>);
 
-    #[test]
-    fn keys_keep_the_order_of_floats() {
-        let ascending = [
-            f32::NEG_INFINITY,
-            f32::MIN,
-            -1.0,
-            -f32::MIN_POSITIVE,
-            -1e-45,
-            0.0,
-            1e-45,
-            f32::MIN_POSITIVE,
-            1.0,
-            f32::MAX,
-            f32::INFINITY,
-        ];
-        for pair in ascending.windows(2) {
-            assert!(u32::of(pair[0]) < u32::of(pair[1]), "{pair:?}");
-            assert!(u64::of(pair[0].into()) < u64::of(pair[1].into()), "{pair:?}");
+impl<K: Key> Kernel for ShowKeys<'_, '_, '_, '_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let (words, tail) = self.0.as_chunks::<WORD>();
+        for word in words {
+            self.1.word(v, word);
         }
-        assert_eq!(u32::of(-0.0), u32::of(0.0));
-        assert_eq!(u64::of(-0.0), u64::of(0.0));
-        for x in ascending {
-            assert_eq!(u32::of(x).score(), f64::from(x));
-            assert_eq!(u64::of(x.into()).score(), f64::from(x));
+        if !tail.is_empty() {
+            let mut word = [K::default(); WORD];
+            word[..tail.len()].copy_from_slice(tail);
+            self.1.word(v, &word);
         }
-        assert!(u32::of(-0.0).score().is_sign_positive());
     }
 }

@@ -9,7 +9,7 @@ fn lone(scores: Scores<'_>, k: usize) -> Vec<bool> {
     let tensor = Tensor { name: None, shape: &[], scores };
     let shape = [tensor.len()];
     let mut mask = vec![true; tensor.len()];
-    top_k_mask(&Sequential, &[Tensor { shape: &shape, ..tensor }], k, &mut [&mut mask]).unwrap();
+    top_k_mask(&Sequential, &[Tensor { shape: &shape, ..tensor }], k, None, vec![MaskMut::Bools(&mut mask)]).unwrap();
     mask
 }
 
@@ -61,7 +61,7 @@ proptest! {
             Tensor { name: Some("a"), shape: &[a.len()], scores: Scores::F32(Score::Given(&a)) },
             Tensor { name: Some("B"), shape: &[b.len()], scores: Scores::F64(Score::Given(&wide)) },
         ];
-        top_k_mask(&Sequential, &tensors, k, &mut [&mut of_a, &mut of_b]).unwrap();
+        top_k_mask(&Sequential, &tensors, k, None, vec![MaskMut::Bools(&mut of_a), MaskMut::Bools(&mut of_b)]).unwrap();
         let all: Vec<f64> = wide.iter().copied().chain(a.iter().map(|&x| f64::from(x))).collect();
         prop_assert_eq!([of_b, of_a].concat(), oracle(&all, k));
     }
@@ -110,10 +110,10 @@ fn large_arrays_agree_for_any_number_of_threads() {
                 let executor = with_threads(threads);
                 let mut mask = vec![false; n];
                 let tensor = Tensor { name: None, shape: &[n], scores: Scores::F32(Score::Given(&x)) };
-                top_k_mask(&*executor, &[tensor], k, &mut [&mut mask]).unwrap();
+                top_k_mask(&*executor, &[tensor], k, None, vec![MaskMut::Bools(&mut mask)]).unwrap();
                 assert!(mask == f32s, "{name} float32 k={k} threads={threads}");
                 let tensor = Tensor { name: None, shape: &[n], scores: Scores::F64(Score::Given(&wide)) };
-                top_k_mask(&*executor, &[tensor], k, &mut [&mut mask]).unwrap();
+                top_k_mask(&*executor, &[tensor], k, None, vec![MaskMut::Bools(&mut mask)]).unwrap();
                 assert!(mask == f64s, "{name} float64 k={k} threads={threads}");
             }
         }
@@ -135,7 +135,8 @@ fn nan_is_named_by_tensor_and_index() {
     ] {
         let tensor = Tensor { name: Some("a"), shape: &[2, 3, 4], scores: Scores::F32(scores) };
         for k in [0, 1, 24] {
-            let error = top_k_mask(&Sequential, &[tensor], k, &mut [&mut [false; 24]]).unwrap_err();
+            let error =
+                top_k_mask(&Sequential, &[tensor], k, None, vec![MaskMut::Bools(&mut [false; 24])]).unwrap_err();
             assert_eq!(error.to_string(), says);
         }
         assert_eq!(kth_largest(&Sequential, &[tensor], 2).unwrap_err().to_string(), says);
@@ -178,10 +179,13 @@ fn bad_arguments_are_named() {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
     };
-    says(top_k_mask(&Sequential, &[given], 5, &mut [&mut [false; 4]]), "k: expected 0 to 4");
-    says(top_k_mask(&Sequential, &[given], 2, &mut [&mut [false; 3]]), "masks:");
-    says(top_k_mask(&Sequential, &[tensor(&[5], Score::Given(&x))], 2, &mut [&mut [false; 4]]), "of shape [5]");
-    says(top_k_mask(&Sequential, &[tensor(&[3], Score::Taylor(&x, &short))], 2, &mut [&mut [false; 3]]), "scores");
+    let mask = |of, k, n| top_k_mask(&Sequential, &[of], k, None, vec![MaskMut::Bools(&mut [false; 9][..n])]).map(drop);
+    says(mask(given, 5, 4), "k: expected 0 to 4");
+    says(mask(given, 2, 3), "masks:");
+    says(mask(tensor(&[5], Score::Given(&x)), 2, 4), "of shape [5]");
+    says(mask(tensor(&[3], Score::Taylor(&x, &short)), 2, 3), "scores");
+    says(cut(&Sequential, &[given], 0, None).map(drop), "k: expected 1 to 4");
+    says(cut_mask(&Sequential, &given, 1.0, 2, MaskMut::Bits(&mut [0; 2])), "masks: 4 weights need 1 bytes, got 2");
     says(kth_largest(&Sequential, &[given], 0).map(drop), "k: expected 1 to 4");
     says(kth_largest(&Sequential, &[], 1).map(drop), "k: expected 1 to 0");
     says(nm_mask(&Sequential, &given, (3, 2), 0, &mut [false; 4]), "n, m:");

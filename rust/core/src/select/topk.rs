@@ -1,25 +1,27 @@
 //! Exact top-k: which k of n scores are the largest.
 //!
-//! Large inputs are tried with a sampled bracket first (see `bracket.rs`). Else radix selection over keys: a histogram of the leading [`DIGIT`] bits tells in which bin the k-th largest key lies; the keys
-//! of that bin alone are gathered and looked at further. One more pass writes the mask `key ≥ threshold`; where more keys equal
-//! the threshold than are wanted, the tasks' counts of equals say which task holds the last one kept, and only the tasks from
-//! there on are corrected.
+//! ```text
+//! sample ──► bracket ──► one pass: counts, provisional mask, the few keys inside ──► threshold ──► mask corrected there
+//!    ▲                     │ the counts prove that the bracket holds rank k
+//!    └──── another one ────┘ or not
+//! ```
+//!
+//! The threshold is exact: found among the gathered keys, in the same way. Where two samples misled, it is found digit by digit
+//! (`narrow.rs`), which is slower, and is then a bracket of one key.
 
-use super::bracket;
-use super::score::{Key, Source};
-
+use super::bracket::Bracket;
+use super::key::Key;
+use super::narrow::narrow;
+use super::pass::{Piece, Seen, blocks, cut, pass};
+use super::score::Source;
 use crate::executor::{self, Executor};
-use crate::simd::{Kernel, Target, Vector, dispatch};
-use std::ops::Range;
 
-/// Leading bits that one histogram resolves: 4096 counters of 4 bytes share the first-level cache with a block of keys.
-const DIGIT: u32 = 12;
-/// Elements of one task. Fixed, so that the cut never depends on the number of threads.
-const TASK: usize = 1 << 17;
-/// Keys made at a time.
-const BLOCK: usize = 1024;
-/// As few keys as this are simply partitioned.
-const FEW: usize = 4096;
+/// Below this number of keys a sample does not pay.
+const LEAST: usize = 1 << 16;
+/// Brackets that are tried.
+const ATTEMPTS: usize = 2;
+/// A bracket that holds more than one key in this many between its ends is given up.
+const CROWDED: usize = 16;
 
 /// What decides a selection: keys above `key` are kept, and the first `ties` of those equal to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,195 +30,170 @@ pub(super) struct Threshold<K> {
     pub ties: usize,
 }
 
-/// A piece of one source.
-#[derive(Clone)]
-pub(super) struct Piece {
-    pub source: usize,
-    pub range: Range<usize>,
-}
-
-pub(super) fn cut<K>(sources: &[&dyn Source<K>]) -> Vec<Piece> {
-    let pieces = |(source, of): (usize, &&dyn Source<K>)| {
-        let len = of.len();
-        (0..len).step_by(TASK).map(move |start| Piece { source, range: start..len.min(start + TASK) })
-    };
-    sources.iter().enumerate().flat_map(pieces).collect()
-}
-
-/// Calls `visit(offset in the range, keys)` for the keys of `range` in order, block by block; returns whether one was NaN.
-pub(super) fn blocks<K: Key>(source: &dyn Source<K>, range: Range<usize>, mut visit: impl FnMut(usize, &[K])) -> bool {
-    let mut keys = [K::default(); BLOCK];
-    let mut nan = false;
-    for start in range.clone().step_by(BLOCK) {
-        let keys = &mut keys[..BLOCK.min(range.end - start)];
-        nan |= source.keys(start, keys);
-        visit(start - range.start, keys);
-    }
-    nan
-}
-
-/// The first source that holds a NaN.
-pub(super) fn first_nan<K: Key>(executor: &dyn Executor, sources: &[&dyn Source<K>]) -> Option<usize> {
-    let pieces = cut(sources);
-    let nan = executor::map(executor, pieces.clone(), |piece| blocks(sources[piece.source], piece.range, |_, _| ()));
-    pieces.iter().zip(nan).find(|(_, nan)| *nan).map(|(piece, _)| piece.source)
-}
-
 /// The threshold that keeps `k` of the keys, 1 ≤ k ≤ their number; or the first source that holds a NaN.
 pub(super) fn threshold<K: Key>(
     executor: &dyn Executor,
     sources: &[&dyn Source<K>],
     k: usize,
 ) -> Result<Threshold<K>, usize> {
-    let n: usize = sources.iter().map(|source| source.len()).sum();
-    let quick = (n >= bracket::LEAST).then(|| bracket::threshold(executor, sources, k, n)).flatten();
-    quick.unwrap_or_else(|| narrow(executor, sources, k, K::BITS, 0))
+    if sources.iter().map(|source| source.len()).sum::<usize>() < LEAST {
+        return narrow(executor, sources, k, K::BITS, 0);
+    }
+    Selection::new(executor, sources, cut(sources), k, None).map(|selection| selection.threshold)
 }
 
-/// The threshold of the `rank`-th largest of the keys whose bits from `fixed` on are `prefix`; or the first source that holds a
-/// NaN.
-pub(super) fn narrow<K: Key>(
-    executor: &dyn Executor,
-    sources: &[&dyn Source<K>],
-    mut rank: usize,
-    fixed: u32,
-    prefix: u64,
-) -> Result<Threshold<K>, usize> {
-    let shift = fixed.saturating_sub(DIGIT);
-    let bins = 1 << (fixed - shift);
-    let pieces = cut(sources);
-    let counted = executor::map(executor, pieces.clone(), |piece| {
-        let mut counts = vec![0u32; bins];
-        let nan = blocks(sources[piece.source], piece.range, |_, keys| {
-            if fixed == K::BITS {
-                keys.iter().for_each(|key| counts[key.prefix(shift) as usize % bins] += 1);
-            } else {
-                let candidates = keys.iter().filter(|key| key.prefix(fixed) == prefix);
-                candidates.for_each(|key| counts[key.prefix(shift) as usize % bins] += 1);
+/// A threshold, and what the pass that proved it saw.
+pub(super) struct Selection<'a, K> {
+    pub threshold: Threshold<K>,
+    bracket: Bracket<K>,
+    pieces: Vec<Piece<'a>>,
+    seen: Vec<Seen<K>>,
+}
+
+impl<'a, K: Key> Selection<'a, K> {
+    /// Finds the threshold that keeps `k` of the keys, 1 ≤ k ≤ their number, which may be close to `near`; or the first source
+    /// that holds a NaN. The masks of the pieces are written, and still have to be [corrected](Selection::correct).
+    pub fn new(
+        executor: &dyn Executor,
+        sources: &[&dyn Source<K>],
+        mut pieces: Vec<Piece<'a>>,
+        k: usize,
+        near: Option<K>,
+    ) -> Result<Self, usize> {
+        let n: usize = sources.iter().map(|source| source.len()).sum();
+        let mut attempts = if n < LEAST { 0..0 } else { 0..ATTEMPTS };
+        let mut guess = near.map(Bracket::around);
+        loop {
+            let bracket = match (guess.take(), attempts.next()) {
+                (Some(bracket), _) => bracket,
+                (None, Some(attempt)) => Bracket::sampled(executor, sources, k, n, attempt),
+                (None, None) => Bracket::exactly(narrow(executor, sources, k, K::BITS, 0)?.key),
+            };
+            let seen = pass(executor, sources, &mut pieces, bracket, n / CROWDED);
+            if let Some(at) = seen.iter().position(|seen| seen.nan) {
+                return Err(pieces[at].source);
             }
-        });
-        (counts, nan)
-    });
-    if let Some(at) = counted.iter().position(|(_, nan)| *nan) {
-        return Err(pieces[at].source);
-    }
-    // Walk down from the largest digit to the one that holds the key of this rank.
-    let mut digit = bins;
-    let mut candidates = 0;
-    while digit > 0 {
-        digit -= 1;
-        candidates = counted.iter().map(|(counts, _)| counts[digit] as usize).sum();
-        if rank <= candidates {
-            break;
+            if let Some(threshold) = settle(executor, &seen, bracket, k) {
+                return Ok(Selection { threshold, bracket, pieces, seen });
+            }
         }
-        rank -= candidates;
     }
-    drop(counted);
-    let prefix = prefix << (fixed - shift) | digit as u64;
-    if shift == 0 {
-        return Ok(Threshold { key: K::whole(prefix), ties: rank });
-    }
-    // Gathering costs memory: where many keys share the digit (equal weights), look at the next digit in place instead.
-    let total: usize = sources.iter().map(|source| source.len()).sum();
-    if candidates > FEW.max(total / 8) {
-        return narrow(executor, sources, rank, shift, prefix);
-    }
-    let mut gathered =
-        executor::map(executor, pieces, |piece| gather(sources[piece.source], piece.range, shift, prefix));
-    if candidates > FEW {
-        let sources: Vec<_> = gathered.iter().map(|keys| keys as &dyn Source<K>).collect();
-        return narrow(executor, &sources, rank, shift, prefix);
-    }
-    let mut keys = gathered.drain(..).flatten().collect::<Vec<K>>();
-    keys.sort_unstable_by(|a, b| b.cmp(a));
-    let key = keys.get(rank - 1).copied().unwrap_or(K::whole(prefix << shift));
-    Ok(Threshold { key, ties: rank - keys.partition_point(|other| *other > key) })
-}
 
-/// The keys of a piece whose bits from `shift` on are `prefix`.
-fn gather<K: Key>(source: &dyn Source<K>, range: Range<usize>, shift: u32, prefix: u64) -> Vec<K> {
-    let mut gathered = Vec::new();
-    let mut found = [K::default(); BLOCK];
-    blocks(source, range, |_, keys| {
-        let mut n = 0;
-        // Without a branch: which keys match is as good as random.
-        for key in keys {
-            found[n] = *key;
-            n += usize::from(key.prefix(shift) == prefix);
+    /// How many keys of a piece equal the threshold.
+    fn equal(&self, seen: &Seen<K>) -> usize {
+        match self.threshold.key {
+            key if key == self.bracket.high => seen.at_high,
+            key if key == self.bracket.low => seen.at_low,
+            key => seen.keys.iter().filter(|&&other| other == key).count(),
         }
-        gathered.extend_from_slice(&found[..n]);
-    });
-    gathered
-}
-
-/// Keeps `k` of the keys, one slice of bools a source; or names the first source that holds a NaN.
-pub(super) fn mask<K: Key>(
-    executor: &dyn Executor,
-    sources: &[&dyn Source<K>],
-    k: usize,
-    masks: &mut [&mut [bool]],
-) -> Result<(), usize> {
-    let n: usize = sources.iter().map(|source| source.len()).sum();
-    if k == 0 || k == n {
-        masks.iter_mut().for_each(|mask| mask.fill(k > 0));
-        return first_nan(executor, sources).map_or(Ok(()), Err);
     }
-    let threshold = threshold(executor, sources, k)?;
-    write_mask(executor, sources, threshold, masks);
-    Ok(())
-}
 
-fn write_mask<K: Key>(
-    executor: &dyn Executor,
-    sources: &[&dyn Source<K>],
-    threshold: Threshold<K>,
-    masks: &mut [&mut [bool]],
-) {
-    let Threshold { key: limit, ties } = threshold;
-    let kept = masks.iter_mut().flat_map(|mask| mask.chunks_mut(TASK));
-    let work: Vec<(Piece, &mut [bool])> = cut(sources).into_iter().zip(kept).collect();
-    let written = executor::map(executor, work, |(piece, kept)| {
-        let mut equal = 0;
-        blocks(sources[piece.source], piece.range.clone(), |at, keys| {
-            equal += dispatch(Target::detect(), Compare { keys, limit, kept: &mut kept[at..at + keys.len()] });
+    /// The source and the index of the last kept key.
+    pub fn last(&self, sources: &[&dyn Source<K>]) -> (usize, usize) {
+        let mut left = self.threshold.ties;
+        for (piece, seen) in self.pieces.iter().zip(&self.seen) {
+            let equal = self.equal(seen);
+            if left > equal {
+                left -= equal;
+                continue;
+            }
+            let mut index = piece.range.start;
+            blocks(sources[piece.source], piece.range.clone(), |at, keys| {
+                for (i, _) in keys.iter().enumerate().filter(|(_, key)| **key == self.threshold.key) {
+                    if left == 1 {
+                        index = piece.range.start + at + i;
+                    }
+                    left = left.wrapping_sub(1);
+                }
+            });
+            return (piece.source, index);
+        }
+        (0, 0)
+    }
+
+    /// Makes the masks exact.
+    pub fn correct(mut self, executor: &dyn Executor, sources: &[&dyn Source<K>]) {
+        let Threshold { key: limit, ties } = self.threshold;
+        let mut before = 0;
+        let equals: Vec<usize> = self.seen.iter().map(|seen| self.equal(seen)).collect();
+        let work = self.pieces.iter_mut().zip(&self.seen).zip(equals).map(|((piece, seen), equal)| {
+            let quota = ties.saturating_sub(before).min(equal);
+            before += equal;
+            (piece, seen, equal, quota)
         });
-        (piece, kept, equal)
-    });
-    let mut before = 0;
-    let correct = written.into_iter().filter_map(|(piece, kept, equal)| {
-        let quota = ties.saturating_sub(before);
-        before += equal;
-        (equal > quota).then_some((piece, kept, quota))
-    });
-    executor::map(executor, correct.collect(), |(piece, kept, mut quota)| {
-        blocks(sources[piece.source], piece.range, |at, keys| {
-            for (kept, key) in kept[at..].iter_mut().zip(keys) {
-                if *key == limit {
-                    *kept = quota > 0;
-                    quota = quota.saturating_sub(1);
+        let Bracket { low, high } = self.bracket;
+        executor::map(executor, work.collect(), |(piece, seen, equal, quota): (&mut Piece<'_>, _, _, _)| {
+            if let Some(mask) = &mut piece.mask {
+                let mut left = quota;
+                for (&key, &at) in seen.keys.iter().zip(&seen.at) {
+                    let tie = key == limit && left > 0;
+                    left -= usize::from(tie);
+                    if tie || key > limit {
+                        mask.set(at as usize, true);
+                    }
                 }
             }
+            // Keys equal to an end of the bracket were all kept, or none.
+            let all = limit == high;
+            if (all && quota < equal) || (!all && limit == low && quota > 0) {
+                piece.keep(sources, limit, quota, equal);
+            }
         });
-    });
-}
-
-/// Writes `key ≥ limit`; returns how many are equal.
-struct Compare<'a, K> {
-    keys: &'a [K],
-    limit: K,
-    kept: &'a mut [bool],
-}
-
-impl<K: Key> Kernel for Compare<'_, K> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<V: Vector>(self, _: V) -> usize {
-        let mut equal = 0;
-        for (kept, key) in self.kept.iter_mut().zip(self.keys) {
-            *kept = *key >= self.limit;
-            equal += u32::from(*key == self.limit);
-        }
-        equal as usize
     }
+}
+
+impl Piece<'_> {
+    /// Keeps what is above the limit, and the first `quota` of the `equal` keys that are equal to it.
+    fn keep<K: Key>(&mut self, sources: &[&dyn Source<K>], limit: K, quota: usize, equal: usize) {
+        let edge = if quota == 0 { limit.next() } else { limit };
+        self.look(sources, Bracket::exactly(edge), None);
+        if quota == 0 || quota == equal {
+            return;
+        }
+        let Some(mask) = &mut self.mask else { return };
+        let mut left = quota;
+        blocks(sources[self.source], self.range.clone(), |at, keys| {
+            for (i, _) in keys.iter().enumerate().filter(|(_, key)| **key == limit) {
+                mask.set(at + i, left > 0);
+                left = left.saturating_sub(1);
+            }
+        });
+    }
+
+    /// Keeps what is above the limit, and of what is equal to it the elements of the source before `end`. Returns whether a score
+    /// was NaN.
+    pub fn keep_until<K: Key>(&mut self, sources: &[&dyn Source<K>], limit: K, end: usize) -> bool {
+        let ties = end.saturating_sub(self.range.start);
+        let edge = if ties == 0 { limit.next() } else { limit };
+        let nan = self.look(sources, Bracket::exactly(edge), None).nan;
+        if let (Some(mask), true) = (&mut self.mask, (1..self.range.len()).contains(&ties)) {
+            blocks(sources[self.source], self.range.clone(), |at, keys| {
+                for (i, _) in keys.iter().enumerate().filter(|(_, key)| **key == limit) {
+                    mask.set(at + i, at + i < ties);
+                }
+            });
+        }
+        nan
+    }
+}
+
+/// The threshold, where the counts prove that the bracket holds it and all keys that it may be were gathered.
+fn settle<K: Key>(executor: &dyn Executor, seen: &[Seen<K>], bracket: Bracket<K>, k: usize) -> Option<Threshold<K>> {
+    let count = |of: fn(&Seen<K>) -> usize| seen.iter().map(of).sum::<usize>();
+    let mut ties = k.checked_sub(count(|seen| seen.above)).filter(|&rank| rank > 0)?;
+    let at_high = count(|seen| seen.at_high);
+    if ties <= at_high {
+        return Some(Threshold { key: bracket.high, ties });
+    }
+    ties -= at_high;
+    let between = count(|seen| seen.between);
+    if ties <= between {
+        if count(|seen| seen.keys.len()) < between {
+            return None;
+        }
+        let gathered: Vec<_> = seen.iter().map(|seen| &seen.keys as &dyn Source<K>).collect();
+        return threshold(executor, &gathered, ties).ok();
+    }
+    ties -= between;
+    (ties <= count(|seen| seen.at_low)).then_some(Threshold { key: bracket.low, ties })
 }

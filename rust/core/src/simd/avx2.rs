@@ -1,6 +1,6 @@
 //! AVX2 + FMA: the logical register is a pair of ymm.
 
-use super::{Kernel, Storage, Stored, Vector};
+use super::{Kernel, LANES, Storage, Stored, Vector};
 use std::arch::x86_64::*;
 
 /// Token of AVX2 + FMA.
@@ -199,6 +199,31 @@ impl Vector for Avx2 {
         unsafe { (look_up8(window, index.0), look_up8(window, index.1)) }
     }
     #[inline(always)]
+    fn at_least_u32(self, keys: &[u32; LANES], limit: u32) -> u16 {
+        // SAFETY: see above the impl; an array of 64 bytes.
+        unsafe { !(less8(keys.as_ptr().add(8), limit) << 8 | less8(keys.as_ptr(), limit)) }
+    }
+    #[inline(always)]
+    fn at_least_u64(self, keys: &[u64; LANES], limit: u64) -> u16 {
+        let p = keys.as_ptr();
+        // SAFETY: see above the impl; an array of 128 bytes.
+        unsafe {
+            let (low, high) = (less4(p.add(4), limit) << 4 | less4(p, limit), less4(p.add(12), limit) << 4);
+            !((high | less4(p.add(8), limit)) << 8 | low)
+        }
+    }
+    #[inline(always)]
+    fn store_bools(self, to: &mut [bool; LANES], bits: u16) {
+        // SAFETY: see above the impl; 16 bytes, each 0 or 1: the byte that holds its bit, that bit alone, brought to 0 or 1.
+        unsafe {
+            let byte = _mm_set_epi64x(0x0101_0101_0101_0101, 0);
+            let bit = _mm_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            let own = _mm_and_si128(_mm_shuffle_epi8(_mm_set1_epi16(bits as i16), byte), bit);
+            let set = _mm_and_si128(_mm_cmpeq_epi8(own, bit), _mm_set1_epi8(1));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), set);
+        }
+    }
+    #[inline(always)]
     unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe {
@@ -247,6 +272,34 @@ unsafe fn look_up8([a, b, c, d]: [__m256; 4], index: __m256i) -> __m256 {
         let bit3 = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
         let bit4 = _mm256_castsi256_ps(_mm256_slli_epi32::<27>(index));
         _mm256_blendv_ps(_mm256_blendv_ps(a, b, bit3), _mm256_blendv_ps(c, d, bit3), bit4)
+    }
+}
+
+/// Bit i tells whether `keys[i]` is less than `limit`. Compared as signed numbers, with their top bits flipped.
+///
+/// # Safety
+/// The CPU has AVX2; `keys` is valid for reading 8 of them.
+#[inline(always)]
+unsafe fn less8(keys: *const u32, limit: u32) -> u16 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let keys = _mm256_xor_si256(_mm256_loadu_si256(keys.cast()), _mm256_set1_epi32(i32::MIN));
+        let less = _mm256_cmpgt_epi32(_mm256_set1_epi32((limit ^ 1 << 31) as i32), keys);
+        _mm256_movemask_ps(_mm256_castsi256_ps(less)) as u16
+    }
+}
+
+/// As [`less8`], for 4 keys of 64 bits.
+///
+/// # Safety
+/// The CPU has AVX2; `keys` is valid for reading 4 of them.
+#[inline(always)]
+unsafe fn less4(keys: *const u64, limit: u64) -> u16 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let keys = _mm256_xor_si256(_mm256_loadu_si256(keys.cast()), _mm256_set1_epi64x(i64::MIN));
+        let less = _mm256_cmpgt_epi64(_mm256_set1_epi64x((limit ^ 1 << 63) as i64), keys);
+        _mm256_movemask_pd(_mm256_castsi256_pd(less)) as u16
     }
 }
 

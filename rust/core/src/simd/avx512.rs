@@ -219,6 +219,26 @@ impl Vector for Avx512 {
         unsafe { _mm512_permutex2var_ps(window.0, index, window.1) }
     }
     #[inline(always)]
+    fn at_least_u32(self, keys: &[u32; LANES], limit: u32) -> u16 {
+        // SAFETY: see above the impl; an array of 64 bytes.
+        unsafe { _mm512_cmpge_epu32_mask(_mm512_loadu_si512(keys.as_ptr().cast()), _mm512_set1_epi32(limit as i32)) }
+    }
+    #[inline(always)]
+    fn at_least_u64(self, keys: &[u64; LANES], limit: u64) -> u16 {
+        // SAFETY: see above the impl; an array of 128 bytes.
+        unsafe {
+            let (limit, keys) = (_mm512_set1_epi64(limit as i64), keys.as_ptr());
+            let low = _mm512_cmpge_epu64_mask(_mm512_loadu_si512(keys.cast()), limit);
+            let high = _mm512_cmpge_epu64_mask(_mm512_loadu_si512(keys.add(8).cast()), limit);
+            u16::from(high) << 8 | u16::from(low)
+        }
+    }
+    #[inline(always)]
+    fn store_bools(self, to: &mut [bool; LANES], bits: u16) {
+        // SAFETY: see above the impl; 16 bytes, each 0 or 1.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm_maskz_set1_epi8(bits, 1)) }
+    }
+    #[inline(always)]
     unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe {

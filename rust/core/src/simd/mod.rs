@@ -214,6 +214,30 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// Lane i takes the float of `table`, which repeats every M lanes, that `index[i] % M` names; M is 4 or 8.
     fn pick<const M: usize>(self, table: Self::F32, index: Self::Index) -> Self::F32;
 
+    /// Bit i tells whether `keys[i]` is `limit` or more.
+    #[inline(always)]
+    fn at_least_u32(self, keys: &[u32; LANES], limit: u32) -> u16 {
+        (0..LANES).fold(0, |bits, i| bits | u16::from(keys[i] >= limit) << i)
+    }
+    /// As [`Vector::at_least_u32`].
+    #[inline(always)]
+    fn at_least_u64(self, keys: &[u64; LANES], limit: u64) -> u16 {
+        (0..LANES).fold(0, |bits, i| bits | u16::from(keys[i] >= limit) << i)
+    }
+    /// Bit i of `bits` to `to[i]`.
+    #[inline(always)]
+    fn store_bools(self, to: &mut [bool; LANES], bits: u16) {
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = bits >> i & 1 == 1;
+        }
+    }
+
+    /// 16 stored numbers as floats.
+    #[inline(always)]
+    fn widen<S: Stored>(self, from: &[S; LANES]) -> Self::F32 {
+        // SAFETY: the array holds 16 numbers.
+        unsafe { self.widen_ptr(from.as_ptr()) }
+    }
     /// Loads the first 16 floats of `from`; panics where there are fewer.
     #[inline(always)]
     fn load(self, from: &[f32]) -> Self::F32 {
@@ -500,6 +524,19 @@ mod tests {
                     let wanted = if mask >> i & 1 == 1 { *rest.next().unwrap() } else { 0.0 };
                     assert_eq!(*lane, wanted, "mask {mask:#06x} lane {i}");
                 }
+            }
+            let wide: [u64; LANES] = words.map(|word| u64::from(word) << 17 ^ 0x5a5a);
+            for limit in [0, 1, 1 << 31, u32::MAX].into_iter().chain(words) {
+                let bits = |i: usize| v.at_least_u32(&words, limit) >> i & 1 == 1;
+                assert_eq!(std::array::from_fn(bits), words.map(|word| word >= limit), "{limit}");
+                let limit = u64::from(limit) << 32 | u64::from(limit);
+                for limit in wide.into_iter().chain([limit]) {
+                    let bits = |i: usize| v.at_least_u64(&wide, limit) >> i & 1 == 1;
+                    assert_eq!(std::array::from_fn(bits), wide.map(|word| word >= limit), "{limit}");
+                }
+                let mut bools = [true; LANES];
+                v.store_bools(&mut bools, limit as u16);
+                assert_eq!(bools, std::array::from_fn(|i| limit as u16 >> i & 1 == 1));
             }
             stored::<V, f32>(v);
             stored::<V, half::bf16>(v);
