@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use secateur_core::executor::{self, Executor, Sequential};
-use secateur_core::select::{Score, Scores, Tensor, kept, kth_largest, top_k_mask};
+use secateur_core::select::{MaskMut, Score, Scores, Tensor, kept, kth_largest, top_k_mask};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -40,7 +40,10 @@ fn bench(criterion: &mut Criterion) {
                 bencher.iter(|| kth_largest(executor, black_box(&tensors), k).expect("no NaN"));
             });
             group.bench_function(format!("top_k_mask 90%, {threads}"), |bencher| {
-                bencher.iter(|| top_k_mask(executor, black_box(&tensors), k, &mut [&mut mask]).expect("no NaN"));
+                bencher.iter(|| {
+                    let masks = vec![MaskMut::Bools(&mut mask)];
+                    top_k_mask(executor, black_box(&tensors), k, None, masks).expect("no NaN")
+                });
             });
         }
         group.finish();

@@ -15,6 +15,7 @@ use secateur_core::{Result, executor};
 /// the bits of such numbers as uint16.
 type Argument<'py> = (Option<String>, Bound<'py, PyUntypedArray>, Option<Bound<'py, PyUntypedArray>>, Option<String>);
 type Mask<'py> = Bound<'py, PyArrayDyn<bool>>;
+type Bits<'py> = Bound<'py, PyArrayDyn<u8>>;
 type Array<'py, T> = PyReadonlyArrayDyn<'py, T>;
 
 /// The arrays of one tensor, borrowed for as long as the core reads them.
@@ -160,10 +161,10 @@ fn topk_bits<'py>(
     kind: &str,
     lam: f64,
     near: Option<f64>,
-) -> PyResult<(Vec<Bound<'py, PyArrayDyn<u8>>>, Option<f64>)> {
+) -> PyResult<(Vec<Bits<'py>>, Option<f64>)> {
     let operands = operands(tensors)?;
     let tensors = operands.iter().map(|operand| operand.tensor(Rule { kind, lam })).collect::<PyResult<Vec<_>>>()?;
-    let masks: Vec<Bound<'py, PyArrayDyn<u8>>> =
+    let masks: Vec<Bits<'py>> =
         tensors.iter().map(|tensor| PyArrayDyn::zeros(py, vec![tensor.len().div_ceil(8)], false)).collect();
     let mut borrowed: Vec<PyReadwriteArrayDyn<'_, u8>> = masks.iter().map(|mask| mask.readwrite()).collect();
     let mut bits = Vec::new();

@@ -3,6 +3,7 @@
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{self, Executor};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
 /// Elements of one task.
 const TASK: usize = 1 << 18;
@@ -41,20 +42,58 @@ where
     Ok(())
 }
 
+/// The bits of a weight of some type, all 0 for its zero.
+pub trait WeightBits: Copy + Send + Sync {
+    /// The same bits, or none.
+    fn if_kept(self, kept: bool) -> Self;
+}
+
+macro_rules! weight_bits {
+    ($($uint:ty),*) => { $(
+        impl WeightBits for $uint {
+            #[inline(always)]
+            fn if_kept(self, kept: bool) -> Self {
+                // Not a choice, which the compiler might make a branch.
+                self & <$uint>::from(kept).wrapping_neg()
+            }
+        }
+    )* };
+}
+weight_bits!(u16, u32, u64);
+
 /// As [`apply_in_place`], of a mask of bits: that of weight i is bit i mod 8 of byte i / 8.
-pub fn apply_bits_in_place<T>(executor: &dyn Executor, weights: &mut [T], kept: &[u8]) -> Result<()>
-where
-    T: Copy + Default + Send + Sync,
-{
+pub fn apply_bits_in_place<T: WeightBits>(executor: &dyn Executor, weights: &mut [T], kept: &[u8]) -> Result<()> {
     if weights.len().div_ceil(8) != kept.len() {
         return Err(argument!("mask: has {} bytes for {} weights", kept.len(), weights.len()));
     }
     executor::map(executor, weights.chunks_mut(TASK).zip(kept.chunks(TASK / 8)).collect(), |(weights, kept)| {
-        for (weights, &kept) in weights.chunks_mut(8).zip(kept) {
-            for (bit, weight) in weights.iter_mut().enumerate() {
-                *weight = if kept >> bit & 1 == 1 { *weight } else { T::default() };
-            }
-        }
+        dispatch(Target::detect(), Apply { weights, kept });
     });
     Ok(())
+}
+
+/// Weights with their bits.
+struct Apply<'a, T> {
+    weights: &'a mut [T],
+    kept: &'a [u8],
+}
+
+impl<T: WeightBits> Kernel for Apply<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let (lines, tail) = self.weights.as_chunks_mut::<LANES>();
+        let (bits, last) = self.kept.split_at(lines.len() * LANES / 8);
+        for (weights, bits) in lines.iter_mut().zip(bits.as_chunks().0) {
+            let mut kept = [false; LANES];
+            v.store_bools(&mut kept, u16::from_le_bytes(*bits));
+            for (weight, kept) in weights.iter_mut().zip(kept) {
+                *weight = weight.if_kept(kept);
+            }
+        }
+        for (i, weight) in tail.iter_mut().enumerate() {
+            *weight = weight.if_kept(last[i / 8] >> (i % 8) & 1 == 1);
+        }
+    }
 }

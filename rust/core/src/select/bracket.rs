@@ -7,7 +7,7 @@ use crate::executor::Executor;
 
 /// The sample takes one key in this many, but of large inputs only [`SAMPLE`] and one in [`MORE`]: that takes a few percent of the
 /// time of a pass, and the fewer keys the bracket holds, the less they delay it.
-const ONE_IN: usize = 8;
+const ONE_IN: usize = 32;
 const SAMPLE: usize = 1 << 16;
 const MORE: usize = 128;
 /// It consists of runs as long as a cache line of float32.
@@ -61,22 +61,28 @@ impl<K: Key> Bracket<K> {
 /// Runs that are asked for before they are read: they lie far apart.
 const AHEAD: usize = 16;
 
-fn sample<K: Key>(sources: &[&dyn Source<K>], n: usize, attempt: usize) -> Vec<K> {
+/// Where the runs of a sample of `n` keys begin; it ends where the keys do.
+pub(super) fn positions(n: usize, attempt: usize) -> impl Iterator<Item = usize> + Clone {
     let size = (n / ONE_IN).min(SAMPLE + n / MORE).max(1);
     let stride = RUN * n.div_ceil(size);
-    // Not always at the same phase: matrices have widths that strides divide.
-    let position = |stratum: usize| {
+    (0..).map(move |stratum: usize| {
+        // Not always at the same phase: matrices have widths that strides divide.
         let phase = (stratum + attempt).wrapping_mul(0x9e37_79b9 + 2 * attempt) % (stride - RUN + 1);
         stratum * stride + phase
-    };
-    let mut keys = Vec::with_capacity(n.div_ceil(stride) * RUN);
-    let (mut stratum, mut before) = (0, 0);
+    })
+}
+
+fn sample<K: Key>(sources: &[&dyn Source<K>], n: usize, attempt: usize) -> Vec<K> {
+    let mut keys = Vec::with_capacity(n.div_ceil(ONE_IN).min(SAMPLE + n / MORE) + RUN);
+    let mut ahead = positions(n, attempt).skip(AHEAD);
+    let mut positions = positions(n, attempt).peekable();
+    let mut before = 0;
     for source in sources {
         let end = before + source.len();
-        while position(stratum) < end {
-            source.prefetch(position(stratum + AHEAD).saturating_sub(before));
+        while let Some(position) = positions.next_if(|&position| position < end) {
+            source.prefetch(ahead.next().unwrap_or(0).saturating_sub(before));
             // A run that began before the source, or would end after it, is cut.
-            let start = position(stratum).max(before) - before;
+            let start = position.max(before) - before;
             let run = RUN.min(source.len() - start);
             let length = keys.len();
             keys.resize(length + run, K::default());
@@ -84,7 +90,6 @@ fn sample<K: Key>(sources: &[&dyn Source<K>], n: usize, attempt: usize) -> Vec<K
                 // The pass will find the NaN too, and name it.
                 keys.truncate(length);
             }
-            stratum += 1;
         }
         before = end;
     }

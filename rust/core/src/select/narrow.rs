@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Leading bits that one histogram resolves: 4096 counters of 4 bytes share the first-level cache with a block of keys.
 const DIGIT: u32 = 12;
-/// As few keys as this are simply sorted.
+/// As few keys as this are simply partitioned.
 const FEW: usize = 4096;
 
 /// The threshold of the `rank`-th largest of the keys whose bits from `fixed` on are `prefix`; or the first source that holds a
@@ -69,10 +69,27 @@ pub(super) fn narrow<K: Key>(
         let sources: Vec<_> = gathered.iter().map(|keys| keys as &dyn Source<K>).collect();
         return narrow(executor, &sources, rank, shift, prefix);
     }
-    let mut keys = gathered.drain(..).flatten().collect::<Vec<K>>();
-    keys.sort_unstable_by(|a, b| b.cmp(a));
-    let key = keys.get(rank - 1).copied().unwrap_or(K::whole(prefix << shift));
-    Ok(Threshold { key, ties: rank - keys.partition_point(|other| *other > key) })
+    Ok(nth(gathered.drain(..).flatten().collect(), rank))
+}
+
+/// The threshold of the `rank`-th largest of the keys; or the first source that holds a NaN. For inputs so small that a copy of
+/// them does not matter.
+pub(super) fn partitioned<K: Key>(sources: &[&dyn Source<K>], rank: usize) -> Result<Threshold<K>, usize> {
+    let mut keys = Vec::with_capacity(sources.iter().map(|source| source.len()).sum());
+    for (at, source) in sources.iter().enumerate() {
+        let start = keys.len();
+        keys.resize(start + source.len(), K::default());
+        if source.keys(0, &mut keys[start..]) {
+            return Err(at);
+        }
+    }
+    Ok(nth(keys, rank))
+}
+
+/// The threshold of the `rank`-th largest of some keys, 1 ≤ rank ≤ their number.
+fn nth<K: Key>(mut keys: Vec<K>, rank: usize) -> Threshold<K> {
+    let (larger, &mut key, _) = keys.select_nth_unstable_by(rank - 1, |a, b| b.cmp(a));
+    Threshold { key, ties: rank - larger.iter().filter(|&&other| other > key).count() }
 }
 
 /// The keys of a piece whose bits from `shift` on are `prefix`.

@@ -13,6 +13,42 @@ fn lone(scores: Scores<'_>, k: usize) -> Vec<bool> {
     mask
 }
 
+/// Asserts that every way to select gives these masks.
+fn every_way(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, wanted: &[&[bool]], what: &str) {
+    let n: usize = tensors.iter().map(Tensor::len).sum();
+    let mut last = None;
+    let guesses = [None, Some(0.0), Some(-1e30), Some(f64::INFINITY)];
+    for guess in guesses.into_iter().map(Some).chain([None]) {
+        // The last time with the true threshold as the guess.
+        let near = guess.unwrap_or(last);
+        let mut bools: Vec<_> = tensors.iter().map(|tensor| vec![true; tensor.len()]).collect();
+        let masks = bools.iter_mut().map(|bools| MaskMut::Bools(bools)).collect();
+        last = top_k_mask(executor, tensors, k, near, masks).unwrap();
+        assert!(bools.iter().zip(wanted).all(|(bools, wanted)| bools == wanted), "{what}, near {near:?}");
+        let mut bits: Vec<_> = tensors.iter().map(|tensor| vec![255; tensor.len().div_ceil(8)]).collect();
+        let masks = bits.iter_mut().map(|bits| MaskMut::Bits(bits)).collect();
+        assert_eq!(top_k_mask(executor, tensors, k, near, masks).unwrap(), last);
+        let same = |bits: &Vec<u8>, wanted: &[bool]| *bits == crate::mask::Mask::from_bools(wanted).to_bytes();
+        assert!(bits.iter().zip(wanted).all(|(bits, wanted)| same(bits, wanted)), "{what}, bits, near {near:?}");
+        if !(1..=n).contains(&k) {
+            continue;
+        }
+        assert_eq!(last, Some(kth_largest(executor, tensors, k).unwrap()), "{what}");
+        let cut = cut(executor, tensors, k, near).unwrap();
+        assert_eq!(Some(cut.score), last, "{what}");
+        for (at, (tensor, wanted)) in tensors.iter().zip(wanted).enumerate() {
+            let end = match tensor.name.cmp(&tensors[cut.tensor].name) {
+                std::cmp::Ordering::Less => tensor.len(),
+                std::cmp::Ordering::Equal if at == cut.tensor => cut.index + 1,
+                _ => 0,
+            };
+            let mut mask = vec![true; tensor.len()];
+            cut_mask(executor, tensor, cut.score, end, MaskMut::Bools(&mut mask)).unwrap();
+            assert!(mask == *wanted, "{what}, cut mask");
+        }
+    }
+}
+
 /// The order by definition: indices by falling score, the earlier of equal ones first.
 fn oracle(scores: &[f64], k: usize) -> Vec<bool> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -38,6 +74,8 @@ proptest! {
         let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         let wanted = oracle(&wide, k);
         prop_assert_eq!(&lone(Scores::F32(Score::Given(&x)), k), &wanted);
+        let given = Tensor { name: None, shape: &[x.len()], scores: Scores::F32(Score::Given(&x)) };
+        every_way(&Sequential, &[given], k, &[&wanted], "short");
         prop_assert_eq!(&lone(Scores::F64(Score::Given(&wide)), k), &wanted);
         let magnitudes: Vec<f64> = wide.iter().map(|x| x.abs()).collect();
         prop_assert_eq!(&lone(Scores::F32(Score::Magnitude(&x)), k), &oracle(&magnitudes, k));
@@ -105,16 +143,76 @@ fn large_arrays_agree_for_any_number_of_threads() {
         let x: Vec<f32> = (0..n).map(|i| value(noise(i))).collect();
         let wide: Vec<f64> = x.iter().map(|&x| f64::from(x) * 1.1).collect();
         for k in [1, 1000, n / 2, n - 1] {
-            let (f32s, f64s) = (oracle(&x.iter().map(|&x| x.into()).collect::<Vec<_>>(), k), oracle(&wide, k));
+            let narrow: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+            let (f32s, f64s) = (oracle(&narrow, k), oracle(&wide, k));
+            let one = |scores| [Tensor { name: None, shape: &[300_001], scores }];
             for threads in [1, 2, 3, 8] {
                 let executor = with_threads(threads);
-                let mut mask = vec![false; n];
-                let tensor = Tensor { name: None, shape: &[n], scores: Scores::F32(Score::Given(&x)) };
-                top_k_mask(&*executor, &[tensor], k, None, vec![MaskMut::Bools(&mut mask)]).unwrap();
-                assert!(mask == f32s, "{name} float32 k={k} threads={threads}");
-                let tensor = Tensor { name: None, shape: &[n], scores: Scores::F64(Score::Given(&wide)) };
-                top_k_mask(&*executor, &[tensor], k, None, vec![MaskMut::Bools(&mut mask)]).unwrap();
-                assert!(mask == f64s, "{name} float64 k={k} threads={threads}");
+                let what = format!("{name} k={k} threads={threads}");
+                every_way(&*executor, &one(Scores::F32(Score::Given(&x))), k, &[&f32s], &what);
+                every_way(&*executor, &one(Scores::F64(Score::Given(&wide))), k, &[&f64s], &what);
+            }
+        }
+    }
+}
+
+/// The sample's own places hold other values than the rest: both samples mislead.
+#[test]
+fn a_misleading_sample_costs_time_only() {
+    let n = 1 << 18;
+    for (low, high) in [(0.0, 1.0), (1.0, 0.0)] {
+        let mut x: Vec<f32> = (0..n).map(|i| low + (i as u32).wrapping_mul(2_654_435_761) as f32 * 1e-12).collect();
+        for attempt in 0..2 {
+            bracket::positions(n, attempt).take_while(|&at| at < n).for_each(|at| {
+                let end = n.min(at + 16);
+                x[at..end].iter_mut().for_each(|x| *x += high - low);
+            });
+        }
+        let wide: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+        for k in [n / 100, n / 2, n - 5] {
+            let tensor = Tensor { name: None, shape: &[n], scores: Scores::F32(Score::Given(&x)) };
+            every_way(&Sequential, &[tensor], k, &[&oracle(&wide, k)], &format!("{low} k={k}"));
+        }
+    }
+}
+
+/// Tensors of all types, some large, some empty, ranked together.
+#[test]
+fn types_rank_together() {
+    let noise = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5;
+    for (a, b, c, d) in [(0, 3, 70, 1), (100_000, 0, 33, 40_001), (17, 70_001, 0, 64), (5, 6, 90_000, 0)] {
+        let of = |n: usize, salt: usize| (0..n).map(move |i| noise(i * 7 + salt));
+        let singles: Vec<f32> = of(a, 1).collect();
+        let bfloats: Vec<bf16> = of(b, 2).map(bf16::from_f32).collect();
+        let halves: Vec<f16> = of(c, 3).map(f16::from_f32).collect();
+        let doubles: Vec<f64> = of(d, 4).map(|x| f64::from(x) * 1.1).collect();
+        for with_doubles in [false, true] {
+            let shapes = [[a], [b], [c], [d]];
+            let mut tensors = vec![
+                Tensor { name: Some("z"), shape: &shapes[0], scores: Scores::F32(Score::Magnitude(&singles)) },
+                Tensor { name: Some("b"), shape: &shapes[1], scores: Scores::Bf16(Score::Magnitude(&bfloats)) },
+                Tensor { name: Some("h"), shape: &shapes[2], scores: Scores::F16(Score::Magnitude(&halves)) },
+            ];
+            let mut wide: Vec<Vec<f64>> = vec![
+                singles.iter().map(|&x| x.abs().into()).collect(),
+                bfloats.iter().map(|&x| x.to_f64().abs()).collect(),
+                halves.iter().map(|&x| x.to_f64().abs()).collect(),
+            ];
+            let mut order = vec![1, 2, 0];
+            if with_doubles {
+                let scores = Scores::F64(Score::Magnitude(&doubles));
+                tensors.push(Tensor { name: Some("c"), shape: &shapes[3], scores });
+                wide.push(doubles.iter().map(|x| x.abs()).collect());
+                order = vec![1, 3, 2, 0];
+            }
+            let all: Vec<f64> = order.iter().flat_map(|&at| wide[at].iter().copied()).collect();
+            for k in [0, 1, all.len() / 3, all.len()] {
+                let mut rest = &oracle(&all, k)[..];
+                let mut wanted: Vec<&[bool]> = vec![&[]; order.len()];
+                for &at in &order {
+                    (wanted[at], rest) = rest.split_at(wide[at].len());
+                }
+                every_way(&*with_threads(2), &tensors, k, &wanted, &format!("{a} {b} {c} {d} k={k}"));
             }
         }
     }

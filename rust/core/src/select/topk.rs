@@ -11,7 +11,7 @@
 
 use super::bracket::Bracket;
 use super::key::Key;
-use super::narrow::narrow;
+use super::narrow::{narrow, partitioned};
 use super::pass::{Piece, Seen, blocks, cut, pass};
 use super::score::Source;
 use crate::executor::{self, Executor};
@@ -37,7 +37,7 @@ pub(super) fn threshold<K: Key>(
     k: usize,
 ) -> Result<Threshold<K>, usize> {
     if sources.iter().map(|source| source.len()).sum::<usize>() < LEAST {
-        return narrow(executor, sources, k, K::BITS, 0);
+        return partitioned(sources, k);
     }
     Selection::new(executor, sources, cut(sources), k, None).map(|selection| selection.threshold)
 }
@@ -67,6 +67,7 @@ impl<'a, K: Key> Selection<'a, K> {
             let bracket = match (guess.take(), attempts.next()) {
                 (Some(bracket), _) => bracket,
                 (None, Some(attempt)) => Bracket::sampled(executor, sources, k, n, attempt),
+                (None, None) if n < LEAST => Bracket::exactly(partitioned(sources, k)?.key),
                 (None, None) => Bracket::exactly(narrow(executor, sources, k, K::BITS, 0)?.key),
             };
             let seen = pass(executor, sources, &mut pieces, bracket, n / CROWDED);
