@@ -2,6 +2,7 @@
 
 from . import datasets, nn
 from ._core import PackedConv2D, PackedMatrix, cpu_target, get_num_threads, set_num_threads
+from .checkpoint import PrunedCheckpoint, prune_checkpoint
 from .compiler import Plan, compile
 from .criteria import importance
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
@@ -29,6 +30,7 @@ __all__ = [
     "PackedMatrix",
     "Plan",
     "PruneResult",
+    "PrunedCheckpoint",
     "Schedule",
     "SecateurError",
     "UnsupportedOpError",
@@ -50,6 +52,7 @@ __all__ = [
     "pack",
     "pack_conv2d",
     "prune",
+    "prune_checkpoint",
     "prune_mask",
     "remove_dead_neurons",
     "save",
