@@ -106,7 +106,7 @@ def prune_pattern(array: NDArray[Any], n: int, m: int) -> Iterator[NDArray[Any]]
     wide = np.float64 if array.dtype == np.float64 else np.float32
     rows = array.reshape(-1, array.shape[-1])
     # Several whole rows, or a part of one that ends with a group.
-    down, across = max(1, PIECE // rows.shape[1]), PIECE - PIECE % m
+    down, across = max(1, PIECE // rows.shape[1]), max(m, PIECE - PIECE % m)
     for row in range(0, len(rows), down):
         for column in range(0, rows.shape[1], across):
             piece = rows[row : row + down, column : column + across]
