@@ -39,7 +39,21 @@ def folder(tmp_path_factory):
     sc.save(Sequential([Dense(3)]).build((5,)), path / "other.safetensors")
     (path / "broken.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-7])
     (path / "text.safetensors").write_text("no model\n")
+    write_checkpoint(path / "foreign.safetensors")
     return path
+
+
+def write_checkpoint(path):
+    """A safetensors file as others write them."""
+    header = {
+        "__metadata__": {"format": "pt"},
+        "a.weight": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
+        "a.bias": {"dtype": "F32", "shape": [2], "data_offsets": [32, 40]},
+    }
+    text = json.dumps(header).encode()
+    data = np.arange(1, 11, dtype=np.float32).tobytes()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return np.frombuffer(data, np.float32), 8 + len(text)
 
 
 def run(*arguments, capsys):
@@ -105,6 +119,40 @@ def test_prune_compile_bench(folder, tmp_path, capsys):
     ]
 
 
+def test_prune_a_checkpoint(tmp_path, capsys):
+    file, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    old, data = write_checkpoint(file)
+    code, text, err = run("prune", file, "-o", out, "--sparsity", 0.5, "--json", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert json.loads(text) == {
+        "out": str(out),
+        "files": 1,
+        "bytes": file.stat().st_size,
+        "tensors": 1,
+        "weights": 8,
+        "kept": 4,
+        "sparsity": 0.5,
+    }
+    assert np.fromfile(out, np.float32, offset=data).tolist() == [0, 0, 0, 0, *old[4:]]
+    code, text, _ = run("prune", file, "--out", out, "--granularity", "1:4", capsys=capsys)
+    assert code == 0
+    assert "0.7500" in text
+    assert np.fromfile(out, np.float32, offset=data).tolist() == [0, 0, 0, 4, 0, 0, 0, 8, 9, 10]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    file.rename(folder / "part.safetensors")
+    names = dict.fromkeys(("a.weight", "a.bias"), "part.safetensors")
+    index = "model.safetensors.index.json"
+    (folder / index).write_text(json.dumps({"weight_map": names}))
+    for i, source in enumerate((folder, folder / index)):
+        args = ("prune", source, "-o", tmp_path / f"out{i}", "--sparsity", 0.25, "--include", "a")
+        assert run(*args, capsys=capsys)[0] == 0
+        assert sorted(os.listdir(tmp_path / f"out{i}")) == [index, "part.safetensors"]
+    code, text, err = run(*args, capsys=capsys)
+    assert (code, text) == (2, "")
+    assert "exists" in err
+
+
 # Arguments with {} for the folder, exit code, part of the message.
 BAD = [
     ("", 2, "Missing command"),
@@ -143,6 +191,26 @@ BAD = [
     ("prune {}/other.safetensors --out {}/new.safetensors --sparsity 0.5 --data {}/data.npz", 2, "shape"),
     ("prune {}/plan.safetensors --out {}/new.safetensors --sparsity 0.5", 2, "expected a model"),
     ("prune {}/unbuilt.safetensors --out {}/new.safetensors --sparsity 0.5", 2, "not built"),
+    ("prune {}/missing.safetensors -o {}/new.safetensors --sparsity 0.5", 1, "no such file"),
+    ("prune {}/text.safetensors -o {}/new.safetensors --sparsity 0.5", 1, "text.safetensors: truncated"),
+    ("prune {}/broken.safetensors -o {}/new.safetensors --sparsity 0.5", 1, "broken.safetensors: truncated"),
+    ("prune {} -o {}/new --sparsity 0.5", 1, "no index"),
+    ("prune {}/foreign.safetensors -o {}/new.safetensors", 2, "sparsity: missing"),
+    ("prune {}/foreign.safetensors -o {}/new.bin --sparsity 0.5", 2, "out: unknown suffix"),
+    *(
+        (f"prune {{}}/foreign.safetensors -o {{}}/new.safetensors {options}", 2, message)
+        for options, message in (
+            ("--sparsity 0.5 --criterion taylor", "criterion: not for checkpoints"),
+            ("--sparsity 0.5 --scope erk", "scope: not for checkpoints"),
+            ("--sparsity 0.5 --schedule cubic", "schedule: not for checkpoints"),
+            ("--sparsity 0.5 --data digits", "data: not for checkpoints"),
+            ("--sparsity 0.5 --epochs 1", "epochs: not for checkpoints"),
+            ("--threshold 0.5", "threshold: not for checkpoints"),
+            ("--sparsity 0.5 --granularity neuron", "granularity: a checkpoint"),
+            ("--sparsity 0.5 --granularity 2:4", "sparsity: 2:4"),
+            ("--sparsity 0.5 --exclude a.bias", "exclude: 'a.bias' matches none"),
+        )
+    ),
     ("compile {}/model.safetensors --out {}/new.safetensors --batch 0", 2, "--batch"),
     ("compile {}/model.safetensors --out {}/new.safetensors --target sse", 2, "target: unknown"),
     ("compile {}/model.safetensors --out {}/new.so", 2, "out: unknown suffix"),

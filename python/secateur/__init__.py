@@ -3,6 +3,7 @@
 from . import datasets, nn
 from ._core import PackedConv2D, PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .applying import apply_mask
+from .checkpoint import PrunedCheckpoint, prune_checkpoint
 from .compiler import Plan, compile
 from .criteria import importance
 from .cutting import Cut, topk_cut
@@ -33,6 +34,7 @@ __all__ = [
     "PackedMatrix",
     "Plan",
     "PruneResult",
+    "PrunedCheckpoint",
     "Schedule",
     "SecateurError",
     "UnsupportedOpError",
@@ -54,6 +56,7 @@ __all__ = [
     "pack",
     "pack_conv2d",
     "prune",
+    "prune_checkpoint",
     "prune_mask",
     "remove_dead_neurons",
     "save",

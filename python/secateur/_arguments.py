@@ -111,7 +111,7 @@ def refuse_nan(array: NDArray[Any], argument: str) -> None:
 
 
 def check_out(out: NDArray[Any], source: NDArray[Any], argument: str, **others: NDArray[Any]) -> None:
-    """Refuse an `out` that is not of the shape and dtype of `source`, which `argument` gave, or unsafe to write.
+    """Refuse an `out` that is not like `source`, the array of `argument`, or not safe to write.
 
     `source` itself is allowed; what overlaps it otherwise, or one of the `others` (by argument), is not.
     """

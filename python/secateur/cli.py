@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import typer
 
 from . import datasets, nn
+from .checkpoint import prune_checkpoint
 from .compiler import Plan
 from .compiler import compile as compile_model
 from .criteria import check_criterion, needs_grads
@@ -23,6 +25,7 @@ from .errors import SecateurError
 from .measure import ROUNDS, compare
 from .pruning import prune as prune_model
 from .reporting import MODELS, Column, kept_parameters, model_rows, nonzero_macs, print_table
+from .shards import is_checkpoint
 from .storage import load, save
 
 app = typer.Typer(
@@ -165,14 +168,21 @@ def _layer_row(layer: nn.Layer) -> dict[str, Any]:
 
 @app.command()
 def prune(
-    model: Annotated[Path, typer.Argument(help="The model's file.")],
-    out: Annotated[Path, typer.Option(help="Where the pruned model goes.")],
+    model: Annotated[
+        Path, typer.Argument(help="The model's file; or a checkpoint: FILE, FILE.index.json or its folder.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the pruned model goes; a folder for one with an index.")
+    ],
     sparsity: Annotated[float | None, typer.Option(help="Share of the weights to remove, in [0, 1].")] = None,
     threshold: Annotated[float | None, typer.Option(help="Instead: what scores less goes.")] = None,
     criterion: Annotated[str, typer.Option(help="How to score weights.")] = "l1",
     granularity: Annotated[str, typer.Option(help="weight, neuron, blocks (8x1), N:M (2:4).")] = "weight",
     scope: Annotated[str, typer.Option(help="global, layer, erk or lamp.")] = "global",
     schedule: Annotated[str, typer.Option(help="one-shot, linear, cubic or cyclic.")] = "one-shot",
+    include: Annotated[
+        list[str] | None, typer.Option(help="The layers to prune, all if not given; a name or pattern.")
+    ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Layers to leave alone; a name or pattern.")
     ] = None,
@@ -182,7 +192,29 @@ def prune(
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Prune a model, fine-tune it where there is data, and say what that brought."""
+    """Prune a model, fine-tune it where there is data, and say what that brought.
+
+    Safetensors checkpoints of any maker and size are pruned by magnitude without being loaded: weight by
+    weight over all tensors, or N:M along the last axis. Pruned and counted are tensors of F64, F32, F16 and
+    BF16 with two or more dimensions, so neither biases nor norms; the others are copied.
+    """
+    if is_checkpoint(model):
+        for option, value, allowed in (
+            ("threshold", threshold, (None,)),
+            ("criterion", criterion, ("l1", "l2")),
+            ("scope", scope, ("global",)),
+            ("schedule", schedule, ("one-shot",)),
+            ("data", data, (None,)),
+            ("epochs", epochs, (0,)),
+            ("random-state", random_state, (0,)),
+            ("threads", threads, (1,)),
+        ):
+            if value not in allowed:
+                raise ValueError(
+                    f"{option}: not for checkpoints, which are pruned by magnitude at once, got {value!r}"
+                )
+        _prune_checkpoint(model, out, sparsity, granularity, include, exclude, as_json)
+        return
     _writable(out)
     check_criterion(criterion)
     if data is None and (epochs or needs_grads(criterion)):
@@ -200,6 +232,7 @@ def prune(
         granularity=granularity,
         scope=scope,
         schedule=schedule,
+        include=include or None,
         exclude=exclude or None,
         data=None if train is None or not needs_grads(criterion) else (train[0][:1024], train[1][:1024]),
         finetune=finetune,
@@ -211,6 +244,41 @@ def prune(
     files = {str(model): (original, model), str(out): (result.model, out)}
     rows, _ = model_rows(files, x if test is None else test[0], test, threads)
     _show({"rows": rows, "history": result.history}, as_json, (rows, MODELS))
+
+
+def _prune_checkpoint(
+    source: Path,
+    out: Path,
+    sparsity: float | None,
+    granularity: str,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    as_json: bool,
+) -> None:
+    if source.suffix == MODEL_SUFFIX:
+        _writable(out)
+    try:
+        done = prune_checkpoint(
+            source,
+            out,
+            sparsity,
+            granularity=granularity,
+            include=include or None,
+            exclude=exclude or None,
+        )
+    except KeyboardInterrupt:
+        _say("secateur: interrupted; the same command goes on where it was")
+        raise typer.Exit(1) from None
+    columns = [
+        Column("checkpoint", "out"),
+        Column("files", "files"),
+        Column("bytes", "bytes", "{:,}".format),
+        Column("tensors", "tensors", "{:,}".format),
+        Column("weights", "weights", "{:,}".format),
+        Column("kept", "kept", "{:,}".format),
+        Column("sparsity", "sparsity", "{:.4f}".format),
+    ]
+    _show(asdict(done), as_json, ([asdict(done)], columns))
 
 
 @app.command()

@@ -64,11 +64,23 @@ class Cut:
             As `prune_mask`.
         """
         _, scored, kind = scored_operands(weights, grads, self.criterion, self.lam)
-        size = scored[0][1].size
-        key, own = name.encode(), self.name.encode()
-        # Of weights that score as much, those up to the last kept one stay.
-        end = size if key < own else 0 if key > own else min(max(self.index + 1 - start, 0), size)
+        end = self.end(name, start, scored[0][1].size)
         return _core.cut_mask(scored[0], kind, self.lam, self.score, end)
+
+    def end(self, name: str, start: int, size: int) -> int:
+        """How many of a part's first weights are kept where they score as much as the last kept one.
+
+        Parameters
+        ----------
+        name, start
+            As in :meth:`mask`.
+        size : int
+            The number of weights of the part.
+        """
+        key, own = name.encode(), self.name.encode()
+        if key != own:
+            return size if key < own else 0
+        return min(max(self.index + 1 - start, 0), size)
 
 
 def topk_cut(

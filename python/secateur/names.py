@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
+_LISTED = 20
+"""Names in a message at most: checkpoints have thousands."""
+
 
 def select_names(names: Iterable[str], include: Any = None, exclude: Any = None) -> list[str]:
     """The tensors that `include` names (None: all) and `exclude` does not.
@@ -49,7 +52,8 @@ def _matching(names: list[str], argument: str, patterns: Any) -> set[str]:
             if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
         }
         if not matches:
-            raise ValueError(f"{argument}: {pattern!r} matches none of {', '.join(names)}")
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            raise ValueError(f"{argument}: {pattern!r} matches none of {', '.join(names[:_LISTED])}{more}")
         found |= matches
     if not patterns:
         raise ValueError(f"{argument}: expected at least one name")

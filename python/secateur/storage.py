@@ -10,9 +10,10 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from .nn import Sequential, TrainingCheckpoint
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 T = TypeVar("T")
+
+DRAFT_SUFFIX = ".tmp"
+"""Of files that are being written; a killed process leaves them behind."""
 
 
 class Contents(NamedTuple):
@@ -136,23 +140,35 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace the file at `path` by `data`, whole, or leave it as it was."""
+    with open_atomic(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write that replaces the one at `path` when the block ends, unless by an exception."""
     # A link stays a link: what it points to is replaced.
     target = Path(os.path.realpath(path))
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
     # Opened with the mode of any new file, so that the umask applies.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with open(descriptor, "wb") as file:
             if target.exists():
                 os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(target.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
