@@ -21,6 +21,9 @@ PIECE = 1 << 20
 _DIGIT = 16
 """Bits by which one pass over the weights narrows down the key of the cut."""
 
+_INFINITY = {"float64": 0x7FF << 52, "float32": 0x7F8 << 20, "float16": 0x7C00, "uint16": 0x7F80}
+"""The bits of infinity."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -68,11 +71,13 @@ def find_cut(tensors: Mapping[str, NDArray[Any]], k: int) -> Cut | None:
 def refuse_nan(tensors: Mapping[str, NDArray[Any]]) -> None:
     """Raises the ValueError that names the first NaN, if there is one."""
     for name, array in tensors.items():
-        wide = np.float64 if array.dtype == np.float64 else np.float32
-        infinity = np.array(np.inf, wide).view(f"u{np.dtype(wide).itemsize}")
-        for first, keys in _keys(array, wide):
-            if keys.max() > infinity:
-                at = np.unravel_index(first + int(np.argmax(keys > infinity)), array.shape)
+        # Without their sign, the bits of NaN are above those of infinity.
+        bits = _flat(array).view(f"u{array.itemsize}")
+        infinity, unsigned = _INFINITY[array.dtype.name], (1 << 8 * array.itemsize - 1) - 1
+        for first in range(0, bits.size, PIECE):
+            magnitudes = bits[first : first + PIECE] & unsigned
+            if magnitudes.max() > infinity:
+                at = np.unravel_index(first + int(np.argmax(magnitudes > infinity)), array.shape)
                 raise ValueError(f"weights[{name!r}][{', '.join(str(int(i)) for i in at)}] is NaN")
 
 
