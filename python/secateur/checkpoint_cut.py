@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._operands import Operand
+from ._operands import Mask, Operand
 from .applying import apply_mask
 from .cutting import Cut
 from .groups import nm_mask
@@ -64,7 +64,7 @@ def prune_pattern(array: NDArray[Any], n: int, m: int) -> Iterator[NDArray[Any]]
     for row in range(0, len(rows), down):
         for column in range(0, rows.shape[1], across):
             piece = rows[row : row + down, column : column + across]
-            yield apply_mask(piece, nm_mask(_magnitudes(piece), n, m))
+            yield apply_mask(piece, _pattern_mask(piece, n, m))
 
 
 def _operand(name: str, array: NDArray[Any]) -> Operand:
@@ -74,10 +74,12 @@ def _operand(name: str, array: NDArray[Any]) -> Operand:
     return name, aligned.view(np.uint16) if kind else aligned, None, kind
 
 
-def _magnitudes(values: NDArray[Any]) -> NDArray[Any]:
-    """|w|, exactly."""
-    if values.dtype == np.uint16:
-        bits = (values & 0x7FFF).astype(np.uint32) << 16
-        return bits.view(np.float32)
-    magnitudes: NDArray[Any] = np.abs(values)
-    return magnitudes
+def _pattern_mask(piece: NDArray[Any], n: int, m: int) -> Mask:
+    if piece.dtype.itemsize > 2:
+        return nm_mask(np.abs(piece), n, m)
+    # The bits of the magnitudes: those of the weights without the sign.
+    kind = "f16" if piece.dtype == np.float16 else "bf16"
+    magnitudes = np.ascontiguousarray(piece).view(np.uint16) & 0x7FFF
+    # Groups larger than a row are one tail, whatever their size.
+    of = min(m, piece.shape[1] + 1)
+    return _core.nm_masks([(None, magnitudes, None, kind)], min(n, of), of, [1])[0]
