@@ -76,10 +76,11 @@ def _operand(name: str, array: NDArray[Any]) -> Operand:
 
 def _pattern_mask(piece: NDArray[Any], n: int, m: int) -> Mask:
     if piece.dtype.itemsize > 2:
-        return nm_mask(np.abs(piece), n, m)
+        absolute: NDArray[Any] = np.abs(piece)
+        return nm_mask(absolute, n, m)
     # The bits of the magnitudes: those of the weights without the sign.
     kind = "f16" if piece.dtype == np.float16 else "bf16"
-    magnitudes = np.ascontiguousarray(piece).view(np.uint16) & 0x7FFF
+    magnitudes: NDArray[Any] = np.ascontiguousarray(piece).view(np.uint16) & 0x7FFF
     # Groups larger than a row are one tail, whatever their size.
     of = min(m, piece.shape[1] + 1)
     return _core.nm_masks([(None, magnitudes, None, kind)], min(n, of), of, [1])[0]

@@ -3,10 +3,12 @@
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{self, Executor};
-use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
+use crate::simd::{Kernel, Target, Vector, dispatch};
 
 /// Elements of one task.
 const TASK: usize = 1 << 18;
+/// Bits that become bools together: so many that the compiler makes a loop over registers of them, and few enough for L1.
+const PART: usize = 512;
 
 /// `out[i] = w[i]` where `kept[i]` is not 0, the type's zero elsewhere (so a −0 or NaN that goes becomes +0 too). The mask is
 /// bytes because a caller's bool array may hold any.
@@ -83,12 +85,14 @@ impl<T: WeightBits> Kernel for Apply<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let (lines, tail) = self.weights.as_chunks_mut::<LANES>();
-        let (bits, last) = self.kept.split_at(lines.len() * LANES / 8);
-        for (weights, bits) in lines.iter_mut().zip(bits.as_chunks().0) {
-            let mut kept = [false; LANES];
-            v.store_bools(&mut kept, u16::from_le_bytes(*bits));
-            for (weight, kept) in weights.iter_mut().zip(kept) {
+        let (parts, tail) = self.weights.as_chunks_mut::<PART>();
+        let (bits, last) = self.kept.split_at(parts.len() * PART / 8);
+        let mut kept = [false; PART];
+        for (weights, bits) in parts.iter_mut().zip(bits.as_chunks::<{ PART / 8 }>().0) {
+            for (kept, bits) in kept.as_chunks_mut().0.iter_mut().zip(bits.as_chunks().0) {
+                v.store_bools(kept, u16::from_le_bytes(*bits));
+            }
+            for (weight, &kept) in weights.iter_mut().zip(&kept) {
                 *weight = weight.if_kept(kept);
             }
         }
