@@ -1,9 +1,10 @@
-"""Exact selection: `topk_mask` against what NumPy and SciPy users write, on magnitudes of normal weights.
+"""Exact selection: `prune_mask` against what NumPy users write, on normal weights and on pruned ones.
 
-NumPy's partition gives a threshold in one pass but keeps too many where scores tie at it; argpartition and
-argsort keep exactly k. Ours keeps exactly k, the earlier of equal scores, from the same float32 array.
+NumPy's partition of the magnitudes gives a threshold but keeps too many where scores tie at it; argpartition
+keeps exactly k. Ours keeps exactly k, the earlier of equal scores, and makes no array of magnitudes. `read`
+is the largest of the weights' integers: a pass that does nothing but read them.
 
-    python -m benches.peers.select --sizes 1000000 25000000
+    python -m benches.peers.select --sizes 1000000 100000000
 """
 
 from __future__ import annotations
@@ -13,53 +14,76 @@ from typing import Any
 
 from .machine import arguments, pin_threads, record
 
+#: Above this size argpartition and the check against a stable sort would take the most of the run.
+SLOW = 20_000_000
 
-def measure(size: int, options: Any) -> dict[str, Any]:
-    """Time one size and print the table."""
+
+def measure(size: int, sparsity: float, zeros: float, options: Any) -> dict[str, Any]:
+    """Time one size and sparsity, `zeros` of the weights being pruned already, and print the table."""
     import numpy as np
 
     import secateur as sc
 
     from .harness import aligned, compare
 
-    scores = aligned(np.abs(np.random.default_rng(options.seed).standard_normal(size)))
-    k = size - round(options.sparsity * size)
+    weights = aligned(np.random.default_rng(options.seed).standard_normal(size))
+    if zeros:
+        sc.topk_prune(weights, sparsity=zeros, out=weights)
+    k = size - round(sparsity * size)
+    threshold = sc.topk_cut(weights, k=k).score
+    work = weights.copy()
+
+    def partition() -> Any:
+        scores = np.abs(weights)
+        return scores >= np.partition(scores, size - k)[size - k]
 
     def argpartition() -> Any:
         mask = np.zeros(size, bool)
-        mask[np.argpartition(scores, size - k)[size - k :]] = True
+        mask[np.argpartition(np.abs(weights), size - k)[size - k :]] = True
         return mask
 
     candidates: dict[str, Callable[[], Any]] = {
-        "numpy partition": lambda: scores >= np.partition(scores, size - k)[size - k],
-        "numpy argpartition": argpartition,
-        "secateur topk_mask": lambda: sc.topk_mask(scores, k),
+        "numpy partition": partition,
+        "secateur mask": lambda: sc.prune_mask(weights, k=k),
+        "secateur bits": lambda: sc.prune_mask(weights, k=k, bits=True),
+        "secateur bits, guessed": lambda: sc.prune_mask(weights, k=k, bits=True, near=threshold),
+        "secateur cut": lambda: sc.topk_cut(weights, k=k),
+        "secateur zeroed in place": lambda: sc.topk_prune(work, k=k, out=work),
+        "read": lambda: weights.view(np.int32).max(),
     }
-    wanted = np.zeros(size, bool)
-    wanted[np.argsort(-scores, kind="stable")[:k]] = True
-    if not np.array_equal(candidates["secateur topk_mask"](), wanted):
-        raise SystemExit(f"topk_mask of {size} scores: wrong mask")
+    if size <= SLOW:
+        candidates["numpy argpartition"] = argpartition
+        wanted = np.zeros(size, bool)
+        wanted[np.argsort(-np.abs(weights), kind="stable")[:k]] = True
+        if not np.array_equal(candidates["secateur mask"](), wanted):
+            raise SystemExit(f"prune_mask of {size} weights: wrong mask")
     found = compare(candidates, baseline="numpy partition", rounds=options.rounds, threads=options.threads)
-    print(found.table(f"{size} scores, keep {k}, {options.threads} threads"))
-    best = found.timings["secateur topk_mask"].min
-    print(f"    ours reads the scores at {4 * size / best / 1e3:.1f} GB/s")
-    return {"size": size, "k": k, "rows": found.rows()}
+    title = f"{size} weights{f', {zeros:.0%} zeros' if zeros else ''}, keep {k}, {options.threads} threads"
+    print(found.table(title))
+    for name in ("secateur bits", "secateur bits, guessed"):
+        share = found.timings["read"].min / found.timings[name].min
+        print(f"    {name}: {4 * size / found.timings[name].min / 1e3:.1f} GB/s, {share:.0%} of reading")
+    return {"size": size, "k": k, "zeros": zeros, "rows": found.rows()}
 
 
 def main() -> None:
     """Run the command line."""
     parser = arguments(__doc__, rounds=15)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[121_824, 1_000_000, 25_000_000])
-    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[121_824, 1_000_000, 100_000_000])
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.9, 0.99])
     options = parser.parse_args()
     pin_threads(options.threads)
 
     import secateur as sc
 
     sc.set_num_threads(options.threads)
-    results = [measure(size, options) for size in options.sizes]
+    results = [
+        measure(size, sparsity, 0.0, options) for size in options.sizes for sparsity in options.sparsities
+    ]
+    # Nets that are pruned again: most weights are 0.
+    results += [measure(max(options.sizes), sparsity, 0.8, options) for sparsity in (0.5, 0.9)]
     if not options.no_record:
-        content = {"seed": options.seed, "sparsity": options.sparsity, "results": results}
+        content = {"seed": options.seed, "results": results}
         print(f"recorded in {record(f'select, {options.threads} threads', content)}")
 
 
