@@ -143,7 +143,7 @@ impl Pattern {
                 Of::One => a.next().map(|(at, v)| (at, v, None)),
                 Of::Other => b.next().map(|(at, v)| (at, v, None)),
             };
-            for (at, v, w) in next {
+            if let Some((at, v, w)) = next {
                 self.index.push(self.blocks.index(block, first + at));
                 self.values.push(v);
                 self.values.extend(w);
