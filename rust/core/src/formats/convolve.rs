@@ -11,7 +11,7 @@ use super::cells::{Cut, Grid, Join, Pieces, Planes};
 use super::epilogue::Epilogue;
 use super::panels::Spare;
 use super::shared::Shared;
-use super::sweep::{BAND_ROWS, Geometry, Span, Sweep, bands_a_task, rows_of, sweep_bands};
+use super::sweep::{BAND_ROWS, Geometry, Span, Sweep, bands_a_task, partial_len, rows_of, sweep_bands};
 use super::{KBlocks, Rows, Window};
 use crate::executor::Executor;
 use crate::simd::{LANES, Target, dispatch};
@@ -166,8 +166,11 @@ impl<M: Sweep> Task<'_, M> {
         let Convolution { window, input, output, steps, .. } = *self.convolution;
         let Convolution { cut, join, rows: most, spans, .. } = self.convolution;
         let cells_len = input.channels * steps.0;
-        let mut memory = spare.take(cells_len + output.channels * steps.1);
+        let (channels, filters) = (input.channels / groups.len(), output.channels / groups.len());
+        let swept_len = output.channels * steps.1;
+        let mut memory = spare.take(cells_len + swept_len + partial_len::<M>(filters, target));
         let (cells, swept) = memory.split_at_mut(cells_len);
+        let (swept, partial) = swept.split_at_mut(swept_len);
 
         let Range { start, end } = self.rows;
         let rows = start * window.stride.0..(end - 1) * window.stride.0 + window.extent().0;
@@ -175,12 +178,12 @@ impl<M: Sweep> Task<'_, M> {
 
         let spans = &spans[..spans.len() / most * (end - start)];
         let geometry = Geometry { unit: LANES, row_stride: steps.1, spans };
-        let (channels, filters) = (input.channels / groups.len(), output.channels / groups.len());
         let activation = epilogue.without_residual().activation;
         for (group, matrix) in groups.iter().enumerate() {
             let bands = self.bands.clone().unwrap_or(0..filters.div_ceil(BAND_ROWS));
             let (cells, swept) = (&cells[group * channels * steps.0..], &mut swept[group * filters * steps.1..]);
-            sweep_bands(matrix, target, &geometry, bands, cells, swept, &bias[group * filters..], activation);
+            let bias = &bias[group * filters..];
+            sweep_bands(matrix, target, &geometry, bands, cells, swept, bias, activation, Some(partial));
         }
 
         // Tasks write disjoint rows and bands of filters.

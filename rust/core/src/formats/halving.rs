@@ -161,7 +161,7 @@ impl<M: Sweep> Task<'_, M> {
             let spans = &halving.spans[usize::from(pixels < halving.run)];
             let geometry = Geometry { unit, row_stride: 4 * pixels * unit, spans };
             let x = &x[2 * (row * stride.0 * from.pitch + column * stride.1) * unit..];
-            sweep_bands(matrix, target, &geometry, bands.clone(), x, &mut sums, bias, epilogue.activation);
+            sweep_bands(matrix, target, &geometry, bands.clone(), x, &mut sums, bias, epilogue.activation, None);
             let pool = Pool {
                 sums: &sums,
                 row_stride: geometry.row_stride,

@@ -1,36 +1,64 @@
 //! Pairs of rows that share their operand, in K-blocks: the fastest format of single weights.
 //!
 //! ```text
-//! in each K-block, rows that share many columns are paired        pair    rows (0, 2), counts both 2, one 1, other 2
-//! row 0   . a . b . c                                             index   [1 5 | 3 0 | 4]
-//! row 2   d e . . f g                                             values  [a e c g | b d | f]
+//! in each K-block, rows that share many columns are paired        pair    rows (0, 2): 1 mixed step, 1 and 2 columns left
+//! row 0   . a . b . c                                             index   [1 3 0 | 5 | 4 5]
+//! row 2   d e . . f g                                             values  [a e b d | c | f g]
 //!
-//! for (column, v, w) in both:         T loads, 2 T multiply-adds
-//!   for t in 0..T: x = operand[column·unit + t];  one[t] += v * x;  other[t] += w * x
-//! for (i, v, j, w) in alternation:    a column of each row: 2 T independent sums
-//!   for t in 0..T: one[t] += v * operand[i·unit + t];  other[t] += w * operand[j·unit + t]
-//! for what is left of the longer row: T loads, T multiply-adds
+//! steps of four weights, T lines each a column of the operand:
+//!   mixed: a column of both rows and one of each         3 T loads and 1, 4 T multiply-adds
+//!   both:  two columns of both rows, if there are more   2 T loads and 1, 4 T multiply-adds
+//!   apart: two columns of each row, if those are more    4 T loads and 1, 4 T multiply-adds
+//! what is left of either row, a column at a time:          T loads and 1,   T multiply-adds
 //! ```
 //!
 //! A core does about one load for each multiply-add, and a weight of its own needs T + 1 loads for T of them: loads are what
-//! limits compressed rows, and a line that serves two rows is loaded once. Even random rows have good partners among a
-//! hundred others, because each K-block pairs anew: at 128 columns and 10% density a row shares a third of its columns
-//! with its partner, where a neighbour would share a tenth. The idea of sharing loads between rows of like patterns is
-//! from *Register Tiling for Unstructured Sparsity in Neural Network Inference* (PLDI 2023).
+//! limits compressed rows. So a line that serves two rows is loaded once, four weights are one load, and mixed steps keep
+//! loads and multiply-adds busy together, where all columns of both rows and then all others would keep one waiting for the
+//! other. Even random rows have good partners among a hundred others, because each K-block pairs anew: at 128 columns and
+//! 10% density a row shares a third of its columns with its partner, where a neighbour would share a tenth. The idea of
+//! sharing loads between rows of like patterns is from *Register Tiling for Unstructured Sparsity in Neural Network
+//! Inference* (PLDI 2023).
 
 use super::kblocks::KBlocks;
 use super::rows::Rows;
 use super::sweep::{BAND_ROWS, Sweep, Tile};
 use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
+use std::iter::repeat_n;
 
 /// Two rows in one K-block, or one: `other` is [`NONE`] then.
 #[derive(Debug, Clone, Copy)]
 struct Pair {
     one: u32,
     other: u32,
-    /// Columns of both rows, of `one` alone, of `other` alone.
-    counts: [u16; 3],
+    /// Steps: mixed, both, apart.
+    steps: [u16; 3],
+    /// Columns that are left of `one` and of `other`.
+    rest: [u16; 2],
+}
+
+/// Whose a column is.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    Both,
+    One,
+    Other,
+}
+
+impl Pair {
+    /// Whose the columns are, in their order.
+    fn order(&self) -> impl Iterator<Item = Of> + use<> {
+        let [mixed, both, apart] = self.steps.map(usize::from);
+        let [one, other] = self.rest.map(usize::from);
+        let mixed = repeat_n([Of::Both, Of::One, Of::Other], mixed).flatten();
+        let apart = repeat_n([Of::One, Of::Other], 2 * apart).flatten();
+        mixed
+            .chain(repeat_n(Of::Both, 2 * both))
+            .chain(apart)
+            .chain(repeat_n(Of::One, one))
+            .chain(repeat_n(Of::Other, other))
+    }
 }
 
 /// In the place of a second row.
@@ -96,27 +124,32 @@ impl Pattern {
         let rows = (one.row, other.map_or(NONE, |other| other.row));
         let other = other.unwrap_or(&nothing);
         let first = self.blocks.columns(block).start;
-        let mut counts = [0u16; 3];
-        for ((at, v), (_, w)) in one.select(other, true).zip(other.select(one, true)) {
-            self.index.push(self.blocks.index(block, first + at));
-            self.values.extend([v, w]);
-            counts[0] += 1;
-        }
-        let (mut a, mut b) = (one.select(other, false), other.select(one, false));
-        loop {
-            let next = [a.next(), b.next()];
-            for (nonzero, count) in next.into_iter().zip(&mut counts[1..]) {
-                if let Some((at, value)) = nonzero {
-                    self.index.push(self.blocks.index(block, first + at));
-                    self.values.push(value);
-                    *count += 1;
-                }
+        let mut both: Vec<_> = one.select(other, true).zip(other.select(one, true)).collect();
+        let (mut a, mut b): (Vec<_>, Vec<_>) = (one.select(other, false).collect(), other.select(one, false).collect());
+        let mixed = both.len().min(a.len()).min(b.len());
+        // Of an odd number the last becomes a column of each.
+        let odd = if (both.len() - mixed) % 2 == 1 { both.pop() } else { None };
+        let (v, w) = odd.unzip();
+        a.extend(v);
+        b.extend(w);
+        let apart = (a.len().min(b.len()) - mixed) / 2;
+        let steps = [mixed, (both.len() - mixed) / 2, apart].map(|steps| steps as u16);
+        let rest = [&a, &b].map(|all| (all.len() - mixed - 2 * apart) as u16);
+        let pair = Pair { one: rows.0, other: rows.1, steps, rest };
+        let (mut both, mut a, mut b) = (both.into_iter(), a.into_iter(), b.into_iter());
+        for of in pair.order() {
+            let next = match of {
+                Of::Both => both.next().map(|((at, v), (_, w))| (at, v, Some(w))),
+                Of::One => a.next().map(|(at, v)| (at, v, None)),
+                Of::Other => b.next().map(|(at, v)| (at, v, None)),
+            };
+            if let Some((at, v, w)) = next {
+                self.index.push(self.blocks.index(block, first + at));
+                self.values.push(v);
+                self.values.extend(w);
             }
-            if next == [None, None] {
-                break;
-            }
         }
-        self.pairs.push(Pair { one: rows.0, other: rows.1, counts });
+        self.pairs.push(pair);
     }
 
     fn end(&self) -> Start {
@@ -198,18 +231,12 @@ impl Format for Pattern {
             let bands = block * self.bands()..(block + 1) * self.bands();
             let pairs = self.starts[bands.start].pair as usize..self.starts[bands.end].pair as usize;
             for pair in &self.pairs[pairs] {
-                let [both, one, other] = pair.counts;
-                for index in index.by_ref().take(both as usize) {
-                    put(pair.one, index, values.next());
-                    put(pair.other, index, values.next());
-                }
-                for at in 0..one.max(other) {
-                    for (row, count) in [(pair.one, one), (pair.other, other)] {
-                        if at < count
-                            && let Some(index) = index.next()
-                        {
-                            put(row, index, values.next());
-                        }
+                for (of, index) in pair.order().zip(index.by_ref()) {
+                    if !matches!(of, Of::Other) {
+                        put(pair.one, index, values.next());
+                    }
+                    if !matches!(of, Of::One) {
+                        put(pair.other, index, values.next());
                     }
                 }
             }
@@ -239,60 +266,50 @@ impl Sweep for Pattern {
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {
         let first = at.block * self.bands() + at.bands.start;
         let (from, to) = (self.starts[first], self.starts[first + at.bands.len()]);
-        // SAFETY: `pack` gave every pair of a band as many indices and values as it counts, in the order in which they are
-        // read here; every index plus its block's base is a position of the block, which the caller's operand covers; and the rows of
-        // a band's pairs are that band's, which the caller's result holds.
+        // SAFETY: `pack` gave every pair of a band as many indices and values as its steps and what is left take, in the order
+        // in which they are read here; every index plus its block's base is a position of the block, which the caller's
+        // operand covers; and the rows of a band's pairs are that band's, which the caller's result holds.
         unsafe {
-            let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
-            let mut index = self.index.as_ptr().add(from.index as usize);
-            let mut values = self.values.as_ptr().add(from.value as usize);
-            let mut line = || {
-                let line = base.wrapping_add(*index as usize * at.unit);
-                index = index.add(1);
-                line
-            };
-            let mut value = || {
-                let value = v.splat(*values);
-                values = values.add(1);
-                value
+            let mut next = Next {
+                base: at.input.wrapping_add(self.blocks.base(at.block) * at.unit),
+                unit: at.unit,
+                index: self.index.as_ptr().add(from.index as usize),
+                values: self.values.as_ptr().add(from.value as usize),
             };
             for pair in self.pairs.get_unchecked(from.pair as usize..to.pair as usize) {
                 let paired = pair.other != NONE;
-                let [both, one, other] = pair.counts;
+                let [mixed, both, apart] = pair.steps;
                 let mut a = at.start::<V, T>(v, pair.one as usize);
                 let mut b = [v.splat(0.0); T];
                 if paired {
                     b = at.start::<V, T>(v, pair.other as usize);
                 }
+                for _ in 0..mixed {
+                    let (shared, i, j, [p, q, r, s]) = (next.line(), next.line(), next.line(), next.weights(v));
+                    add_to_both::<V, T>(v, (&mut a, p), (&mut b, q), shared);
+                    add::<V, T>(v, &mut a, r, i);
+                    add::<V, T>(v, &mut b, s, j);
+                }
                 for _ in 0..both {
-                    let (line, p, q) = (line(), value(), value());
-                    for t in 0..T {
-                        let x = v.load_ptr(line.add(t * LANES));
-                        a[t] = v.mul_add(p, x, a[t]);
-                        b[t] = v.mul_add(q, x, b[t]);
-                    }
+                    let (i, j, [p, q, r, s]) = (next.line(), next.line(), next.weights(v));
+                    add_to_both::<V, T>(v, (&mut a, p), (&mut b, q), i);
+                    add_to_both::<V, T>(v, (&mut a, r), (&mut b, s), j);
                 }
-                let alternate = one.min(other);
-                for _ in 0..alternate {
-                    let (i, j, p, q) = (line(), line(), value(), value());
-                    for (t, a) in a.iter_mut().enumerate() {
-                        *a = v.mul_add(p, v.load_ptr(i.add(t * LANES)), *a);
-                    }
-                    for (t, b) in b.iter_mut().enumerate() {
-                        *b = v.mul_add(q, v.load_ptr(j.add(t * LANES)), *b);
-                    }
+                for _ in 0..apart {
+                    let (i, j, k, l) = (next.line(), next.line(), next.line(), next.line());
+                    let [p, q, r, s] = next.weights(v);
+                    add::<V, T>(v, &mut a, p, i);
+                    add::<V, T>(v, &mut b, q, j);
+                    add::<V, T>(v, &mut a, r, k);
+                    add::<V, T>(v, &mut b, s, l);
                 }
-                for _ in alternate..one {
-                    let (line, p) = (line(), value());
-                    for (t, a) in a.iter_mut().enumerate() {
-                        *a = v.mul_add(p, v.load_ptr(line.add(t * LANES)), *a);
-                    }
+                for _ in 0..pair.rest[0] {
+                    let (line, p) = (next.line(), next.weight(v));
+                    add::<V, T>(v, &mut a, p, line);
                 }
-                for _ in alternate..other {
-                    let (line, q) = (line(), value());
-                    for (t, b) in b.iter_mut().enumerate() {
-                        *b = v.mul_add(q, v.load_ptr(line.add(t * LANES)), *b);
-                    }
+                for _ in 0..pair.rest[1] {
+                    let (line, q) = (next.line(), next.weight(v));
+                    add::<V, T>(v, &mut b, q, line);
                 }
                 at.finish::<V, T>(v, pair.one as usize, a);
                 if paired {
@@ -300,5 +317,90 @@ impl Sweep for Pattern {
                 }
             }
         }
+    }
+}
+
+/// Where the next indices and values are read.
+struct Next {
+    /// The operand at the block's first position.
+    base: *const f32,
+    /// Floats in one step of a position.
+    unit: usize,
+    index: *const u16,
+    values: *const f32,
+}
+
+impl Next {
+    /// The operand at the next index.
+    ///
+    /// # Safety
+    /// There is one.
+    #[inline(always)]
+    unsafe fn line(&mut self) -> *const f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let line = self.base.wrapping_add(*self.index as usize * self.unit);
+            self.index = self.index.add(1);
+            line
+        }
+    }
+
+    /// The next value, in all lanes.
+    ///
+    /// # Safety
+    /// There is one.
+    #[inline(always)]
+    unsafe fn weight<V: Vector>(&mut self, v: V) -> V::F32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let weight = v.splat(*self.values);
+            self.values = self.values.add(1);
+            weight
+        }
+    }
+
+    /// The next four values.
+    ///
+    /// # Safety
+    /// There are as many.
+    #[inline(always)]
+    unsafe fn weights<V: Vector>(&mut self, v: V) -> [V::F32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let weights = v.splat4_ptr(self.values);
+            self.values = self.values.add(4);
+            weights
+        }
+    }
+}
+
+/// `acc += weight · line`, for T registers.
+///
+/// # Safety
+/// The line holds as many.
+#[inline(always)]
+unsafe fn add<V: Vector, const T: usize>(v: V, acc: &mut [V::F32; T], weight: V::F32, line: *const f32) {
+    for (t, acc) in acc.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *acc = v.mul_add(weight, unsafe { v.load_ptr(line.add(t * LANES)) }, *acc);
+    }
+}
+
+/// As [`add`], to the sums of both rows.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+unsafe fn add_to_both<V: Vector, const T: usize>(
+    v: V,
+    (a, p): (&mut [V::F32; T], V::F32),
+    (b, q): (&mut [V::F32; T], V::F32),
+    line: *const f32,
+) {
+    for t in 0..T {
+        // SAFETY: the caller's promise.
+        let x = unsafe { v.load_ptr(line.add(t * LANES)) };
+        a[t] = v.mul_add(p, x, a[t]);
+        b[t] = v.mul_add(q, x, b[t]);
     }
 }

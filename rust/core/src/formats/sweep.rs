@@ -248,15 +248,18 @@ pub fn sweep<M: Sweep>(
             residual: epilogue.residual.map(<[f32]>::as_ptr),
             floor: epilogue.activation.floor(),
             afterwards: epilogue.activation.afterwards(),
+            partial: None,
         };
         dispatch(target, run);
     });
 }
 
-/// As [`sweep`] on this thread, some bands of rows alone; `bias` holds a value a row and a register more.
+/// As [`sweep`] on this thread, some bands of rows alone; `bias` holds a value a row and a register more. Partial sums lie in
+/// `partial`, side by side, if there is one of [`partial_len`] floats: where the result's rows lie far apart, each would
+/// be a page of its own.
 ///
 /// # Panics
-/// Where operand, result or bias are smaller than the geometry says: callers check shapes.
+/// Where operand, result, bias or partial sums are smaller than the geometry says: callers check shapes.
 #[expect(clippy::too_many_arguments, reason = "the arguments of sweep, and the bands")]
 pub(super) fn sweep_bands<M: Sweep>(
     matrix: &M,
@@ -267,11 +270,14 @@ pub(super) fn sweep_bands<M: Sweep>(
     output: &mut [f32],
     bias: &[f32],
     activation: Activation,
+    partial: Option<&mut [f32]>,
 ) {
     let rows = matrix.rows();
     assert!(input.len() >= geometry.input_len(matrix.blocks().reach()), "sweep: the operand is too small");
     assert!(output.len() >= geometry.output_len(rows), "sweep: the result is too small");
     assert!(bias.len() >= rows + LANES && bands.end <= rows.div_ceil(BAND_ROWS), "sweep: the bias is too short");
+    let partial_len = partial_len::<M>(rows_of(&bands, rows).len(), target);
+    assert!(partial.as_ref().is_none_or(|partial| partial.len() >= partial_len), "sweep: the partial sums are too few");
     let run = Run {
         matrix,
         geometry: *geometry,
@@ -282,8 +288,14 @@ pub(super) fn sweep_bands<M: Sweep>(
         residual: None,
         floor: activation.floor(),
         afterwards: activation.afterwards(),
+        partial: partial.map(<[f32]>::as_mut_ptr),
     };
     dispatch(target, run);
+}
+
+/// Floats of the partial sums of so many rows, in the longest tile.
+pub(super) fn partial_len<M: Sweep>(rows: usize, target: Target) -> usize {
+    rows * M::run_lines(target.registers()) * LANES
 }
 
 /// One task.
@@ -297,6 +309,8 @@ struct Run<'a, M: Sweep> {
     residual: Option<*const f32>,
     floor: f32,
     afterwards: Option<Activation>,
+    /// Those of the bands' first row, if not in the result.
+    partial: Option<*mut f32>,
 }
 
 impl<M: Sweep> Kernel for Run<'_, M> {
@@ -338,14 +352,19 @@ impl<M: Sweep> Run<'_, M> {
             unsafe {
                 let place = span.output + line * LANES;
                 let output = self.output.add(place);
+                let first = self.bands.start * BAND_ROWS;
+                let (partial, partial_stride) = match self.partial {
+                    Some(partial) => (partial.wrapping_sub(first * T * LANES), T * LANES),
+                    None => (output, self.geometry.row_stride),
+                };
                 let at = Tile {
                     block,
                     bands: self.bands.clone(),
                     // Without columns there may be no operand behind the pointer.
                     input: self.input.wrapping_add(span.input + line * LANES),
                     unit: self.geometry.unit,
-                    partial: output,
-                    partial_stride: self.geometry.row_stride,
+                    partial,
+                    partial_stride,
                     output,
                     output_stride: self.geometry.row_stride,
                     first: block == 0,

@@ -139,6 +139,19 @@ impl Vector for Avx512 {
         unsafe { _mm512_loadu_ps(p) }
     }
     #[inline(always)]
+    unsafe fn splat4_ptr(self, p: *const f32) -> [Self::F32; 4] {
+        // SAFETY: see above the impl.
+        unsafe {
+            let four = quarters(p);
+            [
+                _mm512_permute_ps::<0b00_00_00_00>(four),
+                _mm512_permute_ps::<0b01_01_01_01>(four),
+                _mm512_permute_ps::<0b10_10_10_10>(four),
+                _mm512_permute_ps::<0b11_11_11_11>(four),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn store_ptr(self, p: *mut f32, a: Self::F32) {
         // SAFETY: see above the impl.
         unsafe { _mm512_storeu_ps(p, a) }
@@ -275,4 +288,25 @@ unsafe fn expand(packed: __m512, mask: __mmask16) -> __m512 {
         );
     }
     expanded
+}
+
+/// Four floats in each quarter of a register, kept from becoming four loads of one float once they are spread: Zen 4 loads one
+/// register a cycle, whatever its size in memory, and permutes beside that.
+///
+/// # Safety
+/// The CPU has AVX-512, and `p` is valid for reading 4 floats.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn quarters(p: *const f32) -> __m512 {
+    let four;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "vbroadcastf32x4 {four}, xmmword ptr [{p}]",
+            four = lateout(zmm_reg) four,
+            p = in(reg) p,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    four
 }

@@ -140,6 +140,16 @@ pub trait Vector: Copy + Send + Sync + 'static {
         }
         self.with_lanes(lanes)
     }
+    /// Four registers, each all lanes one of four neighbouring floats: where loads are what a loop waits for, for the price
+    /// of one.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 4 floats.
+    #[inline(always)]
+    unsafe fn splat4_ptr(self, p: *const f32) -> [Self::F32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { [self.splat(*p), self.splat(*p.add(1)), self.splat(*p.add(2)), self.splat(*p.add(3))] }
+    }
     /// Stores 16 floats to any address.
     ///
     /// # Safety
@@ -476,6 +486,9 @@ mod tests {
                 let loaded = v.to_array(unsafe { v.load_masked(y, a.as_ptr(), mask) });
                 assert_eq!(loaded, stored);
             }
+            // SAFETY: four floats are left of the array.
+            let four = unsafe { v.splat4_ptr(a.as_ptr().add(5)) };
+            assert_eq!(four.map(|x| v.to_array(x)), std::array::from_fn(|i| [a[5 + i]; LANES]));
             let both: Vec<f32> = a.iter().chain(&b).copied().collect();
             let (even, odd) = v.unzip(x, y);
             assert_eq!(v.to_array(even), std::array::from_fn(|i| both[2 * i]));
