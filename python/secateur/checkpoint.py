@@ -134,7 +134,7 @@ def prune_checkpoint(
     chosen = _select(checkpoint, include, exclude)
     weights = sum(info.size for info in chosen.values())
     if isinstance(unit, Pattern):
-        kept = sum(_kept_of(info, unit) for info in chosen.values())
+        kept = sum(info.size // info.shape[-1] * unit.kept(info.shape[-1]) for info in chosen.values())
     else:
         kept = _core.kept(fraction, weights)
     job: dict[str, Any] = {"granularity": granularity, "kept": kept, "tensors": sorted(chosen)}
@@ -180,11 +180,6 @@ def _select(checkpoint: Checkpoint, include: Any, exclude: Any) -> dict[str, Ten
     if not found:
         raise ValueError("source: no tensor of F64, F32, F16 or BF16 has two or more dimensions")
     return {name: found[name] for name in select_names(found, include, exclude)}
-
-
-def _kept_of(info: TensorInfo, pattern: Pattern) -> int:
-    groups, rest = divmod(info.shape[-1], pattern.m)
-    return info.size // info.shape[-1] * (groups * pattern.n + min(pattern.n, rest))
 
 
 def _cut_of(checkpoint: Checkpoint, chosen: Collection[str], kept: int | None) -> Cut | None:

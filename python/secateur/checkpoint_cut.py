@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._operands import Mask, Operand
+from ._operands import Mask, Operand, operand
 from .applying import apply_mask
 from .cutting import Cut
-from .groups import nm_mask
+from .groups import nm_masks
 
 PIECE = 1 << 20
 """Weights that are looked at together; a few arrays of that size fit the cache."""
@@ -70,17 +70,10 @@ def prune_pattern(array: NDArray[Any], n: int, m: int) -> Iterator[NDArray[Any]]
 def _operand(name: str, array: NDArray[Any]) -> Operand:
     # A file may hold tensors at odd addresses; only these are copied.
     aligned = np.require(array, requirements=["C", "A"])
-    kind = {"float16": "f16", "uint16": "bf16"}.get(aligned.dtype.name)
-    return name, aligned.view(np.uint16) if kind else aligned, None, kind
+    return (name, aligned, None, "bf16") if aligned.dtype == np.uint16 else operand(name, aligned)
 
 
 def _pattern_mask(piece: NDArray[Any], n: int, m: int) -> Mask:
-    if piece.dtype.itemsize > 2:
-        absolute: NDArray[Any] = np.abs(piece)
-        return nm_mask(absolute, n, m)
-    # The bits of the magnitudes: those of the weights without the sign.
-    kind = "f16" if piece.dtype == np.float16 else "bf16"
-    magnitudes: NDArray[Any] = np.ascontiguousarray(piece).view(np.uint16) & 0x7FFF
-    # Groups larger than a row are one tail, whatever their size.
-    of = min(m, piece.shape[1] + 1)
-    return _core.nm_masks([(None, magnitudes, None, kind)], min(n, of), of, [1])[0]
+    # Of bfloat16 the bits without the sign are those of the magnitude.
+    magnitudes: NDArray[Any] = piece & 0x7FFF if piece.dtype == np.uint16 else np.abs(piece)
+    return nm_masks([_operand("", magnitudes)], n, m, [1])[0]

@@ -29,6 +29,11 @@ class Pattern:
     n: int
     m: int
 
+    def kept(self, length: int) -> int:
+        """How many weights of a row of `length` are kept, its tail included."""
+        groups, tail = divmod(length, self.m)
+        return groups * self.n + min(tail, self.n)
+
 
 @dataclass(frozen=True)
 class Blocks:

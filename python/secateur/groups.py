@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from . import _core
 from ._arguments import as_axis, as_integer, as_number
-from ._operands import Mask, floats, like, operands
+from ._operands import Mask, Operand, floats, like, operands
 
 __all__ = ["block_mask", "nm_mask"]
 
@@ -65,12 +65,16 @@ def nm_mask(
     if not 0 <= kept <= of:
         raise ValueError(f"n: expected 0 to {of} (m), got {kept}")
     axes = [as_axis(axis, array.ndim, "axis") for array in arrays.values()]
-    # Groups larger than the whole axis are one tail, whatever their size.
-    longest = max((array.shape[at] for array, at in zip(arrays.values(), axes, strict=True)), default=0)
-    of = min(of, longest + 1)
-    masks = _core.nm_masks(operands(arrays), min(kept, of), of, axes)
+    masks = nm_masks(operands(arrays), kept, of, axes)
     found: Mask | dict[str, Mask] = like(scores, dict(zip(arrays, masks, strict=True)))
     return found
+
+
+def nm_masks(arrays: list[Operand], n: int, m: int, axes: list[int]) -> list[Mask]:
+    """N:M masks of what the core takes. Groups larger than any axis are one tail, whatever their size."""
+    longest = max((array.shape[axis] for (_, array, _, _), axis in zip(arrays, axes, strict=True)), default=0)
+    of = min(m, longest + 1)
+    return _core.nm_masks(arrays, min(n, of), of, axes)
 
 
 @overload

@@ -98,8 +98,7 @@ def target_of_pattern(
     kept = total = 0
     for shape in shapes.values():
         rows, columns = matrix_shape(shape)
-        full, tail = divmod(columns, pattern.m)
-        kept += rows * (full * pattern.n + min(tail, pattern.n))
+        kept += rows * pattern.kept(columns)
         total += rows * columns
     own, nominal = 1 - kept / max(1, total), 1 - pattern.n / pattern.m
     if sparsity is not None and min(abs(sparsity - own), abs(sparsity - nominal)) > 1e-9:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..progress import terminal_bar
 from .callbacks import Callback, FitState
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 REFRESH = 0.1
 """Seconds between two updates of the bar."""
@@ -25,24 +26,9 @@ class ProgressBar(Callback):
         self._updated = 0.0
 
     def on_train_begin(self, state: FitState) -> None:
-        try:
-            # Late: importing it takes longer than importing the rest of the package.
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        except ImportError:
-            return
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[logs]}"),
-            console=console,
-        )
-        self._bar.start()
+        self._bar = terminal_bar(_columns)
+        if self._bar is not None:
+            self._bar.start()
 
     def on_batch_end(self, state: FitState) -> None:
         if self._bar is None:
@@ -71,3 +57,13 @@ class ProgressBar(Callback):
         assert self._bar is not None and self._task is not None
         logs = "  ".join(f"{name} {value:.4f}" for name, value in state.logs.items())
         self._bar.update(self._task, completed=completed, logs=logs)
+
+
+def _columns(rich: Any) -> tuple[ProgressColumn, ...]:
+    return (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(bar_width=30),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("{task.fields[logs]}"),
+    )

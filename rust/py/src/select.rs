@@ -113,6 +113,10 @@ fn operands(arguments: Vec<Argument<'_>>) -> PyResult<Vec<Operand<'_>>> {
     arguments.into_iter().map(Operand::new).collect()
 }
 
+fn tensors_of<'a>(operands: &'a [Operand<'_>], rule: Rule<'_>) -> PyResult<Vec<Tensor<'a>>> {
+    operands.iter().map(|operand| operand.tensor(rule)).collect()
+}
+
 /// Makes a mask an operand and has `fill` set them, without the GIL.
 fn masks<'py>(
     py: Python<'py>,
@@ -122,7 +126,7 @@ fn masks<'py>(
 ) -> PyResult<Vec<Mask<'py>>> {
     let masks: Vec<Mask<'py>> =
         operands.iter().map(|operand| PyArrayDyn::zeros(py, &operand.shape[..], false)).collect();
-    let tensors = operands.iter().map(|operand| operand.tensor(rule)).collect::<PyResult<Vec<_>>>()?;
+    let tensors = tensors_of(operands, rule)?;
     let mut borrowed: Vec<PyReadwriteArrayDyn<'_, bool>> = masks.iter().map(|mask| mask.readwrite()).collect();
     let mut slices = borrowed.iter_mut().map(|mask| mask.as_slice_mut()).collect::<std::result::Result<Vec<_>, _>>()?;
     py.detach(|| fill(&tensors, &mut slices)).map_err(to_py)?;
@@ -163,7 +167,7 @@ fn topk_bits<'py>(
     near: Option<f64>,
 ) -> PyResult<(Vec<Bits<'py>>, Option<f64>)> {
     let operands = operands(tensors)?;
-    let tensors = operands.iter().map(|operand| operand.tensor(Rule { kind, lam })).collect::<PyResult<Vec<_>>>()?;
+    let tensors = tensors_of(&operands, Rule { kind, lam })?;
     let masks: Vec<Bits<'py>> =
         tensors.iter().map(|tensor| PyArrayDyn::zeros(py, vec![tensor.len().div_ceil(8)], false)).collect();
     let mut borrowed: Vec<PyReadwriteArrayDyn<'_, u8>> = masks.iter().map(|mask| mask.readwrite()).collect();
@@ -188,7 +192,7 @@ fn topk_cut(
     near: Option<f64>,
 ) -> PyResult<(f64, usize, usize)> {
     let operands = operands(tensors)?;
-    let tensors = operands.iter().map(|operand| operand.tensor(Rule { kind, lam })).collect::<PyResult<Vec<_>>>()?;
+    let tensors = tensors_of(&operands, Rule { kind, lam })?;
     let cut = py.detach(|| select::cut(&*executor::current(), &tensors, k, near)).map_err(to_py)?;
     Ok((cut.score, cut.tensor, cut.index))
 }
@@ -216,7 +220,7 @@ fn cut_mask<'py>(
 #[pyfunction]
 fn kth_largest(py: Python<'_>, tensors: Vec<Argument<'_>>, k: usize) -> PyResult<f64> {
     let operands = operands(tensors)?;
-    let tensors = operands.iter().map(|operand| operand.tensor(GIVEN)).collect::<PyResult<Vec<_>>>()?;
+    let tensors = tensors_of(&operands, GIVEN)?;
     py.detach(|| select::kth_largest(&*executor::current(), &tensors, k)).map_err(to_py)
 }
 

@@ -15,6 +15,7 @@ use super::narrow::{narrow, partitioned};
 use super::pass::{Piece, Seen, blocks, cut, pass};
 use super::score::Source;
 use crate::executor::{self, Executor};
+use std::ops::Range;
 
 /// Below this number of keys a sample does not pay.
 const LEAST: usize = 1 << 16;
@@ -64,11 +65,14 @@ impl<'a, K: Key> Selection<'a, K> {
         let mut attempts = if n < LEAST { 0..0 } else { 0..ATTEMPTS };
         let mut guess = near.map(Bracket::around);
         loop {
-            let bracket = match (guess.take(), attempts.next()) {
-                (Some(bracket), _) => bracket,
-                (None, Some(attempt)) => Bracket::sampled(executor, sources, k, n, attempt),
-                (None, None) if n < LEAST => Bracket::exactly(partitioned(sources, k)?.key),
-                (None, None) => Bracket::exactly(narrow(executor, sources, k, K::BITS, 0)?.key),
+            let bracket = if let Some(guess) = guess.take() {
+                guess
+            } else if let Some(attempt) = attempts.next() {
+                Bracket::sampled(executor, sources, k, n, attempt)
+            } else if n < LEAST {
+                Bracket::exactly(partitioned(sources, k)?.key)
+            } else {
+                Bracket::exactly(narrow(executor, sources, k, K::BITS, 0)?.key)
             };
             let seen = pass(executor, sources, &mut pieces, bracket, n / CROWDED);
             if let Some(at) = seen.iter().position(|seen| seen.nan) {
@@ -98,16 +102,14 @@ impl<'a, K: Key> Selection<'a, K> {
                 left -= equal;
                 continue;
             }
-            let mut index = piece.range.start;
-            blocks(sources[piece.source], piece.range.clone(), |at, keys| {
-                for (i, _) in keys.iter().enumerate().filter(|(_, key)| **key == self.threshold.key) {
-                    if left == 1 {
-                        index = piece.range.start + at + i;
-                    }
-                    left = left.wrapping_sub(1);
+            let mut index = 0;
+            each_equal(sources[piece.source], piece.range.clone(), self.threshold.key, |at| {
+                if left == 1 {
+                    index = at;
                 }
+                left = left.wrapping_sub(1);
             });
-            return (piece.source, index);
+            return (piece.source, piece.range.start + index);
         }
         (0, 0)
     }
@@ -153,11 +155,9 @@ impl Piece<'_> {
         }
         let Some(mask) = &mut self.mask else { return };
         let mut left = quota;
-        blocks(sources[self.source], self.range.clone(), |at, keys| {
-            for (i, _) in keys.iter().enumerate().filter(|(_, key)| **key == limit) {
-                mask.set(at + i, left > 0);
-                left = left.saturating_sub(1);
-            }
+        each_equal(sources[self.source], self.range.clone(), limit, |at| {
+            mask.set(at, left > 0);
+            left = left.saturating_sub(1);
         });
     }
 
@@ -168,14 +168,17 @@ impl Piece<'_> {
         let edge = if ties == 0 { limit.next() } else { limit };
         let nan = self.look(sources, Bracket::exactly(edge), None).nan;
         if let (Some(mask), true) = (&mut self.mask, (1..self.range.len()).contains(&ties)) {
-            blocks(sources[self.source], self.range.clone(), |at, keys| {
-                for (i, _) in keys.iter().enumerate().filter(|(_, key)| **key == limit) {
-                    mask.set(at + i, at + i < ties);
-                }
-            });
+            each_equal(sources[self.source], self.range.clone(), limit, |at| mask.set(at, at < ties));
         }
         nan
     }
+}
+
+/// Calls `visit` with where in the range each key lies that equals the limit, in order.
+fn each_equal<K: Key>(source: &dyn Source<K>, range: Range<usize>, limit: K, mut visit: impl FnMut(usize)) {
+    blocks(source, range, |at, keys| {
+        keys.iter().enumerate().filter(|(_, key)| **key == limit).for_each(|(i, _)| visit(at + i));
+    });
 }
 
 /// The threshold, where the counts prove that the bracket holds it and all keys that it may be were gathered.
