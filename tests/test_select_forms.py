@@ -105,6 +105,13 @@ def test_pruning_in_place_writes_nothing_where_it_is_refused():
     ]:
         with pytest.raises(error, match=message):
             sc.topk_prune(np.ones(3, np.float32), k=1, out=out)
+    pair = {"a": np.ones(2), "b": np.full(2, 2.0)}
+    with pytest.raises(ValueError, match=r"out: overlaps weights\['b'\]"):
+        sc.topk_prune(pair, k=1, out={"a": pair["b"], "b": pair["a"]})
+    one = np.zeros(2)
+    with pytest.raises(ValueError, match=r"out: overlaps out\['b'\]"):
+        sc.topk_prune(pair, k=1, out={"a": one, "b": one})
+    assert pair["a"].all() and pair["b"].all()
     with pytest.raises(ValueError, match="out: missing 'b'"):
         sc.topk_prune({"a": np.ones(2), "b": np.ones(2)}, k=1, out={"a": np.ones(2)})
 

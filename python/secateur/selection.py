@@ -266,7 +266,7 @@ def topk_prune(
         for name, original in originals.items():
             if name not in outs:
                 raise ValueError(f"out: missing {name!r}")
-            check_out(outs[name], original, "weights")
+            check_out(outs[name], original, "weights", **_others(name, originals, outs))
     arrays, scored, kind = scored_operands(weights, grads, criterion, lam, random_state)
     count = count_of(k, sparsity, arrays)
     masks = _masks(scored, count, kind, lam, near, bits=True)
@@ -278,6 +278,19 @@ def topk_prune(
         },
     )
     return pruned
+
+
+def _others(
+    name: str | None, originals: Named[NDArray[Any]], outs: Named[NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """What `outs[name]` must not overlap, because it is read or written after it; nothing is, in place."""
+    if outs[name] is originals[name]:
+        return {}
+    return {f"weights[{other!r}]": array for other, array in originals.items() if other != name} | {
+        f"out[{other!r}]": outs[other]
+        for other in originals
+        if other != name and isinstance(outs.get(other), np.ndarray)
+    }
 
 
 def _apply_bits(weights: NDArray[Any], bits: Bits, out: NDArray[Any] | None) -> NDArray[Any]:
