@@ -16,6 +16,7 @@ from .result import PruneResult
 from .schedules import Schedule
 from .selection import kth_largest, prune_mask, topk_mask, topk_prune
 from .shrink import remove_dead_neurons
+from .sketch import Sketch
 from .stop import AtSparsity, MaxDrop, NoImprovement
 from .storage import load, save
 from .thresholds import grad_prune, l1_prune, l2_prune
@@ -37,6 +38,7 @@ __all__ = [
     "PrunedCheckpoint",
     "Schedule",
     "SecateurError",
+    "Sketch",
     "UnsupportedOpError",
     "apply_mask",
     "block_mask",

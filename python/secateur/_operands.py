@@ -74,9 +74,13 @@ def operand(name: str | None, array: NDArray[Any], slope: NDArray[Any] | None = 
     return name, array.view(np.uint16), None if slope is None else slope.view(np.uint16), kind
 
 
-def count_of(k: SupportsIndex | None, sparsity: float | None, arrays: Named[NDArray[Any]]) -> int:
-    """How many to keep."""
-    n = sum(array.size for array in arrays.values())
+def size_of(arrays: Named[NDArray[Any]]) -> int:
+    """The number of their elements."""
+    return sum(array.size for array in arrays.values())
+
+
+def count_of(k: SupportsIndex | None, sparsity: float | None, n: int) -> int:
+    """How many of n to keep."""
     if (k is None) == (sparsity is None):
         raise ValueError(f"k, sparsity: give exactly one of them, got {'neither' if k is None else 'both'}")
     if sparsity is not None:

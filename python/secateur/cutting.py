@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from . import _core
 from ._arguments import as_number
-from ._operands import Mask, count_of
+from ._operands import Mask, count_of, size_of
 from .criteria import Criterion
 from .selection import scored_operands
 
@@ -125,7 +125,7 @@ def topk_cut(
     if criterion == "random":
         raise ValueError("criterion: 'random' draws other scores for every mask; choose another")
     arrays, scored, kind = scored_operands(weights, grads, criterion, lam)
-    count = count_of(k, sparsity, arrays)
+    count = count_of(k, sparsity, size_of(arrays))
     guess = None if near is None else as_number(near, "near")
     if count == 0:
         # What would be refused is refused here too.

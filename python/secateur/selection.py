@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _core
 from ._arguments import array_of, as_integer, as_number, check_out, is_same
-from ._operands import Mask, Named, Operand, count_of, floats, like, named, operands, slopes_of
+from ._operands import Mask, Named, Operand, count_of, floats, like, named, operands, size_of, slopes_of
 from .applying import apply_mask
 from .criteria import Criterion, check_criterion, importance, needs_grads
 
@@ -112,7 +112,7 @@ def topk_mask(
     {'a': array([False,  True]), 'b': array([False,  True])}
     """
     arrays = floats(scores, "scores")
-    count = count_of(k, sparsity, arrays)
+    count = count_of(k, sparsity, size_of(arrays))
     masks = _masks(operands(arrays), count, "given", 0.0, near, bits)
     found: Mask | Bits | dict[str, Mask] | dict[str, Bits] = like(
         scores, dict(zip(arrays, masks, strict=True))
@@ -206,7 +206,7 @@ def prune_mask(
     array([ True, False, False])
     """
     arrays, scored, kind = scored_operands(weights, grads, criterion, lam, random_state)
-    count = count_of(k, sparsity, arrays)
+    count = count_of(k, sparsity, size_of(arrays))
     masks = _masks(scored, count, kind, lam, near, bits)
     found: Mask | Bits | dict[str, Mask] | dict[str, Bits] = like(
         weights, dict(zip(arrays, masks, strict=True))
@@ -268,7 +268,7 @@ def topk_prune(
                 raise ValueError(f"out: missing {name!r}")
             check_out(outs[name], original, "weights", **_others(name, originals, outs))
     arrays, scored, kind = scored_operands(weights, grads, criterion, lam, random_state)
-    count = count_of(k, sparsity, arrays)
+    count = count_of(k, sparsity, size_of(arrays))
     masks = _masks(scored, count, kind, lam, near, bits=True)
     pruned: NDArray[Any] | dict[str, NDArray[Any]] = like(
         weights,

@@ -4,11 +4,12 @@ use crate::errors::to_py;
 use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
 use numpy::{
-    Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
+    Element, IntoPyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
+    PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use secateur_core::select::{self, MaskMut, Score, Scores, Tensor, Weight};
+use secateur_core::select::{self, Keys, MaskMut, Score, Scores, Tensor, Weight};
 use secateur_core::{Result, executor};
 
 /// A name or none, the weights or scores, the gradients where the score takes them, and "f16" or "bf16" where the arrays hold
@@ -224,6 +225,64 @@ fn kth_largest(py: Python<'_>, tensors: Vec<Argument<'_>>, k: usize) -> PyResult
     py.detach(|| select::kth_largest(&*executor::current(), &tensors, k)).map_err(to_py)
 }
 
+/// The scores of runs of weights from these flat indices on, widened; runs that hold a NaN are left out.
+#[pyfunction]
+fn scores_at<'py>(
+    py: Python<'py>,
+    tensor: Argument<'py>,
+    kind: &str,
+    lam: f64,
+    at: PyReadonlyArrayDyn<'py, i64>,
+    run: usize,
+) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+    let operand = Operand::new(tensor)?;
+    let tensor = operand.tensor(Rule { kind, lam })?;
+    // A negative index becomes one that is refused.
+    let at: Vec<usize> = at.as_slice()?.iter().map(|&at| at as usize).collect();
+    let scores = py.detach(|| select::scores_at(&tensor, &at, run)).map_err(to_py)?;
+    Ok(scores.into_pyarray(py).to_dyn().clone())
+}
+
+type Tallied<'py> = (usize, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>);
+
+/// How many scores have keys above `high`; how many lie in each step of 2^`shift` keys from `low` to `high`; and, where these are
+/// not more than `most`, their keys and flat indices. `long`: keys of 64 bits.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // of Python's
+fn tally<'py>(
+    py: Python<'py>,
+    tensor: Argument<'py>,
+    kind: &str,
+    lam: f64,
+    long: bool,
+    low: u64,
+    high: u64,
+    shift: u32,
+    most: usize,
+) -> PyResult<Tallied<'py>> {
+    let operand = Operand::new(tensor)?;
+    let tensor = operand.tensor(Rule { kind, lam })?;
+    let executor = executor::current();
+    let found = py.detach(|| select::tally(&*executor, &tensor, keys(long), low..=high, shift, most)).map_err(to_py)?;
+    Ok((found.above, found.counts.into_pyarray(py), found.keys.into_pyarray(py), found.at.into_pyarray(py)))
+}
+
+fn keys(long: bool) -> Keys {
+    if long { Keys::Long } else { Keys::Short }
+}
+
+/// The key that orders a score.
+#[pyfunction]
+fn key_of(score: f64, long: bool) -> u64 {
+    keys(long).near(score)
+}
+
+/// The score that a key orders.
+#[pyfunction]
+fn score_of(key: u64, long: bool) -> f64 {
+    keys(long).score(key)
+}
+
 /// The masks of the `n` largest of every `m` along `axis`, each tensor by itself.
 #[pyfunction]
 fn nm_masks<'py>(
@@ -333,6 +392,10 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(cut_mask, m)?)?;
     m.add_function(wrap_pyfunction!(bits_into, m)?)?;
     m.add_function(wrap_pyfunction!(kth_largest, m)?)?;
+    m.add_function(wrap_pyfunction!(scores_at, m)?)?;
+    m.add_function(wrap_pyfunction!(tally, m)?)?;
+    m.add_function(wrap_pyfunction!(key_of, m)?)?;
+    m.add_function(wrap_pyfunction!(score_of, m)?)?;
     m.add_function(wrap_pyfunction!(nm_masks, m)?)?;
     m.add_function(wrap_pyfunction!(block_masks, m)?)?;
     m.add_function(wrap_pyfunction!(kept, m)?)?;

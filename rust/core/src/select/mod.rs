@@ -13,6 +13,7 @@ mod narrow;
 mod nm;
 mod pass;
 mod score;
+mod tally;
 mod topk;
 
 pub use apply::{apply, apply_bits_in_place, apply_in_place};
@@ -21,6 +22,7 @@ pub use key::{Float, Key, Weight};
 pub use mask_mut::MaskMut;
 pub use nm::nm_mask;
 pub use score::Score;
+pub use tally::{Keys, Tally, scores_at, tally};
 
 use crate::argument;
 use crate::error::{Error, Result};

@@ -175,7 +175,7 @@ impl Piece<'_> {
 }
 
 /// Calls `visit` with where in the range each key lies that equals the limit, in order.
-fn each_equal<K: Key>(source: &dyn Source<K>, range: Range<usize>, limit: K, mut visit: impl FnMut(usize)) {
+pub(super) fn each_equal<K: Key>(source: &dyn Source<K>, range: Range<usize>, limit: K, mut visit: impl FnMut(usize)) {
     blocks(source, range, |at, keys| {
         keys.iter().enumerate().filter(|(_, key)| **key == limit).for_each(|(i, _)| visit(at + i));
     });
