@@ -2,7 +2,8 @@
 
 NumPy's partition of the magnitudes gives a threshold but keeps too many where scores tie at it; argpartition
 keeps exactly k. Ours keeps exactly k, the earlier of equal scores, and makes no array of magnitudes. `read`
-is the largest of the weights' integers: a pass that does nothing but read them.
+is the largest of the weights' integers: a pass that does nothing but read them. torch takes part where it is
+installed (`make bench-env`): kthvalue and a comparison, which keeps too many where scores tie, and topk.
 
     python -m benches.peers.select --sizes 1000000 100000000
 """
@@ -51,6 +52,7 @@ def measure(size: int, sparsity: float, zeros: float, options: Any) -> dict[str,
         "secateur zeroed in place": lambda: sc.topk_prune(work, k=k, out=work),
         "read": lambda: weights.view(np.int32).max(),
     }
+    candidates |= _torch(weights, k, options.threads)
     if size <= SLOW:
         candidates["numpy argpartition"] = argpartition
         wanted = np.zeros(size, bool)
@@ -64,6 +66,27 @@ def measure(size: int, sparsity: float, zeros: float, options: Any) -> dict[str,
         share = found.timings["read"].min / found.timings[name].min
         print(f"    {name}: {4 * size / found.timings[name].min / 1e3:.1f} GB/s, {share:.0%} of reading")
     return {"size": size, "k": k, "zeros": zeros, "rows": found.rows()}
+
+
+def _torch(weights: Any, k: int, threads: int) -> dict[str, Callable[[], Any]]:
+    """What torch's users write, where torch is installed."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    torch.set_num_threads(threads)
+    tensor = torch.from_numpy(weights)
+
+    def kthvalue() -> Any:
+        scores = tensor.abs()
+        return scores >= torch.kthvalue(scores, tensor.numel() - k + 1).values
+
+    def topk() -> Any:
+        mask = torch.zeros(tensor.numel(), dtype=torch.bool)
+        mask[torch.topk(tensor.abs(), k, sorted=False).indices] = True
+        return mask
+
+    return {"torch kthvalue": kthvalue, "torch topk": topk}
 
 
 def main() -> None:

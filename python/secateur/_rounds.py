@@ -175,8 +175,10 @@ class Narrowing:
     def add(self, part: Part) -> None:
         if part.long and not self.long:
             raise ValueError("weights: expected those of the first round, which had no float64 among them")
+        # Telling them one by one costs time, and is in vain where there are too many already.
+        room = ROOM - self.steps.total if self.found is not None else 0
         above, counts, keys, at = _core.tally(
-            part.operand, part.kind, part.lam, self.long, self.low, self.high, self.steps.shift, ROOM
+            part.operand, part.kind, part.lam, self.long, self.low, self.high, self.steps.shift, room
         )
         answer = Narrowing(self.low, self.high, self.long, self.expected, part.size, above)
         answer.steps.counts = counts

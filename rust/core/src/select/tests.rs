@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::executor::{Sequential, with_threads};
+use crate::simd::on_every_target;
 use proptest::prelude::*;
 
 /// The mask of one tensor without a name.
@@ -13,8 +14,15 @@ fn lone(scores: Scores<'_>, k: usize) -> Vec<bool> {
     mask
 }
 
-/// Asserts that every way to select gives these masks.
+/// Asserts that every way to select gives these masks, on every target.
 fn every_way(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, wanted: &[&[bool]], what: &str) {
+    if executor.threads() > 1 {
+        return on_this_target(executor, tensors, k, wanted, what);
+    }
+    on_every_target(|target| on_this_target(executor, tensors, k, wanted, &format!("{what}, {target}")));
+}
+
+fn on_this_target(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, wanted: &[&[bool]], what: &str) {
     let n: usize = tensors.iter().map(Tensor::len).sum();
     let mut last = None;
     let guesses = [None, Some(0.0), Some(-1e30), Some(f64::INFINITY)];
@@ -111,9 +119,15 @@ proptest! {
         let m = (n + more).max(1);
         let outer = x.len() / (length * inner);
         let x = &x[..outer * length * inner];
-        let mut mask = vec![true; x.len()];
+        let mut masks = vec![];
         let tensor = Tensor { name: None, shape: &[outer, length, inner], scores: Scores::F32(Score::Given(x)) };
-        nm_mask(&Sequential, &tensor, (n, m), 1, &mut mask).unwrap();
+        on_every_target(|_| {
+            let mut mask = vec![true; x.len()];
+            nm_mask(&Sequential, &tensor, (n, m), 1, &mut mask).unwrap();
+            masks.push(mask);
+        });
+        let mask = &masks[0];
+        prop_assert!(masks.iter().all(|other| other == mask));
         for (i, j) in (0..outer).flat_map(|i| (0..inner).map(move |j| (i, j))) {
             let at = |p: usize| (i * length + p) * inner + j;
             for start in (0..length).step_by(m) {
@@ -212,7 +226,9 @@ fn types_rank_together() {
                 for &at in &order {
                     (wanted[at], rest) = rest.split_at(wide[at].len());
                 }
-                every_way(&*with_threads(2), &tensors, k, &wanted, &format!("{a} {b} {c} {d} k={k}"));
+                for threads in [1, 2] {
+                    every_way(&*with_threads(threads), &tensors, k, &wanted, &format!("{a} {b} {c} {d} k={k}"));
+                }
             }
         }
     }

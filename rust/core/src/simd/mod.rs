@@ -351,6 +351,10 @@ impl Target {
 
     /// The fastest target of this CPU; looked up once.
     pub fn detect() -> Target {
+        #[cfg(test)]
+        if let Some(forced) = FORCED.get() {
+            return forced;
+        }
         static BEST: OnceLock<Target> = OnceLock::new();
         *BEST.get_or_init(|| *Target::available().last().unwrap_or(&Target::scalar()))
     }
@@ -425,6 +429,21 @@ pub fn dispatch<K: Kernel>(target: Target, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => unsafe { avx512::run(kernel) },
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static FORCED: std::cell::Cell<Option<Target>> = const { std::cell::Cell::new(None) };
+}
+
+/// Does `work` on every target in turn, for tests of what detects the target by itself. Other threads that it uses are not told.
+#[cfg(test)]
+pub(crate) fn on_every_target(mut work: impl FnMut(&str)) {
+    for target in Target::available() {
+        FORCED.set(Some(target));
+        work(target.name());
+    }
+    FORCED.set(None);
 }
 
 #[cfg(test)]
