@@ -65,7 +65,23 @@ def measure(size: int, sparsity: float, zeros: float, options: Any) -> dict[str,
     for name in ("secateur bits", "secateur bits, guessed"):
         share = found.timings["read"].min / found.timings[name].min
         print(f"    {name}: {4 * size / found.timings[name].min / 1e3:.1f} GB/s, {share:.0%} of reading")
-    return {"size": size, "k": k, "zeros": zeros, "rows": found.rows()}
+    extra = _extra_memory(candidates["secateur bits"])
+    print(f"    secateur bits: at most {extra / weights.nbytes:.2%} of the weights' memory beside the mask")
+    return {"size": size, "k": k, "zeros": zeros, "extra_bytes": extra, "rows": found.rows()}
+
+
+def _extra_memory(call: Callable[[], Any]) -> int:
+    """Resident bytes that a call takes for a while, beside its result (Linux)."""
+
+    def status(field: str) -> int:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
+
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins anew
+    before = status("VmRSS")
+    result = call()
+    return max(0, status("VmHWM") - before - int(result.nbytes))
 
 
 def _torch(weights: Any, k: int, threads: int) -> dict[str, Callable[[], Any]]:

@@ -12,6 +12,8 @@ use std::ops::Range;
 
 /// Leading bits that one histogram resolves: 4096 counters of 4 bytes share the first-level cache with a block of keys.
 const DIGIT: u32 = 12;
+/// Pieces that share one histogram: those of a large input would take memory.
+const TOGETHER: usize = 16;
 /// As few keys as this are simply partitioned.
 const FEW: usize = 4096;
 
@@ -27,20 +29,23 @@ pub(super) fn narrow<K: Key>(
     let shift = fixed.saturating_sub(DIGIT);
     let bins = 1 << (fixed - shift);
     let pieces = cut(sources);
-    let counted = executor::map(executor, pieces.iter().collect(), |piece: &Piece<'_>| {
+    let counted = executor::map(executor, pieces.chunks(TOGETHER).collect(), |pieces: &[Piece<'_>]| {
         let mut counts = vec![0u32; bins];
-        let nan = blocks(sources[piece.source], piece.range.clone(), |_, keys| {
-            if fixed == K::BITS {
-                keys.iter().for_each(|key| counts[key.prefix(shift) as usize % bins] += 1);
-            } else {
-                let candidates = keys.iter().filter(|key| key.prefix(fixed) == prefix);
-                candidates.for_each(|key| counts[key.prefix(shift) as usize % bins] += 1);
-            }
-        });
+        let has_nan = |piece: &&Piece<'_>| {
+            blocks(sources[piece.source], piece.range.clone(), |_, keys| {
+                if fixed == K::BITS {
+                    keys.iter().for_each(|key| counts[key.prefix(shift) as usize % bins] += 1);
+                } else {
+                    let candidates = keys.iter().filter(|key| key.prefix(fixed) == prefix);
+                    candidates.for_each(|key| counts[key.prefix(shift) as usize % bins] += 1);
+                }
+            })
+        };
+        let nan = pieces.iter().find(has_nan).map(|piece| piece.source);
         (counts, nan)
     });
-    if let Some(at) = counted.iter().position(|(_, nan)| *nan) {
-        return Err(pieces[at].source);
+    if let Some(source) = counted.iter().find_map(|(_, nan)| *nan) {
+        return Err(source);
     }
     // Walk down from the largest digit to the one that holds the key of this rank.
     let mut digit = bins;

@@ -21,8 +21,9 @@ use std::ops::Range;
 const LEAST: usize = 1 << 16;
 /// Brackets that are tried.
 const ATTEMPTS: usize = 2;
-/// A bracket that holds more than one key in this many between its ends is given up.
+/// A bracket that holds more than one key in this many between its ends is given up, unless they are [`FEW`].
 const CROWDED: usize = 16;
+const FEW: usize = 1 << 14;
 
 /// What decides a selection: keys above `key` are kept, and the first `ties` of those equal to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl<'a, K: Key> Selection<'a, K> {
             } else {
                 Bracket::exactly(narrow(executor, sources, k, K::BITS, 0)?.key)
             };
-            let seen = pass(executor, sources, &mut pieces, bracket, n / CROWDED);
+            let seen = pass(executor, sources, &mut pieces, bracket, FEW.max(n / CROWDED));
             if let Some(at) = seen.iter().position(|seen| seen.nan) {
                 return Err(pieces[at].source);
             }
