@@ -28,7 +28,7 @@ use crate::argument;
 use crate::error::{Error, Result};
 use crate::executor::{self, Executor};
 use half::{bf16, f16};
-use pass::{Piece, TASK, blocks, cut as pieces_of};
+use pass::{Piece, TASK, Ties, blocks, cut as pieces_of};
 use score::Source;
 use std::fmt::Write;
 use topk::Selection;
@@ -195,7 +195,8 @@ pub fn cut_mask(executor: &dyn Executor, tensor: &Tensor<'_>, score: f64, end: u
     fn write<K: Key>(executor: &dyn Executor, source: &dyn Source<K>, limit: K, end: usize, mask: MaskMut<'_>) -> bool {
         let sources = [source];
         let pieces = with_masks(pieces_of(&sources), vec![mask]);
-        executor::map(executor, pieces, |mut piece| piece.keep_until(&sources, limit, end)).contains(&true)
+        let ties = |piece: &Piece<'_>| Ties { end: end.saturating_sub(piece.range.start), ..Ties::ALL };
+        executor::map(executor, pieces, |mut piece| piece.keep(&sources, limit, ties(&piece))).contains(&true)
     }
     tensor.check()?;
     mask.check(tensor.len())?;

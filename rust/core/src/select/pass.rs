@@ -83,8 +83,34 @@ pub(super) fn pass<K: Key>(
 ) -> Vec<Seen<K>> {
     let room = Room { gathered: AtomicUsize::new(0), most: room };
     executor::map(executor, pieces.iter_mut().collect(), |piece: &mut Piece<'_>| {
-        piece.look(sources, bracket, Some(&room))
+        piece.look(sources, bracket, Ties::ALL, Some(&room))
     })
+}
+
+/// Which of the keys equal to the high end of the bracket the mask keeps: the first `most`, if they lie before `end` of the piece.
+#[derive(Clone, Copy)]
+pub(super) struct Ties {
+    pub most: usize,
+    pub end: usize,
+}
+
+impl Ties {
+    /// All of them.
+    pub const ALL: Ties = Ties { most: usize::MAX, end: usize::MAX };
+
+    /// Those of a word of equal keys, which begins at `at`.
+    #[inline(always)]
+    fn take(&mut self, at: usize, mut equal: u64) -> u64 {
+        let before = self.end.saturating_sub(at);
+        if before < WORD {
+            equal &= (1 << before) - 1;
+        }
+        while equal.count_ones() as usize > self.most {
+            equal &= !(1 << equal.ilog2());
+        }
+        self.most -= equal.count_ones() as usize;
+        equal
+    }
 }
 
 /// For how many keys there is room, in all pieces together.
@@ -95,11 +121,17 @@ pub(super) struct Room {
 
 impl Piece<'_> {
     /// Looks at the keys, writes the mask, and gathers what lies between the ends of the bracket while there is room.
-    pub fn look<K: Key>(&mut self, sources: &[&dyn Source<K>], bracket: Bracket<K>, room: Option<&Room>) -> Seen<K> {
+    pub fn look<K: Key>(
+        &mut self,
+        sources: &[&dyn Source<K>],
+        bracket: Bracket<K>,
+        ties: Ties,
+        room: Option<&Room>,
+    ) -> Seen<K> {
         let capacity = if room.is_some() { self.range.len() / SPARE } else { 0 };
         let (keys, at) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
         let seen = Seen { above: 0, at_high: 0, between: 0, at_low: 0, keys, at, nan: false };
-        let mut scan = Scan { bracket, at: 0, gather: false, seen, mask: self.mask.as_mut() };
+        let mut scan = Scan { bracket, ties, at: 0, gather: false, seen, mask: self.mask.as_mut() };
         for start in self.range.clone().step_by(STEP) {
             let before = scan.seen.keys.len();
             scan.gather = room.is_some_and(|room| room.gathered.load(Ordering::Relaxed) <= room.most);
@@ -117,6 +149,8 @@ impl Piece<'_> {
 /// What looks at keys, word after word of a piece.
 pub(super) struct Scan<'a, 'm, K> {
     bracket: Bracket<K>,
+    /// Which are still to be kept.
+    ties: Ties,
     /// Where in the piece the next word begins.
     at: usize,
     gather: bool,
@@ -135,13 +169,13 @@ impl<K: Key> Scan<'_, '_, K> {
         let above = at_least(v, keys, self.bracket.high.next());
         self.seen.above += above.count_ones() as usize;
         let inside = from_low & !above;
-        let at_high = if inside == 0 { 0 } else { self.inside(v, at, keys, inside) };
+        let ties = if inside == 0 { 0 } else { self.inside(v, at, keys, inside) };
         if let Some(mask) = &mut self.mask {
-            mask.write(v, at, above | at_high);
+            mask.write(v, at, above | ties);
         }
     }
 
-    /// Looks at the keys of a word that lie in the bracket; returns which are its high end.
+    /// Looks at the keys of a word that lie in the bracket; returns which of its high end are kept.
     #[inline(always)]
     fn inside<V: Vector>(&mut self, v: V, at: usize, keys: &[K; WORD], inside: u64) -> u64 {
         let seen = &mut self.seen;
@@ -159,7 +193,7 @@ impl<K: Key> Scan<'_, '_, K> {
                 seen.at.push((at + i) as u32);
             }
         }
-        at_high
+        self.ties.take(at, at_high)
     }
 }
 

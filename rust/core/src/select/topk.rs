@@ -12,7 +12,7 @@
 use super::bracket::Bracket;
 use super::key::Key;
 use super::narrow::{narrow, partitioned};
-use super::pass::{Piece, Seen, blocks, cut, pass};
+use super::pass::{Piece, Seen, Ties, blocks, cut, pass};
 use super::score::Source;
 use crate::executor::{self, Executor};
 use std::ops::Range;
@@ -140,38 +140,16 @@ impl<'a, K: Key> Selection<'a, K> {
             // Keys equal to an end of the bracket were all kept, or none.
             let all = limit == high;
             if (all && quota < equal) || (!all && limit == low && quota > 0) {
-                piece.keep(sources, limit, quota, equal);
+                piece.keep(sources, limit, Ties { most: quota, ..Ties::ALL });
             }
         });
     }
 }
 
 impl Piece<'_> {
-    /// Keeps what is above the limit, and the first `quota` of the `equal` keys that are equal to it.
-    fn keep<K: Key>(&mut self, sources: &[&dyn Source<K>], limit: K, quota: usize, equal: usize) {
-        let edge = if quota == 0 { limit.next() } else { limit };
-        self.look(sources, Bracket::exactly(edge), None);
-        if quota == 0 || quota == equal {
-            return;
-        }
-        let Some(mask) = &mut self.mask else { return };
-        let mut left = quota;
-        each_equal(sources[self.source], self.range.clone(), limit, |at| {
-            mask.set(at, left > 0);
-            left = left.saturating_sub(1);
-        });
-    }
-
-    /// Keeps what is above the limit, and of what is equal to it the elements of the source before `end`. Returns whether a score
-    /// was NaN.
-    pub fn keep_until<K: Key>(&mut self, sources: &[&dyn Source<K>], limit: K, end: usize) -> bool {
-        let ties = end.saturating_sub(self.range.start);
-        let edge = if ties == 0 { limit.next() } else { limit };
-        let nan = self.look(sources, Bracket::exactly(edge), None).nan;
-        if let (Some(mask), true) = (&mut self.mask, (1..self.range.len()).contains(&ties)) {
-            each_equal(sources[self.source], self.range.clone(), limit, |at| mask.set(at, at < ties));
-        }
-        nan
+    /// Keeps what is above the limit, and `ties` of what is equal to it. Returns whether a score was NaN.
+    pub fn keep<K: Key>(&mut self, sources: &[&dyn Source<K>], limit: K, ties: Ties) -> bool {
+        self.look(sources, Bracket::exactly(limit), ties, None).nan
     }
 }
 
