@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secateur as sc
-from secateur import checkpoint_cut, shards, storage
+from secateur import checkpoint_copy, checkpoint_cut, shards, storage
 from test_storage import CASES, mutate
 
 DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "u2", "I32": "i4", "U8": "u1", "BOOL": "?"}
@@ -152,7 +152,9 @@ def test_any_cut_is_that_of_the_whole(data):
         assert cut.score == sc.kth_largest({name: np.abs(w) for name, w in wide.items()}, k)
     masks = sc.prune_mask(wide, k=k)
     for name, (_, array) in arrays.items():
-        pruned = np.concatenate(list(checkpoint_cut.prune_weights(array, name, cut)))
+        pruned = array.copy()
+        for first in range(0, len(pruned), 9):
+            checkpoint_cut.prune_weights(pruned[first : first + 9], name, first, cut)
         assert pruned.tobytes() == sc.apply_mask(array, masks[name]).tobytes()
 
 
@@ -277,6 +279,36 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
     with pytest.raises(sc.FormatError, match=r"in\.safetensors.*changed"):
         sc.prune_checkpoint(tmp_path / "in.safetensors", tmp_path / "out.safetensors", 0.5)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_source_that_becomes_shorter_is_refused(tmp_path):
+    (tmp_path / "in").write_bytes(bytes(range(100)))
+    pieces = [checkpoint_copy.Piece(0, 60), checkpoint_copy.Piece(60, 101)]
+    with open(tmp_path / "out", "wb") as file, pytest.raises(sc.FormatError, match="became shorter"):
+        checkpoint_copy.copy_pieces(tmp_path / "in", file.fileno(), pieces)
+
+
+def test_an_error_in_one_piece_ends_the_copy(tmp_path):
+    (tmp_path / "in").write_bytes(bytes(10_000))
+    done = []
+
+    def fail(_):
+        raise OSError("no space left")
+
+    pieces = [checkpoint_copy.Piece(0, 1, fail), *(checkpoint_copy.Piece(i, i + 1) for i in range(1, 10_000))]
+    with open(tmp_path / "out", "wb") as file, pytest.raises(OSError, match="no space"):
+        checkpoint_copy.copy_pieces(tmp_path / "in", file.fileno(), pieces, done.append)
+    assert len(done) < 9_999
+
+
+@pytest.mark.parametrize(("columns", "m"), [(1, 1), (7, 3), (64, 7), (63, 7), (65, 40), (300, 100), (300, 7)])
+def test_spans_hold_every_group_whole_and_once(columns, m):
+    parts = list(checkpoint_cut.spans(20, columns, m))
+    assert [i for part in parts for i in part] == list(range(20 * columns))
+    for part in parts:
+        assert part.start % columns % m == 0
+        assert len(part) <= max(m, checkpoint_cut.PIECE)
+        assert len(part) % columns == 0 or part.start // columns == (part.stop - 1) // columns
 
 
 # Waits for a line, so that Python's start is not among what is killed.

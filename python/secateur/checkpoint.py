@@ -7,7 +7,7 @@ Then the files are copied with zeros behind the cut: headers, and with them ever
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._arguments import as_number
-from .checkpoint_cut import find_cut, prune_pattern, prune_weights, refuse_nan
+from .checkpoint_cut import find_cut, pieces_of, refuse_nan
 from .checkpoint_draft import Draft
 from .cutting import Cut
 from .errors import FormatError
@@ -146,12 +146,8 @@ def prune_checkpoint(
         job = earlier
         cut = None if job["cut"] is None else Cut(**job["cut"])
 
-    def pieces(array: NDArray[Any], name: str) -> Iterator[NDArray[Any]]:
-        if isinstance(unit, Pattern):
-            return prune_pattern(array, unit.n, unit.m)
-        return prune_weights(array, name, cut)
-
-    draft.write(job, chosen, pieces, progress)
+    rule = unit if isinstance(unit, Pattern) else cut
+    draft.write(job, chosen, lambda info: pieces_of(info, rule), progress)
     size = sum(shard.size for shard in checkpoint.shards)
     return PrunedCheckpoint(
         os.fspath(out), len(checkpoint.shards), size, len(chosen), weights, kept, 1 - kept / weights

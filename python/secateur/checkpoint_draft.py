@@ -20,21 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from numpy.typing import NDArray
-
+from .checkpoint_copy import Piece, copy_pieces, unchanged
 from .errors import FormatError
 from .progress import progress_bar
-from .shards import Checkpoint, Shard, view_of
+from .shards import Checkpoint, Shard, TensorInfo
 from .storage import DRAFT_SUFFIX, open_atomic, sync_folder, write_atomic
 
 __all__ = ["Draft", "Pieces"]
 
 _JOB, _FILES = "secateur.json", "files"
-_COPIED = 16 << 20
-"""Bytes that are copied at a time."""
 
-Pieces: TypeAlias = Callable[[NDArray[Any], str], Iterable[NDArray[Any]]]
-"""From a tensor and its name to what is written in its place, of the same dtype and size."""
+Pieces: TypeAlias = Callable[[TensorInfo], Iterable[Piece]]
+"""From a tensor to the pieces of its bytes, and how they are changed."""
 
 
 class Draft:
@@ -168,18 +165,15 @@ def _copy(
     shard: Shard, file: BinaryIO, chosen: Collection[str], pieces: Pieces, advance: Callable[[int], object]
 ) -> None:
     """Write a shard with its chosen tensors changed."""
-    mapped = shard.map()
-    file.write(mapped[: shard.data])
-    advance(shard.data)
+    copy_pieces(shard.path, file.fileno(), _all_pieces(shard, chosen, pieces), advance)
+
+
+def _all_pieces(shard: Shard, chosen: Collection[str], pieces: Pieces) -> Iterator[Piece]:
+    """The pieces of the chosen tensors, and those of what lies between."""
+    at = 0
     for info in shard.tensors:
-        parts: Iterable[Any] = (
-            pieces(view_of(info, mapped), info.name)
-            if info.name in chosen
-            else (
-                memoryview(mapped)[at : min(at + _COPIED, info.end)]
-                for at in range(info.begin, info.end, _COPIED)
-            )
-        )
-        for part in parts:
-            file.write(part)
-            advance(part.nbytes)
+        if info.name in chosen:
+            yield from unchanged(at, info.begin)
+            yield from pieces(info)
+            at = info.end
+    yield from unchanged(at, shard.size)
