@@ -24,7 +24,7 @@ __all__ = ["kth_largest", "prune_mask", "topk_mask", "topk_prune"]
 Bits: TypeAlias = NDArray[np.uint8]
 
 # The criteria whose scores the core makes while it looks at the weights: no array of scores is written.
-_ON_THE_FLY = {
+ON_THE_FLY = {
     "l1": "magnitude",
     "l2": "magnitude",
     "gradient": "gradient",
@@ -320,8 +320,8 @@ def scored_operands(
     slopes = slopes_of(arrays, weights, grads)
     if slopes is None and needs_grads(criterion, lam):
         raise ValueError("grads: the criterion or lam needs the gradients of the weights")
-    if isinstance(criterion, str) and criterion in _ON_THE_FLY:
-        kind = "combined" if lam else _ON_THE_FLY[criterion]
+    if isinstance(criterion, str) and criterion in ON_THE_FLY:
+        kind = "combined" if lam else ON_THE_FLY[criterion]
         return arrays, operands(arrays, None if kind == "magnitude" else slopes), kind
     rng = np.random.default_rng(random_state)
     scores: Named[NDArray[Any]] = {}
