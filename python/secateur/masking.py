@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,7 +113,7 @@ def shares(
     shapes: Mapping[str, tuple[int, ...]], scope: str, sparsity: float
 ) -> list[tuple[Sequence[str], int]]:
     """The sets of tensors whose weights compete with each other, and how many weights each set keeps."""
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if scope in ("global", "lamp"):
         return [(list(sizes), budgets.keep_count(sum(sizes.values()), sparsity))]
     keep = budgets.erk(shapes, sparsity) if scope == "erk" else budgets.uniform(sizes, sparsity)

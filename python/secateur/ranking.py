@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from . import masking
-from .applying import apply_mask
+from . import _core, masking
+from ._operands import operand
 from .granularity import Blocks, Pattern, Weights
 from .models.view import BoolArray, FloatArray, ModelView
 from .scoring import Gradients, Scorer
-from .selection import ON_THE_FLY, prune_mask
+from .selection import on_the_fly
 
 
 def choose(
@@ -32,19 +32,22 @@ def choose(
         For NaN among the weights or gradients, naming the tensor.
     """
     masks = view.masks()
-    known = isinstance(scorer.criterion, str) and scorer.criterion in ON_THE_FLY
-    if known and isinstance(granularity, Weights) and scope != "lamp":
+    if isinstance(granularity, Weights) and scope != "lamp":
         tensors = view.parameters()
-        chosen = _on_the_fly(
-            {name: tensors[name] for name in names}, gradients, masks, scope, sparsity, scorer
-        )
+        competing = {name: tensors[name] for name in names}
+        try:
+            chosen = _without_scores(competing, gradients, masks, scope, sparsity, scorer)
+        except (
+            ValueError
+        ):  # a NaN, which the scores' errors name by tensor, or a layout that the core refuses
+            chosen = None
         if chosen is not None:
             return chosen
     scores = scorer.scores(view, names, gradients, rng)
     return masking.choose(scores, masks, granularity, scope, sparsity, scorer.rms)
 
 
-def _on_the_fly(
+def _without_scores(
     tensors: Mapping[str, FloatArray],
     gradients: Gradients | None,
     masks: Mapping[str, BoolArray],
@@ -54,28 +57,35 @@ def _on_the_fly(
 ) -> masking.Masks | None:
     """The masks of single weights without arrays of scores, or None where they might be others.
 
-    What is removed competes here, as zeros. If none of it is among the k best, these are the k best of what
-    is left too: putting the removed last moves nothing else. Only a tie at 0 can bring one among them.
+    What is removed competes here, with a score of 0. If none of it is among the k best, these are the k best of
+    what is left too: putting the removed last moves nothing else. One is among them only where scores of 0
+    tie, or where more than is left is to stay.
     """
     lam = scorer.balanced(tensors, gradients)
-    if gradients is not None:
-        # Zeroed gradients would hide a NaN, and not every criterion looks at them.
-        if any(np.isnan(gradients[name]).any() for name in tensors):
-            return None
-        gradients = {
-            name: apply_mask(gradients[name], masks[name]) if name in masks else gradients[name]
-            for name in tensors
-        }
+    kind = on_the_fly(scorer.criterion, lam)
+    # What the core does not look at, or sees zeroed, may be NaN too.
+    unseen = [*(gradients or {}).values(), *(tensors.values() if kind == "gradient" else ())]
+    if kind is None or any(np.isnan(array).any() for array in unseen):
+        return None
+    slopes: Mapping[str, FloatArray] = {}
+    if kind != "magnitude" and gradients is not None:
+        slopes = {name: _zeroed(gradients[name], masks.get(name)) for name in tensors}
     chosen: masking.Masks = {}
-    for names, keep in masking.shares({name: tensor.shape for name, tensor in tensors.items()}, scope, sparsity):
-        weights = {name: tensors[name] for name in names}
-        try:
-            found = prune_mask(weights, gradients, k=keep, criterion=scorer.criterion, lam=lam)
-        except ValueError:  # a NaN, which the scores' errors name by tensor
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    for names, keep in masking.shares(shapes, scope, sparsity):
+        scored = [operand(name, tensors[name], slopes.get(name)) for name in names]
+        found, _ = _core.topk_masks(scored, keep, kind, lam)
+        for name, mask in zip(names, found, strict=True):
+            chosen[name] = np.logical_and(mask, masks[name], out=mask) if name in masks else mask
+        if sum(np.count_nonzero(chosen[name]) for name in names) < keep:
             return None
-        for name in names:
-            found[name] &= masks.get(name, True)
-        if sum(np.count_nonzero(mask) for mask in found.values()) < keep:
-            return None
-        chosen |= found
     return {name: chosen[name] for name in tensors}
+
+
+def _zeroed(gradient: FloatArray, mask: BoolArray | None) -> FloatArray:
+    """The gradient, 0 where the weight is removed: by whatever criterion, it scores 0 then."""
+    if mask is None:
+        return gradient
+    out = np.empty_like(gradient)
+    _core.mask_into(out.view(np.uint32), mask.view(np.uint8), gradient.view(np.uint32))
+    return out

@@ -22,7 +22,7 @@ const LEAST: usize = 1 << 16;
 /// Brackets that are tried.
 const ATTEMPTS: usize = 2;
 /// A bracket that holds more than one key in this many between its ends is given up.
-const CROWDED: usize = 16;
+const CROWDED: usize = 8;
 
 /// What decides a selection: keys above `key` are kept, and the first `ties` of those equal to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
