@@ -27,6 +27,7 @@ def methods() -> dict[str, Callable[[], Any]]:
         "gradual combined": lambda: sc.Gradual(0.9, criterion="combined", end=1.0, **always),
         "gradual layer": lambda: sc.Gradual(0.9, scope="layer", end=1.0, **always),
         "gradient dynamic": lambda: sc.GradientDynamic(0.9, **always),
+        "gradient dynamic, λ given": lambda: sc.GradientDynamic(0.9, lam=10.0, **always),
         "gradient dynamic taylor": lambda: sc.GradientDynamic(0.9, criterion="taylor", **always),
     }
 

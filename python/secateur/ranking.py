@@ -57,8 +57,8 @@ def _without_scores(
 ) -> masking.Masks | None:
     """The masks of single weights without arrays of scores, or None where they might be others.
 
-    What is removed competes here, with a score of 0. If none of it is among the k best, these are the k best of
-    what is left too: putting the removed last moves nothing else. One is among them only where scores of 0
+    What is removed competes here, with a score of 0. If none of it is among the k best, these are the k best
+    of what is left too: putting the removed last moves nothing else. One is among them only where scores of 0
     tie, or where more than is left is to stay.
     """
     lam = scorer.balanced(tensors, gradients)
