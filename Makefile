@@ -31,7 +31,7 @@ rust-test: # nextest where it is installed, cargo's own runner elsewhere
 
 bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libraries; writes benches/record
 	cargo bench -p secateur-core --benches
-	for script in spmm spmv backward ffn conv conv_backward select cnn nodes; do for threads in 1 2; do \
+	for script in spmm spmv backward ffn conv conv_backward select dynamic cnn nodes; do for threads in 1 2; do \
 	  $(BIN)/python -m benches.peers.$$script --threads $$threads || exit 1; done; done
 	! test -e $(BENCH_VENV)/.built || $(BENCH_VENV)/bin/python -m benches.peers.training_step --threads 2
 

@@ -63,7 +63,8 @@ def as_floats(value: ArrayLike, argument: str, halves: bool = False) -> NDArray[
 
 def is_half(dtype: np.dtype[Any]) -> bool:
     """Whether it is float16, or the bfloat16 of ml_dtypes."""
-    return dtype == np.float16 or dtype.name == "bfloat16"
+    # Looking up a name takes long.
+    return dtype.itemsize == 2 and (dtype == np.float16 or dtype.name == "bfloat16")
 
 
 def array_of(value: ArrayLike, argument: str) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def choose(
     if scope == "lamp":
         alive = budgets.lamp(alive)
     chosen = {}
-    for names, keep in _shares(shapes, scope, sparsity):
+    for names, keep in shares(shapes, scope, sparsity):
         chosen.update(topk_mask({name: alive[name] for name in names}, keep))
     return {name: chosen[name] & masks[name] if name in masks else chosen[name] for name in scores}
 
@@ -108,11 +109,11 @@ def target_of_pattern(
     return own
 
 
-def _shares(
+def shares(
     shapes: Mapping[str, tuple[int, ...]], scope: str, sparsity: float
 ) -> list[tuple[Sequence[str], int]]:
     """The sets of tensors whose weights compete with each other, and how many weights each set keeps."""
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if scope in ("global", "lamp"):
         return [(list(sizes), budgets.keep_count(sum(sizes.values()), sparsity))]
     keep = budgets.erk(shapes, sparsity) if scope == "erk" else budgets.uniform(sizes, sparsity)
@@ -146,7 +147,7 @@ def _choose_blocks(
     if scope == "lamp":
         means = budgets.lamp(means)
     chosen: Masks = {}
-    for names, keep in _shares({name: values.shape for name, values in scores.items()}, scope, sparsity):
+    for names, keep in shares({name: values.shape for name, values in scores.items()}, scope, sparsity):
         chosen.update(_keep_groups({name: means[name] for name in names}, sizes, keep))
     spread = {name: blocks.spread(chosen[name], values.shape) for name, values in scores.items()}
     return {name: mask & masks[name] if name in masks else mask for name, mask in spread.items()}

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import masking
+from . import masking, ranking
 from .granularity import Blocks, Pattern, Weights
 from .models.view import ModelView
 from .neurons import Layout, Planner, masks_of
@@ -91,15 +91,17 @@ class WeightRemoval:
             free = {name: np.ones(tensors[name].shape, bool) for name in self.names}
             self.view.set_masks(free | self._initial)
         self._share = share
-        scores = self.scorer.scores(self.view, self.names, gradients, rng)
-        masks = self.view.masks()
-        rms = self.scorer.rms
         if self.threshold is not None:
             assert not isinstance(self.granularity, Pattern)
-            new = masking.below(scores, masks, self.granularity, share * self.threshold, rms)
+            scores = self.scorer.scores(self.view, self.names, gradients, rng)
+            lowest = share * self.threshold
+            new = masking.below(scores, self.view.masks(), self.granularity, lowest, self.scorer.rms)
         else:
             assert self.target is not None
-            new = masking.choose(scores, masks, self.granularity, self.scope, share * self.target, rms)
+            sparsity = share * self.target
+            new = ranking.choose(
+                self.view, self.names, gradients, self.granularity, self.scope, sparsity, self.scorer, rng
+            )
         self.view.set_masks(new)
 
     def copy(self) -> WeightRemoval:

@@ -59,16 +59,22 @@ class Scorer:
         ValueError
             For NaN among the weights or gradients, naming the tensor.
         """
-        tensors = view.parameters()
-        names = list(names)
-        lam = self.lam or 0.0
-        if self.criterion == "combined" and self.lam is None and gradients is not None:
-            lam = self._balance({name: tensors[name] for name in names}, gradients)
+        every = view.parameters()
+        tensors = {name: every[name] for name in names}
+        lam = self.balanced(tensors, gradients)
         scores = {}
-        for name in names:
+        for name, tensor in tensors.items():
             gradient = None if gradients is None else gradients[name]
-            scores[name] = self._of_tensor(name, tensors[name], gradient, lam, neuron_axis, rng)
+            scores[name] = self._of_tensor(name, tensor, gradient, lam, neuron_axis, rng)
         return scores
+
+    def balanced(self, tensors: Mapping[str, FloatArray], gradients: Gradients | None) -> float:
+        """λ for these tensors, all of them together."""
+        if self.criterion != "combined" or self.lam is not None or gradients is None:
+            return self.lam or 0.0
+        weights = sum(float(np.abs(tensor).sum(dtype=np.float64)) for tensor in tensors.values())
+        slopes = sum(float(np.abs(gradients[name]).sum(dtype=np.float64)) for name in tensors)
+        return weights / slopes if slopes > 0 and np.isfinite(weights / slopes) else 0.0
 
     def _of_tensor(
         self,
@@ -90,9 +96,3 @@ class Scorer:
             )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-
-    @staticmethod
-    def _balance(tensors: Mapping[str, FloatArray], gradients: Gradients) -> float:
-        weights = sum(float(np.abs(tensor).sum(dtype=np.float64)) for tensor in tensors.values())
-        slopes = sum(float(np.abs(gradients[name]).sum(dtype=np.float64)) for name in tensors)
-        return weights / slopes if slopes > 0 and np.isfinite(weights / slopes) else 0.0

@@ -304,6 +304,12 @@ def _apply_bits(weights: NDArray[Any], bits: Bits, out: NDArray[Any] | None) -> 
     return target
 
 
+def on_the_fly(criterion: Criterion, lam: float) -> str | None:
+    """The core's word for a criterion whose scores it makes while it selects, or None."""
+    kind = _ON_THE_FLY.get(criterion) if isinstance(criterion, str) else None
+    return "combined" if kind is not None and lam else kind
+
+
 def scored_operands(
     weights: ArrayLike | Mapping[str, ArrayLike],
     grads: ArrayLike | Mapping[str, ArrayLike] | None,
@@ -320,8 +326,8 @@ def scored_operands(
     slopes = slopes_of(arrays, weights, grads)
     if slopes is None and needs_grads(criterion, lam):
         raise ValueError("grads: the criterion or lam needs the gradients of the weights")
-    if isinstance(criterion, str) and criterion in _ON_THE_FLY:
-        kind = "combined" if lam else _ON_THE_FLY[criterion]
+    kind = on_the_fly(criterion, lam)
+    if kind is not None:
         return arrays, operands(arrays, None if kind == "magnitude" else slopes), kind
     rng = np.random.default_rng(random_state)
     scores: Named[NDArray[Any]] = {}

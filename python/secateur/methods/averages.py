@@ -31,8 +31,10 @@ class GradientMean:
 
     def take(self) -> dict[str, FloatArray]:
         """The means, which begin anew."""
-        scale = np.float32(1 / max(1, self._count))
-        means = {name: total * scale for name, total in self._sums.items()}
+        means, count = self._sums, self._count
+        if count > 1:
+            for total in means.values():
+                total *= np.float32(1 / count)
         self.reset()
         return means
 

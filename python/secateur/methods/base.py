@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import masking
+from .. import masking, ranking
 from ..budgets import check_scope, check_sparsity
 from ..criteria import Criterion
 from ..granularity import Granularity, Neurons, Pattern, parse_granularity
@@ -111,8 +111,9 @@ class Method:
         """The masks that bring the model to `sparsity`, by the method's criterion."""
         if isinstance(self.granularity, Neurons):
             return self._select_neurons(model, sparsity, gradients, rng)
-        scores = self.scorer.scores(model, self.names, gradients, rng)
-        return masking.choose(scores, model.masks(), self.granularity, self.scope, sparsity, self.scorer.rms)
+        return ranking.choose(
+            model, self.names, gradients, self.granularity, self.scope, sparsity, self.scorer, rng
+        )
 
     def _select_neurons(
         self,

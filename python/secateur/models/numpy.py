@@ -54,13 +54,15 @@ class SequentialView:
 
     def _owners(self) -> dict[str, str]:
         """For every prunable tensor the name of the first one that shares its memory: itself unless tied."""
-        params = self.model.parameters()
+        return self._owners_among(self.model.parameters())
+
+    def _owners_among(self, params: Mapping[str, FloatArray]) -> dict[str, str]:
         first: dict[int, str] = {}
         return {name: first.setdefault(id(params[name]), name) for name in self.model.prunable()}
 
     def parameters(self) -> dict[str, FloatArray]:
         params = self.model.parameters()
-        return {name: params[name] for name, owner in self._owners().items() if name == owner}
+        return {name: params[name] for name, owner in self._owners_among(params).items() if name == owner}
 
     def gradients(self, data: Data | None = None) -> dict[str, FloatArray]:
         names = self._owners()
@@ -216,7 +218,9 @@ class SequentialView:
 
     def masks(self) -> dict[str, BoolArray]:
         masks = self.model.masks
-        return {name: masks[name] for name in self.parameters() if name in masks}
+        return {
+            name: masks[name] for name, owner in self._owners().items() if name == owner and name in masks
+        }
 
     def set_masks(self, masks: Mapping[str, BoolArray]) -> None:
         tied = {name: masks[owner] for name, owner in self._owners().items() if owner in masks}

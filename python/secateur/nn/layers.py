@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import _core
+
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 Shape: TypeAlias = tuple[int, ...]
@@ -154,7 +156,7 @@ class Layer:
     def apply_masks(self) -> None:
         """Set the parameters to 0 where their masks are False."""
         for name, mask in self.masks.items():
-            self.params[name][~mask] = 0.0
+            _core.mask_into(self.params[name].view(np.uint32), mask.view(np.uint8))
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "kind")

@@ -175,13 +175,13 @@ class Sequential:
         for name, values in masks.items():
             if name not in params:
                 raise ValueError(f"masks: the model has no parameter {name!r}; it has {', '.join(params)}")
-            mask = np.array(values)
+            mask = np.array(values, order="C")
             if mask.dtype != np.bool_ or mask.shape != params[name].shape:
                 wanted = f"bools of shape {params[name].shape}"
                 raise ValueError(
                     f"masks: expected {wanted} for {name}, got {mask.dtype} of shape {mask.shape}"
                 )
-            checked[name] = np.ascontiguousarray(mask)
+            checked[name] = mask
         for layer in self.leaves():
             named = {key: checked.get(f"{layer.name}.{key}") for key in layer.params}
             layer.masks = {key: mask for key, mask in named.items() if mask is not None}

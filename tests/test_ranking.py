@@ -1,0 +1,79 @@
+"""Single weights chosen without arrays of scores are those chosen by scores, ties, zeros and NaN included."""
+
+import numpy as np
+import pytest
+
+from secateur import masking, nn, ranking
+from secateur.granularity import Weights
+from secateur.models.view import view
+from secateur.scoring import Scorer
+
+CRITERIA = ["l1", "l2", "gradient", "taylor", "combined"]
+SCOPES = ["global", "layer", "erk", "lamp"]
+
+
+def few_values(seed, removed, zeros):
+    """A model of few distinct weights, a part of it removed, and its gradients."""
+    rng = np.random.default_rng(seed)
+    model = nn.Sequential([nn.Conv2D(6, 3), nn.Flatten(), nn.Dense(20), nn.Dense(7)]).build((2, 5, 5), 0)
+    values = np.array([-1, -0.5, 0.5, 1, 1, 2], np.float32)
+    for name in model.prunable():
+        tensor = model.parameters()[name]
+        tensor[...] = np.where(rng.random(tensor.shape) < zeros, 0, rng.choice(values, tensor.shape))
+    # One tensor has never been pruned.
+    shapes = {name: model.parameters()[name].shape for name in model.prunable()[1:]}
+    model.set_masks({name: rng.random(shape) >= removed for name, shape in shapes.items()} if removed else {})
+    tensors = view(model).parameters()
+    return model, {name: rng.choice(np.abs(values), tensor.shape) for name, tensor in tensors.items()}
+
+
+def by_scores(model, gradients, scope, sparsity, scorer):
+    scores = scorer.scores(model, list(model.parameters()), gradients, np.random.default_rng(0))
+    return masking.choose(scores, model.masks(), Weights(), scope, sparsity, scorer.rms)
+
+
+def chosen(model, gradients, scope, sparsity, scorer):
+    names, rng = list(model.parameters()), np.random.default_rng(0)
+    return ranking.choose(model, names, gradients, Weights(), scope, sparsity, scorer, rng)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("zeros", [0.0, 0.3])
+def test_the_same_weights_stay_as_by_scores(criterion, scope, zeros):
+    scorer = Scorer(criterion)
+    for seed, removed in enumerate([0.0, 0.2, 0.6]):
+        model, gradients = few_values(seed, removed, zeros)
+        for sparsity in (0, 0.1, 0.5, 0.7, 0.75, 0.9, 1):
+            wanted = by_scores(view(model), gradients, scope, sparsity, scorer)
+            found = chosen(view(model), gradients, scope, sparsity, scorer)
+            assert list(found) == list(wanted)
+            assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_scores_are_made_only_where_zeros_tie(criterion, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("scores were made")
+
+    model, gradients = few_values(0, 0.5, 0.0)
+    monkeypatch.setattr(Scorer, "scores", refuse)
+    chosen(view(model), gradients, "global", 0.8, Scorer(criterion))
+    with pytest.raises(AssertionError, match="scores were made"):
+        chosen(view(model), gradients, "global", 0.1, Scorer(criterion))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("where", ["weight", "gradient", "gradient of a removed weight"])
+def test_a_nan_is_refused_as_by_scores(criterion, where):
+    model, gradients = few_values(0, 0.5, 0.0)
+    mask = model.masks["dense.weight"]
+    at = np.argmax(~mask if "removed" in where else mask)
+    array = model.parameters()["dense.weight"] if where == "weight" else gradients["dense.weight"]
+    array.flat[at] = np.nan
+    messages = []
+    for choose in (by_scores, chosen):
+        with pytest.raises(ValueError, match=r"^dense.weight: .*is NaN") as error:
+            choose(view(model), gradients, "global", 0.8, Scorer(criterion))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
