@@ -25,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Every tensor takes several pieces."""
-    monkeypatch.setattr(checkpoint_cut, "PIECE", 64)
+    monkeypatch.setattr(checkpoint_cut, "PIECE", 256)
 
 
 def write_file(path, tensors, metadata=None, pad=0):
@@ -303,11 +303,11 @@ def test_an_error_in_one_piece_ends_the_copy(tmp_path):
 
 @pytest.mark.parametrize(("columns", "m"), [(1, 1), (7, 3), (64, 7), (63, 7), (65, 40), (300, 100), (300, 7)])
 def test_spans_hold_every_group_whole_and_once(columns, m):
-    parts = list(checkpoint_cut.spans(20, columns, m))
+    parts = list(checkpoint_cut.spans(20, columns, m, 64))
     assert [i for part in parts for i in part] == list(range(20 * columns))
     for part in parts:
         assert part.start % columns % m == 0
-        assert len(part) <= max(m, checkpoint_cut.PIECE)
+        assert len(part) <= max(m, 64)
         assert len(part) % columns == 0 or part.start // columns == (part.stop - 1) // columns
 
 

@@ -22,8 +22,8 @@ from .granularity import Pattern
 from .groups import nm_masks
 from .shards import FLOATS, TensorInfo
 
-PIECE = 1 << 18
-"""Weights that are pruned together: few enough that they and their mask stay in the cache."""
+PIECE = 1 << 20
+"""Bytes that are pruned together: few enough that they and their mask stay in the cache."""
 
 
 def find_cut(tensors: Mapping[str, NDArray[Any]], k: int) -> Cut | None:
@@ -60,14 +60,14 @@ def pieces_of(info: TensorInfo, rule: Cut | Pattern | None) -> Iterator[Piece]:
         else:
             prune_weights(weights, info.name, first, rule)
 
-    for part in spans(info.size // columns, columns, m):
+    for part in spans(info.size // columns, columns, m, PIECE // bytes_):
         begin, end = info.begin + part.start * bytes_, info.begin + part.stop * bytes_
         yield Piece(begin, end, partial(change, part.start))
 
 
-def spans(rows: int, columns: int, m: int) -> Iterator[range]:
-    """Flat ranges of several whole rows, or of a part of one that ends with a group of `m`."""
-    down, across = max(1, PIECE // columns), max(m, PIECE - PIECE % m)
+def spans(rows: int, columns: int, m: int, most: int) -> Iterator[range]:
+    """Flat ranges of about `most`: several whole rows, or a part of one that ends with a group of `m`."""
+    down, across = max(1, most // columns), max(m, most - most % m)
     for row in range(0, rows, down):
         below = min(row + down, rows)
         for column in range(0, columns, across):
