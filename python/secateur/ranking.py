@@ -37,9 +37,8 @@ def choose(
         competing = {name: tensors[name] for name in names}
         try:
             chosen = _without_scores(competing, gradients, masks, scope, sparsity, scorer)
-        except (
-            ValueError
-        ):  # a NaN, which the scores' errors name by tensor, or a layout that the core refuses
+        except ValueError:
+            # A NaN, which the scores' errors name by tensor, or a layout that the core refuses.
             chosen = None
         if chosen is not None:
             return chosen
