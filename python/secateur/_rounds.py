@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ _PIECE = 1 << 20
 """Weights that are looked at together for their indices."""
 _DEVIATIONS = 4.0
 """Half the width of what a sample leaves in question, in standard deviations of a rank in it."""
+
+_T = TypeVar("_T")
 
 Last: TypeAlias = "tuple[float, str, int]"
 """Score, tensor and flat index of the last weight that is kept."""
@@ -195,8 +197,7 @@ class Narrowing:
         for name, inside in other.inside.items():
             self.inside[name] = self.inside.get(name, 0) + inside
             self.ends[name] = max(self.ends.get(name, 0), other.ends[name])
-        few = self.found is not None and other.found is not None and self.steps.total <= ROOM
-        self.found = [*(self.found or ()), *(other.found or ())] if few else None
+        self.found = _joined(self.found, other.found, self.steps.total)
 
     def last(self, k: int) -> Last | None:
         rank = self._rank(k)
@@ -269,12 +270,11 @@ class Placing:
 
     def _count(self, at: NDArray[np.uint64], counts: NDArray[np.intp]) -> None:
         self.steps.counts[: len(counts)] += counts.astype(np.uint64)
-        self.found = None if self.found is None or self.steps.total > ROOM else [*self.found, at]
+        self.found = _joined(self.found, [at], self.steps.total)
 
     def merge(self, other: Placing) -> None:
         self.steps.counts = self.steps.counts + other.steps.counts
-        few = self.found is not None and other.found is not None and self.steps.total <= ROOM
-        self.found = [*(self.found or ()), *(other.found or ())] if few else None
+        self.found = _joined(self.found, other.found, self.steps.total)
 
     def last(self, k: int) -> Last | None:
         if self.found is None:
@@ -300,6 +300,11 @@ Round: TypeAlias = "Sampling | Narrowing | Placing"
 def _ends(long: bool) -> tuple[int, int]:
     """Keys below and above that of any score."""
     return 1, 2 ** (64 if long else 32) - 2
+
+
+def _joined(one: list[_T] | None, other: list[_T] | None, total: int) -> list[_T] | None:
+    """What two answers tell one by one; None where one has given up, or both together are too many."""
+    return None if one is None or other is None or total > ROOM else [*one, *other]
 
 
 def _thinned(scores: NDArray[np.float64], levels: int) -> NDArray[np.float64]:

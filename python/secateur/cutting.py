@@ -122,8 +122,7 @@ def topk_cut(
     >>> cut.mask(weights["a"], name="a")
     array([False,  True])
     """
-    if criterion == "random":
-        raise ValueError("criterion: 'random' draws other scores for every mask; choose another")
+    refuse_random(criterion)
     arrays, scored, kind = scored_operands(weights, grads, criterion, lam)
     count = count_of(k, sparsity, size_of(arrays))
     guess = None if near is None else as_number(near, "near")
@@ -133,3 +132,9 @@ def topk_cut(
         return Cut(math.inf, criterion=criterion, lam=lam)
     score, at, index = _core.topk_cut(scored, count, kind, lam, guess)
     return Cut(score, scored[at][0] or "", index, criterion, lam)
+
+
+def refuse_random(criterion: Criterion) -> None:
+    """Raises the ValueError for a criterion that would score a weight anew at every look."""
+    if criterion == "random":
+        raise ValueError("criterion: 'random' draws other scores for every mask; choose another")

@@ -12,7 +12,7 @@ from ._arguments import as_integer
 from ._operands import count_of
 from ._rounds import Narrowing, Part, Round, Sampling
 from .criteria import Criterion, check_criterion
-from .cutting import Cut
+from .cutting import Cut, refuse_random
 from .selection import scored_operands
 
 __all__ = ["Sketch"]
@@ -75,8 +75,7 @@ class Sketch:
         lam: float = 0.0,
     ) -> None:
         check_criterion(criterion, lam)
-        if criterion == "random":
-            raise ValueError("criterion: 'random' draws other scores for every look; choose another")
+        refuse_random(criterion)
         # How many weights there are is not known yet.
         count_of(k, sparsity, sys.maxsize)
         self._target = k, sparsity
@@ -127,12 +126,7 @@ class Sketch:
         """
         if not isinstance(other, Sketch):
             raise TypeError(f"other: expected a Sketch, got {type(other).__name__}")
-        if (self._target, self._rule, self._n, self._round.question) != (
-            other._target,
-            other._rule,
-            other._n,
-            other._round.question,
-        ) or type(self._round) is not type(other._round):
+        if self._question() != other._question():
             raise ValueError("other: it belongs to another round, or to another selection")
         self._round.merge(other._round)  # type: ignore[arg-type]
 
@@ -172,6 +166,10 @@ class Sketch:
         other._n = self._n
         other._round = type(self._round)(*self._round.question)  # type: ignore[arg-type]
         return other
+
+    def _question(self) -> tuple[object, ...]:
+        """What has to be the same in sketches that are merged."""
+        return self._target, self._rule, self._n, type(self._round), self._round.question
 
     def _seen(self) -> int:
         """How many weights the first round saw."""
