@@ -9,7 +9,7 @@ use crate::executor::Executor;
 /// time of a pass, and the fewer keys the bracket holds, the less they delay it.
 const ONE_IN: usize = 32;
 const SAMPLE: usize = 1 << 16;
-const MORE: usize = 128;
+const MORE: usize = 256;
 /// It consists of runs as long as a cache line of float32.
 const RUN: usize = 16;
 /// Half the width of the bracket, in standard deviations of a rank in the sample.
@@ -20,18 +20,20 @@ const DEVIATIONS: f64 = 4.0;
 pub(super) struct Bracket<K> {
     pub low: K,
     pub high: K,
+    /// Before which position of all keys the last that stays is expected, where many equal `high`.
+    pub end: usize,
 }
 
 impl<K: Key> Bracket<K> {
     /// Just this key.
     pub(super) fn exactly(key: K) -> Self {
-        Bracket { low: key, high: key }
+        Bracket { low: key, high: key, end: usize::MAX }
     }
 
     /// What lies close to a key: what was the threshold a training step ago.
     pub(super) fn around(key: K) -> Self {
         let (low, high) = key.neighbourhood();
-        Bracket { low, high }
+        Bracket { low, high, end: usize::MAX }
     }
 
     /// Brackets rank `k` of `n` keys by the keys around rank k/n of a sample, which is spread evenly over the sources. `attempt`
@@ -54,7 +56,17 @@ impl<K: Key> Bracket<K> {
                 topk::threshold(executor, &[&keys as &dyn Source<K>], rank as usize).map_or(beyond, |found| found.key)
             }
         };
-        Bracket { low: at(share * size + margin, K::SMALLEST), high: at(share * size - margin, K::LARGEST) }
+        let (low, high) = (at(share * size + margin, K::SMALLEST), at(share * size - margin, K::LARGEST));
+        if low < high {
+            return Bracket { low, high, end: usize::MAX };
+        }
+        let mut rank = keys.iter().filter(|&&key| key > high).count() as f64;
+        let cut = keys.iter().position(|&key| {
+            rank += f64::from(u8::from(key == high));
+            rank > share * size
+        });
+        let end = cut.map_or(usize::MAX, |at| (at as f64 / size * n as f64) as usize);
+        Bracket { low, high, end }
     }
 }
 

@@ -73,12 +73,13 @@ impl<'a> MaskMut<'a> {
         }
     }
 
-    /// Sets weight `i`.
-    pub(super) fn set(&mut self, i: usize, kept: bool) {
+    /// Keeps weight `i` if it is to be: of a byte that is read anyway, without a branch, which would often be guessed wrong.
+    #[inline]
+    pub(super) fn keep_if(&mut self, i: usize, kept: bool) {
         match self {
-            MaskMut::Bools(bools) => bools[i] = kept,
-            MaskMut::Bits(bytes) if kept => bytes[i / 8] |= 1 << (i % 8),
-            MaskMut::Bits(bytes) => bytes[i / 8] &= !(1 << (i % 8)),
+            MaskMut::Bools(bools) if kept => bools[i] = true,
+            MaskMut::Bools(_) => {}
+            MaskMut::Bits(bytes) => bytes[i / 8] |= u8::from(kept) << (i % 8),
         }
     }
 }

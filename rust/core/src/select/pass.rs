@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Keys made at a time.
 pub(super) const BLOCK: usize = 1024;
+/// Words that are counted before those with keys in the bracket are looked at again.
+pub(super) const WORDS: usize = u64::BITS as usize;
 /// Elements of one task, a multiple of [`WORD`]. Fixed, so that the cut never depends on the number of threads.
 pub(super) const TASK: usize = 1 << 17;
 /// Elements between two looks at how much room is left.
@@ -61,11 +63,13 @@ pub(super) struct Seen<K> {
     pub above: usize,
     /// Keys equal to its high end.
     pub at_high: usize,
+    /// How many of these the mask keeps.
+    pub kept_at_high: usize,
     /// Keys strictly between the ends.
     pub between: usize,
     /// Keys equal to its low end, where that is another.
     pub at_low: usize,
-    /// The keys between, if they were not too many to gather.
+    /// The keys between, if they were to be gathered.
     pub keys: Vec<K>,
     /// Where in the piece each of them lies.
     pub at: Vec<u32>,
@@ -73,18 +77,24 @@ pub(super) struct Seen<K> {
     pub nan: bool,
 }
 
-/// Looks at all keys of the pieces, and writes their masks. No more than about `room` keys are gathered.
+/// Looks at all keys of the pieces, and writes their masks; or gives up after about `room` keys between the ends of the bracket.
 pub(super) fn pass<K: Key>(
     executor: &dyn Executor,
     sources: &[&dyn Source<K>],
     pieces: &mut [Piece<'_>],
     bracket: Bracket<K>,
     room: usize,
-) -> Vec<Seen<K>> {
+) -> Option<Vec<Seen<K>>> {
     let room = Room { gathered: AtomicUsize::new(0), most: room };
-    executor::map(executor, pieces.iter_mut().collect(), |piece: &mut Piece<'_>| {
-        piece.look(sources, bracket, Ties::ALL, Some(&room))
-    })
+    let mut before = 0;
+    let with_ties = pieces.iter_mut().map(|piece| {
+        let ties = if before < bracket.end { Ties::ALL } else { Ties::NONE };
+        before += piece.range.len();
+        (piece, ties)
+    });
+    let look = |(piece, ties): (&mut Piece<'_>, Ties)| piece.look(sources, bracket, ties, Some(&room));
+    let seen = executor::map(executor, with_ties.collect(), look);
+    (!room.is_full()).then_some(seen)
 }
 
 /// Which of the keys equal to the high end of the bracket the mask keeps: the first `most`, if they lie before `end` of the piece.
@@ -98,9 +108,15 @@ impl Ties {
     /// All of them.
     pub const ALL: Ties = Ties { most: usize::MAX, end: usize::MAX };
 
+    /// None of them.
+    pub const NONE: Ties = Ties { most: 0, end: usize::MAX };
+
     /// Those of a word of equal keys, which begins at `at`.
     #[inline(always)]
     fn take(&mut self, at: usize, mut equal: u64) -> u64 {
+        if self.most == 0 {
+            return 0;
+        }
         let before = self.end.saturating_sub(at);
         if before < WORD {
             equal &= (1 << before) - 1;
@@ -119,8 +135,15 @@ pub(super) struct Room {
     most: usize,
 }
 
+impl Room {
+    fn is_full(&self) -> bool {
+        self.gathered.load(Ordering::Relaxed) > self.most
+    }
+}
+
 impl Piece<'_> {
-    /// Looks at the keys, writes the mask, and gathers what lies between the ends of the bracket while there is room.
+    /// Looks at the keys and writes the mask. With `room`, also gathers what lies between the ends of the bracket, and gives up
+    /// where there is none left.
     pub fn look<K: Key>(
         &mut self,
         sources: &[&dyn Source<K>],
@@ -130,19 +153,21 @@ impl Piece<'_> {
     ) -> Seen<K> {
         let capacity = if room.is_some() { self.range.len() / SPARE } else { 0 };
         let (keys, at) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
-        let seen = Seen { above: 0, at_high: 0, between: 0, at_low: 0, keys, at, nan: false };
-        let mut scan = Scan { bracket, ties, at: 0, gather: false, seen, mask: self.mask.as_mut() };
+        let seen = Seen { above: 0, at_high: 0, kept_at_high: 0, between: 0, at_low: 0, keys, at, nan: false };
+        let mut scan = Scan { bracket, ties, at: 0, again: 0, gather: room.is_some(), seen, mask: self.mask.as_mut() };
         for start in self.range.clone().step_by(STEP) {
+            if room.is_some_and(Room::is_full) {
+                break;
+            }
             let before = scan.seen.keys.len();
-            scan.gather = room.is_some_and(|room| room.gathered.load(Ordering::Relaxed) <= room.most);
             scan.seen.nan |= sources[self.source].scan(start..self.range.end.min(start + STEP), &mut scan);
             if let Some(room) = room {
                 room.gathered.fetch_add(scan.seen.keys.len() - before, Ordering::Relaxed);
             }
         }
-        scan.seen.keys.shrink_to_fit();
-        scan.seen.at.shrink_to_fit();
-        scan.seen
+        // Copies of the right size: vectors that shrink would leave holes of memory behind them.
+        let seen = scan.seen;
+        Seen { kept_at_high: ties.most - scan.ties.most, keys: seen.keys.clone(), at: seen.at.clone(), ..seen }
     }
 }
 
@@ -151,40 +176,58 @@ pub(super) struct Scan<'a, 'm, K> {
     bracket: Bracket<K>,
     /// Which are still to be kept.
     ties: Ties,
-    /// Where in the piece the next word begins.
+    /// Where in the piece the next words begin.
     at: usize,
+    /// Bit i tells whether word i of them has keys in the bracket.
+    again: u64,
     gather: bool,
     seen: Seen<K>,
     mask: Option<&'a mut MaskMut<'m>>,
 }
 
 impl<K: Key> Scan<'_, '_, K> {
-    /// Looks at the next word of keys. Only the last may be shorter than [`WORD`]: it is filled up with what is less than any
-    /// score's key.
+    /// Counts the keys of word `i` of at most [`WORDS`] and writes its mask. Only the last word of a piece may be shorter than
+    /// [`WORD`]: it is filled up with what is less than any score's key.
     #[inline(always)]
-    pub fn word<V: Vector>(&mut self, v: V, keys: &[K; WORD]) {
-        let at = self.at;
-        self.at += WORD;
+    pub fn count<V: Vector>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
         let from_low = at_least(v, keys, self.bracket.low);
         let above = at_least(v, keys, self.bracket.high.next());
         self.seen.above += above.count_ones() as usize;
-        let inside = from_low & !above;
-        let ties = if inside == 0 { 0 } else { self.inside(v, at, keys, inside) };
+        self.again |= u64::from(from_low != above) << i;
         if let Some(mask) = &mut self.mask {
-            mask.write(v, at, above | ties);
+            mask.write(v, self.at + i * WORD, above);
         }
     }
 
-    /// Looks at the keys of a word that lie in the bracket; returns which of its high end are kept.
+    /// Which of the words just counted has keys in the bracket and is still to be [gathered](Scan::gather).
+    ///
+    /// Not at once: which words hold such keys is as good as random, and a branch for each would be guessed wrong too often.
     #[inline(always)]
-    fn inside<V: Vector>(&mut self, v: V, at: usize, keys: &[K; WORD], inside: u64) -> u64 {
+    pub fn again(&mut self) -> Option<usize> {
+        let i = self.again.trailing_zeros() as usize;
+        self.again &= self.again.wrapping_sub(1);
+        (i < WORDS).then_some(i)
+    }
+
+    /// Ends this many words.
+    #[inline(always)]
+    pub fn end(&mut self, words: usize) {
+        self.at += words * WORD;
+    }
+
+    /// Looks at the keys of word `i` that lie in the bracket.
+    #[inline(always)]
+    pub fn gather<V: Vector>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
+        let at = self.at + i * WORD;
         let seen = &mut self.seen;
-        let at_high = inside & at_least(v, keys, self.bracket.high);
+        let above = at_least(v, keys, self.bracket.high.next());
+        let at_high = at_least(v, keys, self.bracket.high) & !above;
         // Where both ends are one key, none is counted as the low end.
-        let mut between = inside & !at_high & at_least(v, keys, self.bracket.low.next());
+        let from_low = at_least(v, keys, self.bracket.low) & !above & !at_high;
+        let mut between = from_low & at_least(v, keys, self.bracket.low.next());
         seen.at_high += at_high.count_ones() as usize;
         seen.between += between.count_ones() as usize;
-        seen.at_low += (inside & !at_high & !between).count_ones() as usize;
+        seen.at_low += (from_low & !between).count_ones() as usize;
         if self.gather {
             while between != 0 {
                 let i = between.trailing_zeros() as usize;
@@ -193,7 +236,10 @@ impl<K: Key> Scan<'_, '_, K> {
                 seen.at.push((at + i) as u32);
             }
         }
-        self.ties.take(at, at_high)
+        let ties = self.ties.take(at, at_high);
+        if let Some(mask) = self.mask.as_mut().filter(|_| ties != 0) {
+            mask.write(v, at, above | ties);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::key::{Float, Key, Weight};
 use super::mask_mut::WORD;
-use super::pass::Scan;
+use super::pass::{Scan, WORDS};
 use crate::simd::{Kernel, Target, Vector, dispatch, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -230,18 +230,28 @@ impl<K> Task<K> for Show<'_, '_, '_, K> {
         let mut nan = false;
         let mut aligned = Aligned([K::default(); WORD]);
         let keys = &mut aligned.0;
-        for (w, g) in w.iter().zip(g) {
-            ahead(w);
-            if F::TWO {
-                ahead(g);
+        for (w, g) in w.chunks(WORDS).zip(g.chunks(WORDS)) {
+            for (i, (w, g)) in w.iter().zip(g).enumerate() {
+                ahead(w);
+                if F::TWO {
+                    ahead(g);
+                }
+                nan |= convert(v, w, g, formula, keys);
+                self.scan.count(v, i, keys);
             }
-            nan |= convert(v, w, g, formula, keys);
-            self.scan.word(v, keys);
+            while let Some(i) = self.scan.again() {
+                convert(v, &w[i], &g[i], formula, keys);
+                self.scan.gather(v, i, keys);
+            }
+            self.scan.end(w.len());
         }
         if !w_tail.is_empty() {
             *keys = [K::default(); WORD];
             nan |= convert(v, w_tail, g_tail, formula, &mut keys[..w_tail.len()]);
-            self.scan.word(v, keys);
+            self.scan.count(v, 0, keys);
+            if self.scan.again().is_some() {
+                self.scan.gather(v, 0, keys);
+            }
         }
         nan
     }
@@ -309,13 +319,20 @@ impl<K: Key> Kernel for ShowKeys<'_, '_, '_, '_, K> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let (words, tail) = self.0.as_chunks::<WORD>();
-        for word in words {
-            self.1.word(v, word);
+        for words in words.chunks(WORDS) {
+            words.iter().enumerate().for_each(|(i, keys)| self.1.count(v, i, keys));
+            while let Some(i) = self.1.again() {
+                self.1.gather(v, i, &words[i]);
+            }
+            self.1.end(words.len());
         }
         if !tail.is_empty() {
-            let mut word = [K::default(); WORD];
-            word[..tail.len()].copy_from_slice(tail);
-            self.1.word(v, &word);
+            let mut keys = [K::default(); WORD];
+            keys[..tail.len()].copy_from_slice(tail);
+            self.1.count(v, 0, &keys);
+            if self.1.again().is_some() {
+                self.1.gather(v, 0, &keys);
+            }
         }
     }
 }

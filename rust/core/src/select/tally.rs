@@ -115,19 +115,17 @@ fn count<K: Key>(
 ) -> Option<Tally> {
     let sources = [source];
     let mut pieces = cut(&sources);
-    let bracket = Bracket { low: K::whole(low), high: K::whole(high) };
-    let seen = pass(executor, &sources, &mut pieces, bracket, most.max(source.len() / CROWDED));
+    let bracket = Bracket { low: K::whole(low), high: K::whole(high), end: usize::MAX };
+    let step = |key: K| ((key.prefix(0) - low) >> shift) as usize;
+    let steps = step(bracket.high) + 1;
+    let Some(seen) = pass(executor, &sources, &mut pieces, bracket, most.max(source.len() / CROWDED)) else {
+        return one_by_one(executor, source, &pieces, bracket, steps, step);
+    };
     if seen.iter().any(|seen| seen.nan) {
         return None;
     }
     let mut tally = Tally { above: seen.iter().map(|seen| seen.above).sum(), ..Tally::default() };
-    let step = |key: K| ((key.prefix(0) - low) >> shift) as usize;
-    let steps = step(bracket.high) + 1;
     let between: usize = seen.iter().map(|seen| seen.between).sum();
-    if seen.iter().map(|seen| seen.keys.len()).sum::<usize>() < between {
-        tally.counts = one_by_one(executor, source, &pieces, bracket, steps, step);
-        return Some(tally);
-    }
     let ends: usize = seen.iter().map(|seen| seen.at_high + seen.at_low).sum();
     tally.counts = vec![0; steps];
     for (piece, seen) in pieces.iter().zip(&seen) {
@@ -150,7 +148,7 @@ fn count<K: Key>(
     Some(tally)
 }
 
-/// The keys in each step of a bracket that holds so many that they are not gathered.
+/// The tally of a bracket that holds so many keys that they are not gathered; none if a score is NaN.
 fn one_by_one<K: Key>(
     executor: &dyn Executor,
     source: &dyn Source<K>,
@@ -158,22 +156,26 @@ fn one_by_one<K: Key>(
     bracket: Bracket<K>,
     steps: usize,
     step: impl Fn(K) -> usize + Sync,
-) -> Vec<u64> {
+) -> Option<Tally> {
     let counted = executor::map(executor, pieces.chunks(TOGETHER).collect(), |pieces: &[Piece<'_>]| {
-        let mut counts = vec![0u64; steps];
+        let mut tally = Tally { counts: vec![0; steps], ..Tally::default() };
+        let mut nan = false;
         for piece in pieces {
-            blocks(source, piece.range.clone(), |_, keys| {
+            nan |= blocks(source, piece.range.clone(), |_, keys| {
+                tally.above += keys.iter().filter(|&&key| key > bracket.high).count();
                 let inside = keys.iter().filter(|key| (bracket.low..=bracket.high).contains(key));
-                inside.for_each(|&key| counts[step(key)] += 1);
+                inside.for_each(|&key| tally.counts[step(key)] += 1);
             });
         }
-        counts
+        (!nan).then_some(tally)
     });
-    let mut counts = vec![0; steps];
+    let mut tally = Tally { counts: vec![0; steps], ..Tally::default() };
     for part in counted {
-        counts.iter_mut().zip(part).for_each(|(sum, count)| *sum += count);
+        let part = part?;
+        tally.above += part.above;
+        tally.counts.iter_mut().zip(part.counts).for_each(|(sum, count)| *sum += count);
     }
-    counts
+    Some(tally)
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ const LEAST: usize = 1 << 16;
 const ATTEMPTS: usize = 2;
 /// A bracket that holds more than one key in this many between its ends is given up, unless they are [`FEW`].
 const CROWDED: usize = 16;
+/// A guess is narrower than a sample's bracket: as many keys as this close to it are equal ones.
+const CROWDED_GUESS: usize = 64;
 const FEW: usize = 1 << 14;
 
 /// What decides a selection: keys above `key` are kept, and the first `ties` of those equal to it.
@@ -66,7 +68,9 @@ impl<'a, K: Key> Selection<'a, K> {
         let mut attempts = if n < LEAST { 0..0 } else { 0..ATTEMPTS };
         let mut guess = near.map(Bracket::around);
         loop {
+            let mut crowded = CROWDED;
             let bracket = if let Some(guess) = guess.take() {
+                crowded = CROWDED_GUESS;
                 guess
             } else if let Some(attempt) = attempts.next() {
                 Bracket::sampled(executor, sources, k, n, attempt)
@@ -75,7 +79,9 @@ impl<'a, K: Key> Selection<'a, K> {
             } else {
                 Bracket::exactly(narrow(executor, sources, k, K::BITS, 0)?.key)
             };
-            let seen = pass(executor, sources, &mut pieces, bracket, FEW.max(n / CROWDED));
+            let Some(seen) = pass(executor, sources, &mut pieces, bracket, FEW.max(n / crowded)) else {
+                continue;
+            };
             if let Some(at) = seen.iter().position(|seen| seen.nan) {
                 return Err(pieces[at].source);
             }
@@ -123,23 +129,20 @@ impl<'a, K: Key> Selection<'a, K> {
         let work = self.pieces.iter_mut().zip(&self.seen).zip(equals).map(|((piece, seen), equal)| {
             let quota = ties.saturating_sub(before).min(equal);
             before += equal;
-            (piece, seen, equal, quota)
+            (piece, seen, quota)
         });
-        let Bracket { low, high } = self.bracket;
-        executor::map(executor, work.collect(), |(piece, seen, equal, quota): (&mut Piece<'_>, _, _, _)| {
+        let Bracket { low, high, .. } = self.bracket;
+        executor::map(executor, work.collect(), |(piece, seen, quota): (&mut Piece<'_>, &Seen<K>, _)| {
             if let Some(mask) = &mut piece.mask {
                 let mut left = quota;
                 for (&key, &at) in seen.keys.iter().zip(&seen.at) {
-                    let tie = key == limit && left > 0;
+                    let tie = (key == limit) & (left > 0);
                     left -= usize::from(tie);
-                    if tie || key > limit {
-                        mask.set(at as usize, true);
-                    }
+                    mask.keep_if(at as usize, tie | (key > limit));
                 }
             }
-            // Keys equal to an end of the bracket were all kept, or none.
-            let all = limit == high;
-            if (all && quota < equal) || (!all && limit == low && quota > 0) {
+            // Of keys equal to the low end none were kept, to the high end as many as was expected.
+            if if limit == high { quota != seen.kept_at_high } else { limit == low && quota > 0 } {
                 piece.keep(sources, limit, Ties { most: quota, ..Ties::ALL });
             }
         });
@@ -171,9 +174,6 @@ fn settle<K: Key>(executor: &dyn Executor, seen: &[Seen<K>], bracket: Bracket<K>
     ties -= at_high;
     let between = count(|seen| seen.between);
     if ties <= between {
-        if count(|seen| seen.keys.len()) < between {
-            return None;
-        }
         let gathered: Vec<_> = seen.iter().map(|seen| &seen.keys as &dyn Source<K>).collect();
         return threshold(executor, &gathered, ties).ok();
     }
