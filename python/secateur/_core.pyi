@@ -250,7 +250,12 @@ def decode(
 _Operand: TypeAlias = tuple[str | None, NDArray[Any], NDArray[Any] | None, str | None]
 
 def topk_masks(
-    tensors: list[_Operand], k: int, kind: str, lam: float, near: float | None = None
+    tensors: list[_Operand],
+    k: int,
+    kind: str,
+    lam: float,
+    near: float | None = None,
+    alive: list[NDArray[np.bool_] | None] | None = None,
 ) -> tuple[list[NDArray[np.bool_]], float | None]: ...
 def topk_bits(
     tensors: list[_Operand], k: int, kind: str, lam: float, near: float | None = None
@@ -272,6 +277,7 @@ def nm_masks(tensors: list[_Operand], n: int, m: int, axes: list[int]) -> list[N
 def block_masks(
     tensors: list[_Operand], block: tuple[int, int], sparsity: float
 ) -> list[NDArray[np.bool_]]: ...
+def absolute_sum(x: NDArray[np.float32]) -> float: ...
 def kept(sparsity: float, n: int) -> int: ...
 def bits_into(out: NDArray[Any], bits: NDArray[np.uint8]) -> None: ...
 def mask_into(out: NDArray[Any], mask: NDArray[np.uint8], weights: NDArray[Any] | None = None) -> None: ...

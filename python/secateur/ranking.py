@@ -54,37 +54,18 @@ def _without_scores(
     sparsity: float,
     scorer: Scorer,
 ) -> masking.Masks | None:
-    """The masks of single weights without arrays of scores, or None where they might be others.
-
-    What is removed competes here, with a score of 0. If none of it is among the k best, these are the k best
-    of what is left too: putting the removed last moves nothing else. One is among them only where scores of 0
-    tie, or where more than is left is to stay.
-    """
+    """The masks of single weights without arrays of scores, or None where the core cannot tell them."""
     lam = scorer.balanced(tensors, gradients)
     kind = on_the_fly(scorer.criterion, lam)
-    # What the core does not look at, or sees zeroed, may be NaN too.
-    unseen = [*(gradients or {}).values(), *(tensors.values() if kind == "gradient" else ())]
-    if kind is None or any(np.isnan(array).any() for array in unseen):
+    slopes: Gradients = {} if kind == "magnitude" or gradients is None else gradients
+    # What the core does not look at may be NaN too.
+    unseen = tensors if kind == "gradient" else gradients or {} if kind == "magnitude" else {}
+    if kind is None or any(array.size and np.isnan(array.min()) for array in unseen.values()):
         return None
-    slopes: Mapping[str, FloatArray] = {}
-    if kind != "magnitude" and gradients is not None:
-        slopes = {name: _zeroed(gradients[name], masks.get(name)) for name in tensors}
     chosen: masking.Masks = {}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     for names, keep in masking.shares(shapes, scope, sparsity):
         scored = [operand(name, tensors[name], slopes.get(name)) for name in names]
-        found, _ = _core.topk_masks(scored, keep, kind, lam)
-        for name, mask in zip(names, found, strict=True):
-            chosen[name] = np.logical_and(mask, masks[name], out=mask) if name in masks else mask
-        if sum(np.count_nonzero(chosen[name]) for name in names) < keep:
-            return None
+        found, _ = _core.topk_masks(scored, keep, kind, lam, alive=[masks.get(name) for name in names])
+        chosen.update(zip(names, found, strict=True))
     return {name: chosen[name] for name in tensors}
-
-
-def _zeroed(gradient: FloatArray, mask: BoolArray | None) -> FloatArray:
-    """The gradient, 0 where the weight is removed: by whatever criterion, it scores 0 then."""
-    if mask is None:
-        return gradient
-    out = np.empty_like(gradient)
-    _core.mask_into(out.view(np.uint32), mask.view(np.uint8), gradient.view(np.uint32))
-    return out

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from .criteria import Criterion, check_criterion, importance, needs_grads
 from .models.view import FloatArray, ModelView
 
@@ -72,8 +73,8 @@ class Scorer:
         """λ for these tensors, all of them together."""
         if self.criterion != "combined" or self.lam is not None or gradients is None:
             return self.lam or 0.0
-        weights = sum(float(np.abs(tensor).sum(dtype=np.float64)) for tensor in tensors.values())
-        slopes = sum(float(np.abs(gradients[name]).sum(dtype=np.float64)) for name in tensors)
+        weights = sum(_absolute_sum(tensor) for tensor in tensors.values())
+        slopes = sum(_absolute_sum(gradients[name]) for name in tensors)
         return weights / slopes if slopes > 0 and np.isfinite(weights / slopes) else 0.0
 
     def _of_tensor(
@@ -96,3 +97,7 @@ class Scorer:
             )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+
+
+def _absolute_sum(array: FloatArray) -> float:
+    return _core.absolute_sum(np.ascontiguousarray(array))

@@ -136,9 +136,9 @@ fn masks<'py>(
 }
 
 /// The masks of the `k` first scores of all tensors together, and the last kept score. `kind`: "given", "magnitude", "gradient",
-/// "taylor" or "combined"; `near`: a guess of that score.
+/// "taylor" or "combined"; `near`: a guess of that score; `alive`: a mask a tensor, or none, of the scores that compete.
 #[pyfunction]
-#[pyo3(signature = (tensors, k, kind, lam, near=None))]
+#[pyo3(signature = (tensors, k, kind, lam, near=None, alive=None))]
 fn topk_masks<'py>(
     py: Python<'py>,
     tensors: Vec<Argument<'py>>,
@@ -146,11 +146,18 @@ fn topk_masks<'py>(
     kind: &str,
     lam: f64,
     near: Option<f64>,
+    alive: Option<Vec<Option<PyReadonlyArrayDyn<'py, bool>>>>,
 ) -> PyResult<(Vec<Mask<'py>>, Option<f64>)> {
     let mut score = None;
+    let alive: Option<Vec<_>> =
+        alive.as_ref().map(|alive| alive.iter().map(slice).collect::<PyResult<_>>()).transpose()?;
     let masks = masks(py, &operands(tensors)?, Rule { kind, lam }, |tensors, masks| {
         let masks = masks.iter_mut().map(|mask| MaskMut::Bools(mask)).collect();
-        score = select::top_k_mask(&*executor::current(), tensors, k, near, masks)?;
+        let executor = executor::current();
+        score = match &alive {
+            Some(alive) => select::top_k_mask_among(&*executor, tensors, alive, k, near, masks)?,
+            None => select::top_k_mask(&*executor, tensors, k, near, masks)?,
+        };
         Ok(())
     })?;
     Ok((masks, score))
@@ -313,6 +320,12 @@ fn block_masks<'py>(
     })
 }
 
+/// Σ|x| in float64.
+#[pyfunction]
+fn absolute_sum(x: PyReadonlyArrayDyn<'_, f32>) -> PyResult<f64> {
+    Ok(select::absolute_sum(x.as_slice()?))
+}
+
 /// How many of `n` weights a sparsity keeps.
 #[pyfunction]
 fn kept(sparsity: f64, n: usize) -> PyResult<usize> {
@@ -399,6 +412,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(nm_masks, m)?)?;
     m.add_function(wrap_pyfunction!(block_masks, m)?)?;
     m.add_function(wrap_pyfunction!(kept, m)?)?;
+    m.add_function(wrap_pyfunction!(absolute_sum, m)?)?;
     m.add_function(wrap_pyfunction!(mask_into, m)?)?;
     Ok(())
 }

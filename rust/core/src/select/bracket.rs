@@ -12,8 +12,10 @@ const SAMPLE: usize = 1 << 16;
 const MORE: usize = 256;
 /// It consists of runs as long as a cache line of float32.
 const RUN: usize = 16;
-/// Half the width of the bracket, in standard deviations of a rank in the sample.
-const DEVIATIONS: f64 = 4.0;
+/// Half the width of the bracket, in standard deviations of a rank in the sample: the first time, and where that was not enough.
+const DEVIATIONS: [f64; ATTEMPTS] = [3.0, 6.0];
+/// Samples that are tried.
+pub(super) const ATTEMPTS: usize = 2;
 
 /// The threshold is expected from `low` to `high`, both included.
 #[derive(Debug, Clone, Copy)]
@@ -48,12 +50,14 @@ impl<K: Key> Bracket<K> {
         let keys = sample(sources, n, attempt);
         let size = keys.len() as f64;
         let share = k as f64 / n as f64;
-        let margin = DEVIATIONS * (size * share * (1.0 - share)).sqrt() + RUN as f64;
+        let margin = DEVIATIONS[attempt] * (size * share * (1.0 - share)).sqrt() + RUN as f64;
         // Where the bracket reaches beyond the sample, no key is too small or too large for it.
         let at = |rank: f64, beyond: K| match rank {
             rank if rank < 1.0 || rank > size => beyond,
             rank => {
-                topk::threshold(executor, &[&keys as &dyn Source<K>], rank as usize).map_or(beyond, |found| found.key)
+                let found = topk::threshold(executor, &[&keys as &dyn Source<K>], rank as usize);
+                // What does not compete has a lesser key.
+                found.map_or(beyond, |found| found.key.max(K::SMALLEST))
             }
         };
         let (low, high) = (at(share * size + margin, K::SMALLEST), at(share * size - margin, K::LARGEST));

@@ -73,12 +73,11 @@ impl<'a> MaskMut<'a> {
         }
     }
 
-    /// Keeps weight `i` if it is to be: of a byte that is read anyway, without a branch, which would often be guessed wrong.
+    /// Writes weight `i`, which was not kept until now; without a branch, which would often be guessed wrong.
     #[inline]
-    pub(super) fn keep_if(&mut self, i: usize, kept: bool) {
+    pub(super) fn settle(&mut self, i: usize, kept: bool) {
         match self {
-            MaskMut::Bools(bools) if kept => bools[i] = true,
-            MaskMut::Bools(_) => {}
+            MaskMut::Bools(bools) => bools[i] = kept,
             MaskMut::Bits(bytes) => bytes[i / 8] |= u8::from(kept) << (i % 8),
         }
     }

@@ -21,7 +21,7 @@ pub use blocks::block_mask;
 pub use key::{Float, Key, Weight};
 pub use mask_mut::MaskMut;
 pub use nm::nm_mask;
-pub use score::Score;
+pub use score::{Score, absolute_sum};
 pub use tally::{Keys, Tally, scores_at, tally};
 
 use crate::argument;
@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::executor::{self, Executor};
 use half::{bf16, f16};
 use pass::{Piece, TASK, Ties, blocks, cut as pieces_of};
-use score::Source;
+use score::{Among, Source};
 use std::fmt::Write;
 use topk::Selection;
 
@@ -217,43 +217,74 @@ pub fn top_k_mask(
     near: Option<f64>,
     masks: Vec<MaskMut<'_>>,
 ) -> Result<Option<f64>> {
-    fn write<K: Key>(
-        executor: &dyn Executor,
-        sources: &[&dyn Source<K>],
-        k: usize,
-        near: Option<f64>,
-        mut masks: Vec<MaskMut<'_>>,
-    ) -> std::result::Result<Option<f64>, usize> {
-        if k == 0 {
-            let nan = executor::map(executor, pieces_of(sources), |piece| {
-                blocks(sources[piece.source], piece.range, |_, _| ()).then_some(piece.source)
-            });
-            masks.iter_mut().zip(sources).for_each(|(mask, source)| mask.fill(source.len(), false));
-            return nan.into_iter().flatten().next().map_or(Ok(None), Err);
-        }
-        let pieces = with_masks(pieces_of(sources), masks);
-        let found = Selection::new(executor, sources, pieces, k, near.map(K::near))?;
-        let score = found.threshold.key.score();
-        found.correct(executor, sources);
-        Ok(Some(score))
-    }
     let n = count(tensors)?;
     if k > n {
         return Err(argument!("k: expected 0 to {n} (the number of scores), got {k}"));
     }
-    if masks.len() != tensors.len() {
+    top_k_mask_among(executor, tensors, &vec![None; tensors.len()], k, near, masks)
+}
+
+/// As [`top_k_mask`] among the scores where `alive` is true: all, where a tensor has none. Fewer than `k` are all kept.
+pub fn top_k_mask_among(
+    executor: &dyn Executor,
+    tensors: &[Tensor<'_>],
+    alive: &[Option<&[bool]>],
+    k: usize,
+    near: Option<f64>,
+    masks: Vec<MaskMut<'_>>,
+) -> Result<Option<f64>> {
+    fn write<K: Key>(
+        executor: &dyn Executor,
+        sources: Vec<&dyn Source<K>>,
+        alive: &[Option<&[bool]>],
+        k: usize,
+        near: Option<f64>,
+        mut masks: Vec<MaskMut<'_>>,
+    ) -> std::result::Result<Option<f64>, usize> {
+        let among: Vec<_> = sources.iter().zip(alive).map(|(&all, &alive)| Among { all, alive }).collect();
+        let sources: Vec<_> = among.iter().map(|among| if among.alive.is_some() { among } else { among.all }).collect();
+        if k == 0 {
+            let nan = executor::map(executor, pieces_of(&sources), |piece| {
+                blocks(sources[piece.source], piece.range, |_, _| ()).then_some(piece.source)
+            });
+            masks.iter_mut().zip(&sources).for_each(|(mask, source)| mask.fill(source.len(), false));
+            return nan.into_iter().flatten().next().map_or(Ok(None), Err);
+        }
+        let pieces = with_masks(pieces_of(&sources), masks);
+        let found = Selection::new(executor, &sources, pieces, k, near.map(K::near))?;
+        let score = found.threshold.key.score();
+        found.correct(executor, &sources);
+        Ok(Some(score))
+    }
+    count(tensors)?;
+    if [masks.len(), alive.len()] != [tensors.len(); 2] {
         return Err(argument!("masks: expected one of each tensor"));
     }
     masks.iter().zip(tensors).try_for_each(|(mask, tensor)| mask.check(tensor.len()))?;
+    let mut competing = 0;
+    for (alive, tensor) in alive.iter().zip(tensors) {
+        competing += alive.map_or(tensor.len(), trues);
+        if let Some(alive) = alive.filter(|alive| alive.len() != tensor.len()) {
+            return Err(argument!("alive: {} weights need as many bools, got {}", tensor.len(), alive.len()));
+        }
+    }
+    let k = k.min(competing);
     let order = in_order(tensors);
     let sorted: Vec<_> = order.iter().map(|&at| tensors[at]).collect();
+    let alive: Vec<_> = order.iter().map(|&at| alive[at]).collect();
     let mut masks: Vec<_> = masks.into_iter().map(Some).collect();
     let masks = order.iter().filter_map(|&at| masks[at].take()).collect();
     let done = match short(&sorted) {
-        Some(sources) => write(executor, &sources, k, near, masks),
-        None => write(executor, &long(&sorted), k, near, masks),
+        Some(sources) => write(executor, sources, &alive, k, near, masks),
+        None => write(executor, long(&sorted), &alive, k, near, masks),
     };
     done.map_err(|at| sorted[at].nan_error())
+}
+
+/// How many are true.
+fn trues(bools: &[bool]) -> usize {
+    // Sums of bytes, which cannot exceed 128: the compiler adds many at once.
+    bools.chunks(128).map(|bools| usize::from(bools.iter().map(|&one| u8::from(one)).sum::<u8>())).sum()
 }
 
 /// The pieces of sources, each with its part of the source's mask.

@@ -2,8 +2,8 @@
 
 use super::key::{Float, Key, Weight};
 use super::mask_mut::WORD;
-use super::pass::{Scan, WORDS};
-use crate::simd::{Kernel, Target, Vector, dispatch, prefetch};
+use super::pass::{BLOCK, Scan, WORDS};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -334,5 +334,78 @@ impl<K: Key> Kernel for ShowKeys<'_, '_, '_, '_, K> {
                 self.1.gather(v, 0, &keys);
             }
         }
+    }
+}
+
+/// Of the keys of a source those of what is alive; the others are less than any score's key, but a NaN among them counts.
+pub(super) struct Among<'a, K> {
+    pub all: &'a dyn Source<K>,
+    pub alive: Option<&'a [bool]>,
+}
+
+impl<K: Key> Source<K> for Among<'_, K> {
+    fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    fn keys(&self, start: usize, keys: &mut [K]) -> bool {
+        let nan = self.all.keys(start, keys);
+        if let Some(alive) = self.alive {
+            dispatch(Target::detect(), Only(&alive[start..], keys));
+        }
+        nan
+    }
+
+    fn prefetch(&self, i: usize) {
+        self.all.prefetch(i);
+    }
+
+    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool {
+        let mut aligned = Aligned([K::default(); BLOCK]);
+        let mut nan = false;
+        for start in range.clone().step_by(BLOCK) {
+            let keys = &mut aligned.0[..BLOCK.min(range.end - start)];
+            nan |= self.keys(start, keys);
+            dispatch(Target::detect(), ShowKeys(keys, scan));
+        }
+        nan
+    }
+}
+
+/// Keeps the keys of what is alive.
+struct Only<'a, 'k, K>(&'a [bool], &'k mut [K]);
+
+impl<K: Key> Kernel for Only<'_, '_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) {
+        for (key, &alive) in self.1.iter_mut().zip(self.0) {
+            *key = if alive { *key } else { K::default() };
+        }
+    }
+}
+
+/// Σ|x|, summed in float64.
+pub fn absolute_sum(x: &[f32]) -> f64 {
+    dispatch(Target::detect(), AbsoluteSum(x))
+}
+
+struct AbsoluteSum<'a>(&'a [f32]);
+
+impl Kernel for AbsoluteSum<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) -> f64 {
+        // The lanes are the same for every target, so that the sum is.
+        let (lines, tail) = self.0.as_chunks::<LANES>();
+        let mut sums = [0.0; LANES];
+        for line in lines {
+            for (sum, &x) in sums.iter_mut().zip(line) {
+                *sum += f64::from(x.abs());
+            }
+        }
+        sums.iter().sum::<f64>() + tail.iter().map(|&x| f64::from(x.abs())).sum::<f64>()
     }
 }

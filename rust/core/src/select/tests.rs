@@ -170,6 +170,44 @@ fn large_arrays_agree_for_any_number_of_threads() {
     }
 }
 
+#[test]
+fn only_what_is_alive_competes() {
+    let n = 150_001;
+    let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 8;
+    let alive: Vec<bool> = (0..n).map(|i| noise(i * 7 + 3) % 3 == 0).collect();
+    let left = alive.iter().filter(|&&alive| alive).count();
+    for distinct in [4, 1 << 20] {
+        let x: Vec<f32> = (0..n).map(|i| (noise(i) % distinct) as f32 - 2.0).collect();
+        let of_the_living: Vec<f64> =
+            x.iter().zip(&alive).map(|(&x, &alive)| if alive { x.into() } else { f64::NEG_INFINITY }).collect();
+        for (k, kept) in [(0, 0), (1, 1), (left / 2, left / 2), (left - 1, left - 1), (left, left), (n, left)] {
+            let wanted = oracle(&of_the_living, kept);
+            on_every_target(|target| {
+                // A tensor of which all is alive, and which comes later, loses every tie.
+                let tensors = [
+                    Tensor { name: Some("b"), shape: &[2], scores: Scores::F32(Score::Given(&[-9.0; 2])) },
+                    Tensor { name: Some("a"), shape: &[n], scores: Scores::F32(Score::Given(&x)) },
+                ];
+                let (mut mask, mut other) = (vec![true; n], [true; 2]);
+                let masks = vec![MaskMut::Bools(&mut other), MaskMut::Bools(&mut mask)];
+                let alive = [None, Some(&alive[..])];
+                top_k_mask_among(&Sequential, &tensors, &alive, k, None, masks).unwrap();
+                assert!(mask == wanted, "{distinct} values, k={k}, {target}");
+                assert_eq!(other, [k > left; 2]);
+            });
+        }
+    }
+    let tensor = Tensor { name: None, shape: &[2], scores: Scores::F32(Score::Given(&[1.0, f32::NAN])) };
+    for (alive, said) in [(&[true, false][..], "is NaN"), (&[true], "alive: 2 weights need as many bools, got 1")] {
+        let mut mask = [false; 2];
+        let masks = vec![MaskMut::Bools(&mut mask)];
+        let error = top_k_mask_among(&Sequential, &[tensor], &[Some(alive)], 1, None, masks).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    assert_eq!(absolute_sum(&[1.5, -2.0, 0.0]), 3.5);
+    assert_eq!(absolute_sum(&[-1.0; 1000]), 1000.0);
+}
+
 /// The sample's own places hold other values than the rest: both samples mislead.
 #[test]
 fn a_misleading_sample_costs_time_only() {

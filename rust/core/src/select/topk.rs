@@ -9,7 +9,7 @@
 //! The threshold is exact: found among the gathered keys, in the same way. Where two samples misled, it is found digit by digit
 //! (`narrow.rs`), which is slower, and is then a bracket of one key.
 
-use super::bracket::Bracket;
+use super::bracket::{ATTEMPTS, Bracket};
 use super::key::Key;
 use super::narrow::{narrow, partitioned};
 use super::pass::{Piece, Seen, Ties, blocks, cut, pass};
@@ -19,8 +19,6 @@ use std::ops::Range;
 
 /// Below this number of keys a sample does not pay.
 const LEAST: usize = 1 << 16;
-/// Brackets that are tried.
-const ATTEMPTS: usize = 2;
 /// A bracket that holds more than one key in this many between its ends is given up, unless they are [`FEW`].
 const CROWDED: usize = 16;
 /// A guess is narrower than a sample's bracket: as many keys as this close to it are equal ones.
@@ -138,7 +136,7 @@ impl<'a, K: Key> Selection<'a, K> {
                 for (&key, &at) in seen.keys.iter().zip(&seen.at) {
                     let tie = (key == limit) & (left > 0);
                     left -= usize::from(tie);
-                    mask.keep_if(at as usize, tie | (key > limit));
+                    mask.settle(at as usize, tie | (key > limit));
                 }
             }
             // Of keys equal to the low end none were kept, to the high end as many as was expected.
