@@ -20,6 +20,9 @@ class GradientMean:
         self._sums: dict[str, FloatArray] = {}
         self._count = 0
 
+    def __bool__(self) -> bool:
+        return self._count > 0
+
     def add(self, gradients: Mapping[str, FloatArray]) -> None:
         """One more batch."""
         self._count += 1

@@ -10,20 +10,21 @@ import numpy as np
 from .. import masking, ranking
 from ..budgets import check_scope, check_sparsity
 from ..criteria import Criterion
-from ..granularity import Granularity, Neurons, Pattern, parse_granularity
+from ..granularity import Granularity, Neurons, Pattern, Weights, parse_granularity
 from ..models.view import FloatArray, ModelView, Snapshot, view
 from ..names import select_names
 from ..neurons import Layout, Planner, masks_of
 from ..nn.callbacks import Callback, FitState
 from ..scoring import Scorer
 from ..stop import StopRule, check_stop
+from .averages import GradientMean
 
 
 class Method:
     """Base of the methods: when to prune, and to what sparsity.
 
-    A method sees every batch's gradients in `observe`; `due` says after which batches `update` runs, which
-    returns new masks. What has to survive a checkpoint is in `state_dict`.
+    `due` says after which batches `update` runs, which returns new masks; `observe` sees the gradients of the
+    others. What has to survive a checkpoint is in `state_dict`.
 
     Parameters
     ----------
@@ -60,6 +61,7 @@ class Method:
         self.names: Sequence[str] = ()
         self.target = self.sparsity
         self._sizes: dict[str, int] = {}
+        self._gradients = GradientMean()
 
     def start(self, model: ModelView, steps: int) -> None:
         """Check that the method fits the model, before a training of `steps` batches begins or goes on."""
@@ -81,9 +83,30 @@ class Method:
 
     def reset(self) -> None:
         """Begin a new training: forget what earlier ones left."""
+        self._gradients.reset()
+
+    @property
+    def _sees_gradients(self) -> bool:
+        return self.scorer.needs_grads or callable(self.scorer.criterion)
 
     def observe(self, model: ModelView) -> None:
         """Look at the latest batch's gradients."""
+        if self._sees_gradients:
+            self._gradients.add(model.gradients())
+
+    def mean_gradients(self, model: ModelView) -> Mapping[str, FloatArray] | None:
+        """The means of |gradient| since the last update, the latest batch included, which begin anew.
+
+        Of a single batch the gradients themselves where a score of weights drops the sign anyway. None where
+        the criterion takes none.
+        """
+        if not self._sees_gradients:
+            return None
+        alone = not self._gradients and isinstance(self.granularity, Weights)
+        if alone and not callable(self.scorer.criterion):
+            return model.gradients()
+        self._gradients.add(model.gradients())
+        return self._gradients.take()
 
     def due(self, step: int) -> bool:
         """Whether to update after batch number `step` (from 1)."""
@@ -137,10 +160,11 @@ class Method:
 
     def state_dict(self) -> dict[str, Any]:
         """What a later process needs to go on."""
-        return {}
+        return {"gradients": self._gradients.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`, as `state_dict` made it."""
+        self._gradients.load_state_dict(state["gradients"])
 
 
 class DynamicPruner(Callback):
@@ -209,8 +233,8 @@ class DynamicPruner(Callback):
             return
         assert self._view is not None
         step = state.batch + 1
-        self.method.observe(self._view)
         if not self.method.due(step):
+            self.method.observe(self._view)
             return
         self._view.set_masks(self.method.update(self._view, step, state.rng))
         sparsity = self.method.reached(self._view)

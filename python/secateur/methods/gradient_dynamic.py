@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from ..criteria import Criterion
 from ..masking import Masks
 from ..models.view import ModelView
-from .averages import GradientMean
 from .base import Method
 
 
@@ -63,27 +61,15 @@ class GradientDynamic(Method):
         if isinstance(begin, bool) or not isinstance(begin, (int, np.integer)) or begin < 0:
             raise ValueError(f"begin: expected a number of batches of at least 0, got {begin!r}")
         self.rate, self.begin = float(rate), int(begin)
-        self._gradients = GradientMean()
-
-    def reset(self) -> None:
-        self._gradients.reset()
-
-    def observe(self, model: ModelView) -> None:
-        self._gradients.add(model.gradients())
 
     def due(self, step: int) -> bool:
         return step > self.begin and (step - self.begin) % self.every == 0
 
     def update(self, model: ModelView, step: int, rng: np.random.Generator) -> Masks:
         left = 1 - self.reached(model)
-        return self.select(model, min(self.target, 1 - left * (1 - self.rate)), self._gradients.take(), rng)
+        sparsity = min(self.target, 1 - left * (1 - self.rate))
+        return self.select(model, sparsity, self.mean_gradients(model), rng)
 
     def finished(self, step: int, sparsity: float) -> bool:
         # Groups reach the target to within one of them; another update would find nothing to remove.
         return sparsity >= self.target - 1 / max(1, sum(self._sizes.values()))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"gradients": self._gradients.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._gradients.load_state_dict(state["gradients"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from ..criteria import Criterion
 from ..masking import Masks
 from ..models.view import ModelView
 from ..schedules import Curve, check_curve
-from .averages import GradientMean
 from .base import Method
 
 
@@ -76,7 +75,6 @@ class Gradual(Method):
         super().__init__(sparsity, criterion, lam, every, scope, granularity, include, exclude)
         self.begin, self.end = _moment("begin", begin), _moment("end", end)
         self.curve = check_curve(schedule)
-        self._gradients = GradientMean()
         self._first = self._last = 0
 
     def start(self, model: ModelView, steps: int) -> None:
@@ -91,13 +89,6 @@ class Gradual(Method):
             )
         self._last = max(1, self._last)
 
-    def reset(self) -> None:
-        self._gradients.reset()
-
-    def observe(self, model: ModelView) -> None:
-        if self.scorer.needs_grads or callable(self.scorer.criterion):
-            self._gradients.add(model.gradients())
-
     def due(self, step: int) -> bool:
         between = self._first < step <= self._last
         return step == self._last or (between and (step - self._first) % self.every == 0)
@@ -105,13 +96,7 @@ class Gradual(Method):
     def update(self, model: ModelView, step: int, rng: np.random.Generator) -> Masks:
         progress = (step - self._first) / max(1, self._last - self._first)
         share = float(self.curve(min(1.0, progress))) if step < self._last else 1.0
-        return self.select(model, share * self.target, self._gradients.take() or None, rng)
+        return self.select(model, share * self.target, self.mean_gradients(model), rng)
 
     def finished(self, step: int, sparsity: float) -> bool:
         return step >= self._last
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"gradients": self._gradients.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._gradients.load_state_dict(state["gradients"])
