@@ -140,7 +140,8 @@ impl<'a, K: Key> Selection<'a, K> {
                 }
             }
             // Of keys equal to the low end none were kept, to the high end as many as was expected.
-            if if limit == high { quota != seen.kept_at_high } else { limit == low && quota > 0 } {
+            let kept = if limit == high { seen.kept_at_high } else { 0 };
+            if (limit == low || limit == high) && quota != kept {
                 piece.keep(sources, limit, Ties { most: quota, ..Ties::ALL });
             }
         });
