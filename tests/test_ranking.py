@@ -62,6 +62,14 @@ def test_scores_are_not_made(criterion, sparsity, monkeypatch):
     chosen(view(model), gradients, "global", sparsity, Scorer(criterion))
 
 
+def test_a_mask_may_hold_any_bytes():
+    model, gradients = few_values(0, 0.5, 0.0)
+    wanted = chosen(view(model), gradients, "global", 0.8, Scorer("combined"))
+    model.set_masks({name: (mask.view(np.uint8) * 2).view(bool) for name, mask in model.masks.items()})
+    found = chosen(view(model), gradients, "global", 0.8, Scorer("combined"))
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("where", ["weight", "gradient", "gradient of a removed weight"])
 def test_a_nan_is_refused_as_by_scores(criterion, where):

@@ -255,7 +255,7 @@ def topk_masks(
     kind: str,
     lam: float,
     near: float | None = None,
-    alive: list[NDArray[np.bool_] | None] | None = None,
+    alive: list[NDArray[np.uint8] | None] | None = None,
 ) -> tuple[list[NDArray[np.bool_]], float | None]: ...
 def topk_bits(
     tensors: list[_Operand], k: int, kind: str, lam: float, near: float | None = None

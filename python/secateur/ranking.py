@@ -59,13 +59,14 @@ def _without_scores(
     kind = on_the_fly(scorer.criterion, lam)
     slopes: Gradients = {} if kind == "magnitude" or gradients is None else gradients
     # What the core does not look at may be NaN too.
-    unseen = tensors if kind == "gradient" else gradients or {} if kind == "magnitude" else {}
+    unseen = {"gradient": tensors, "magnitude": gradients}.get(kind or "") or {}
     if kind is None or any(array.size and np.isnan(array.min()) for array in unseen.values()):
         return None
     chosen: masking.Masks = {}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     for names, keep in masking.shares(shapes, scope, sparsity):
         scored = [operand(name, tensors[name], slopes.get(name)) for name in names]
-        found, _ = _core.topk_masks(scored, keep, kind, lam, alive=[masks.get(name) for name in names])
+        alive = [masks[name].view(np.uint8) if name in masks else None for name in names]
+        found, _ = _core.topk_masks(scored, keep, kind, lam, alive=alive)
         chosen.update(zip(names, found, strict=True))
     return {name: chosen[name] for name in tensors}

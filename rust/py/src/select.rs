@@ -136,7 +136,8 @@ fn masks<'py>(
 }
 
 /// The masks of the `k` first scores of all tensors together, and the last kept score. `kind`: "given", "magnitude", "gradient",
-/// "taylor" or "combined"; `near`: a guess of that score; `alive`: a mask a tensor, or none, of the scores that compete.
+/// "taylor" or "combined"; `near`: a guess of that score; `alive`: for each tensor none,
+/// or bytes that are not 0 where a score competes.
 #[pyfunction]
 #[pyo3(signature = (tensors, k, kind, lam, near=None, alive=None))]
 fn topk_masks<'py>(
@@ -146,9 +147,11 @@ fn topk_masks<'py>(
     kind: &str,
     lam: f64,
     near: Option<f64>,
-    alive: Option<Vec<Option<PyReadonlyArrayDyn<'py, bool>>>>,
+    alive: Option<Vec<Option<Bound<'py, PyUntypedArray>>>>,
 ) -> PyResult<(Vec<Mask<'py>>, Option<f64>)> {
     let mut score = None;
+    let bytes = |alive: &Option<Bound<'py, PyUntypedArray>>| alive.as_ref().map(borrow::<u8>).transpose();
+    let alive: Option<Vec<_>> = alive.map(|alive| alive.iter().map(bytes).collect::<PyResult<_>>()).transpose()?;
     let alive: Option<Vec<_>> =
         alive.as_ref().map(|alive| alive.iter().map(slice).collect::<PyResult<_>>()).transpose()?;
     let masks = masks(py, &operands(tensors)?, Rule { kind, lam }, |tensors, masks| {

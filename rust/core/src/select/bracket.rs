@@ -27,15 +27,20 @@ pub(super) struct Bracket<K> {
 }
 
 impl<K: Key> Bracket<K> {
+    /// All keys from `low` to `high`; all of those equal to `high` are expected to stay.
+    pub(super) fn between(low: K, high: K) -> Self {
+        Bracket { low, high, end: usize::MAX }
+    }
+
     /// Just this key.
     pub(super) fn exactly(key: K) -> Self {
-        Bracket { low: key, high: key, end: usize::MAX }
+        Self::between(key, key)
     }
 
     /// What lies close to a key: what was the threshold a training step ago.
     pub(super) fn around(key: K) -> Self {
         let (low, high) = key.neighbourhood();
-        Bracket { low, high, end: usize::MAX }
+        Self::between(low, high)
     }
 
     /// Brackets rank `k` of `n` keys by the keys around rank k/n of a sample, which is spread evenly over the sources. `attempt`
@@ -62,7 +67,7 @@ impl<K: Key> Bracket<K> {
         };
         let (low, high) = (at(share * size + margin, K::SMALLEST), at(share * size - margin, K::LARGEST));
         if low < high {
-            return Bracket { low, high, end: usize::MAX };
+            return Self::between(low, high);
         }
         let mut rank = keys.iter().filter(|&&key| key > high).count() as f64;
         let cut = keys.iter().position(|&key| {

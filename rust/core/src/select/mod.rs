@@ -224,25 +224,31 @@ pub fn top_k_mask(
     top_k_mask_among(executor, tensors, &vec![None; tensors.len()], k, near, masks)
 }
 
-/// As [`top_k_mask`] among the scores where `alive` is true: all, where a tensor has none. Fewer than `k` are all kept.
+/// As [`top_k_mask`] among the scores whose byte of `alive` is not 0: all, where a tensor has none. Fewer than `k` are all kept.
+/// Bytes, for the same reason as in [`apply`].
 pub fn top_k_mask_among(
     executor: &dyn Executor,
     tensors: &[Tensor<'_>],
-    alive: &[Option<&[bool]>],
+    alive: &[Option<&[u8]>],
     k: usize,
     near: Option<f64>,
     masks: Vec<MaskMut<'_>>,
 ) -> Result<Option<f64>> {
     fn write<K: Key>(
         executor: &dyn Executor,
-        sources: Vec<&dyn Source<K>>,
-        alive: &[Option<&[bool]>],
+        sources: &[&dyn Source<K>],
+        alive: &[Option<&[u8]>],
         k: usize,
         near: Option<f64>,
         mut masks: Vec<MaskMut<'_>>,
     ) -> std::result::Result<Option<f64>, usize> {
-        let among: Vec<_> = sources.iter().zip(alive).map(|(&all, &alive)| Among { all, alive }).collect();
-        let sources: Vec<_> = among.iter().map(|among| if among.alive.is_some() { among } else { among.all }).collect();
+        let among = sources.iter().zip(alive).map(|(&all, alive)| alive.map(|alive| Among { all, alive }));
+        let among: Vec<Option<Among<'_, K>>> = among.collect();
+        let competing = sources.iter().zip(&among).map(|(&all, among)| match among {
+            Some(among) => among as &dyn Source<K>,
+            None => all,
+        });
+        let sources: Vec<_> = competing.collect();
         if k == 0 {
             let nan = executor::map(executor, pieces_of(&sources), |piece| {
                 blocks(sources[piece.source], piece.range, |_, _| ()).then_some(piece.source)
@@ -263,10 +269,10 @@ pub fn top_k_mask_among(
     masks.iter().zip(tensors).try_for_each(|(mask, tensor)| mask.check(tensor.len()))?;
     let mut competing = 0;
     for (alive, tensor) in alive.iter().zip(tensors) {
-        competing += alive.map_or(tensor.len(), trues);
         if let Some(alive) = alive.filter(|alive| alive.len() != tensor.len()) {
             return Err(argument!("alive: {} weights need as many bools, got {}", tensor.len(), alive.len()));
         }
+        competing += alive.map_or(tensor.len(), nonzeros);
     }
     let k = k.min(competing);
     let order = in_order(tensors);
@@ -275,16 +281,16 @@ pub fn top_k_mask_among(
     let mut masks: Vec<_> = masks.into_iter().map(Some).collect();
     let masks = order.iter().filter_map(|&at| masks[at].take()).collect();
     let done = match short(&sorted) {
-        Some(sources) => write(executor, sources, &alive, k, near, masks),
-        None => write(executor, long(&sorted), &alive, k, near, masks),
+        Some(sources) => write(executor, &sources, &alive, k, near, masks),
+        None => write(executor, &long(&sorted), &alive, k, near, masks),
     };
     done.map_err(|at| sorted[at].nan_error())
 }
 
-/// How many are true.
-fn trues(bools: &[bool]) -> usize {
+/// How many are not 0.
+fn nonzeros(bytes: &[u8]) -> usize {
     // Sums of bytes, which cannot exceed 128: the compiler adds many at once.
-    bools.chunks(128).map(|bools| usize::from(bools.iter().map(|&one| u8::from(one)).sum::<u8>())).sum()
+    bytes.chunks(128).map(|bytes| usize::from(bytes.iter().map(|&byte| u8::from(byte != 0)).sum::<u8>())).sum()
 }
 
 /// The pieces of sources, each with its part of the source's mask.

@@ -186,8 +186,7 @@ pub(super) struct Scan<'a, 'm, K> {
 }
 
 impl<K: Key> Scan<'_, '_, K> {
-    /// Counts the keys of word `i` of at most [`WORDS`] and writes its mask. Only the last word of a piece may be shorter than
-    /// [`WORD`]: it is filled up with what is less than any score's key.
+    /// Counts the keys of word `i` of at most [`WORDS`] and writes its mask.
     #[inline(always)]
     pub fn count<V: Vector>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
         let from_low = at_least(v, keys, self.bracket.low);
@@ -207,6 +206,16 @@ impl<K: Key> Scan<'_, '_, K> {
         let i = self.again.trailing_zeros() as usize;
         self.again &= self.again.wrapping_sub(1);
         (i < WORDS).then_some(i)
+    }
+
+    /// Counts and gathers the last word of a piece, the only one that may be shorter than [`WORD`]: it is filled up with what is
+    /// less than any score's key.
+    #[inline(always)]
+    pub fn last<V: Vector>(&mut self, v: V, keys: &[K; WORD]) {
+        self.count(v, 0, keys);
+        if self.again().is_some() {
+            self.gather(v, 0, keys);
+        }
     }
 
     /// Ends this many words.

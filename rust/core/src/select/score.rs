@@ -248,10 +248,7 @@ impl<K> Task<K> for Show<'_, '_, '_, K> {
         if !w_tail.is_empty() {
             *keys = [K::default(); WORD];
             nan |= convert(v, w_tail, g_tail, formula, &mut keys[..w_tail.len()]);
-            self.scan.count(v, 0, keys);
-            if self.scan.again().is_some() {
-                self.scan.gather(v, 0, keys);
-            }
+            self.scan.last(v, keys);
         }
         nan
     }
@@ -329,18 +326,16 @@ impl<K: Key> Kernel for ShowKeys<'_, '_, '_, '_, K> {
         if !tail.is_empty() {
             let mut keys = [K::default(); WORD];
             keys[..tail.len()].copy_from_slice(tail);
-            self.1.count(v, 0, &keys);
-            if self.1.again().is_some() {
-                self.1.gather(v, 0, &keys);
-            }
+            self.1.last(v, &keys);
         }
     }
 }
 
-/// Of the keys of a source those of what is alive; the others are less than any score's key, but a NaN among them counts.
+/// Of the keys of a source those of what is alive, whose byte is not 0; the others are less than any score's key, but a NaN among
+/// them counts.
 pub(super) struct Among<'a, K> {
     pub all: &'a dyn Source<K>,
-    pub alive: Option<&'a [bool]>,
+    pub alive: &'a [u8],
 }
 
 impl<K: Key> Source<K> for Among<'_, K> {
@@ -350,9 +345,7 @@ impl<K: Key> Source<K> for Among<'_, K> {
 
     fn keys(&self, start: usize, keys: &mut [K]) -> bool {
         let nan = self.all.keys(start, keys);
-        if let Some(alive) = self.alive {
-            dispatch(Target::detect(), Only(&alive[start..], keys));
-        }
+        dispatch(Target::detect(), Only(&self.alive[start..], keys));
         nan
     }
 
@@ -373,7 +366,7 @@ impl<K: Key> Source<K> for Among<'_, K> {
 }
 
 /// Keeps the keys of what is alive.
-struct Only<'a, 'k, K>(&'a [bool], &'k mut [K]);
+struct Only<'a, 'k, K>(&'a [u8], &'k mut [K]);
 
 impl<K: Key> Kernel for Only<'_, '_, K> {
     type Output = ();
@@ -381,7 +374,7 @@ impl<K: Key> Kernel for Only<'_, '_, K> {
     #[inline(always)]
     fn run<V: Vector>(self, _: V) {
         for (key, &alive) in self.1.iter_mut().zip(self.0) {
-            *key = if alive { *key } else { K::default() };
+            *key = if alive != 0 { *key } else { K::default() };
         }
     }
 }

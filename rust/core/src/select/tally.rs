@@ -115,7 +115,7 @@ fn count<K: Key>(
 ) -> Option<Tally> {
     let sources = [source];
     let mut pieces = cut(&sources);
-    let bracket = Bracket { low: K::whole(low), high: K::whole(high), end: usize::MAX };
+    let bracket = Bracket::between(K::whole(low), K::whole(high));
     let step = |key: K| ((key.prefix(0) - low) >> shift) as usize;
     let steps = step(bracket.high) + 1;
     let Some(seen) = pass(executor, &sources, &mut pieces, bracket, most.max(source.len() / CROWDED)) else {

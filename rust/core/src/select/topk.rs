@@ -66,9 +66,8 @@ impl<'a, K: Key> Selection<'a, K> {
         let mut attempts = if n < LEAST { 0..0 } else { 0..ATTEMPTS };
         let mut guess = near.map(Bracket::around);
         loop {
-            let mut crowded = CROWDED;
+            let crowded = if guess.is_some() { CROWDED_GUESS } else { CROWDED };
             let bracket = if let Some(guess) = guess.take() {
-                crowded = CROWDED_GUESS;
                 guess
             } else if let Some(attempt) = attempts.next() {
                 Bracket::sampled(executor, sources, k, n, attempt)
