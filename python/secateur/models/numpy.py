@@ -51,34 +51,42 @@ class SequentialView:
             raise ValueError("model: it has no weights to prune")
         self.model = model
         self._input_shape = model.input_shape
+        self._tensors = [
+            (f"{layer.name}.{key}", layer, key) for layer in model.leaves() for key in layer.prunable
+        ]
 
-    def _owners(self) -> dict[str, str]:
-        """For every prunable tensor the name of the first one that shares its memory: itself unless tied."""
-        return self._owners_among(self.model.parameters())
-
-    def _owners_among(self, params: Mapping[str, FloatArray]) -> dict[str, str]:
+    def _owned(self) -> Iterator[tuple[str, str, nn.Layer, str]]:
+        """Every prunable tensor: its name, the first one's that shares its memory (its own unless tied), its
+        layer, and its key there."""
         first: dict[int, str] = {}
-        return {name: first.setdefault(id(params[name]), name) for name in self.model.prunable()}
+        for name, layer, key in self._tensors:
+            yield name, first.setdefault(id(layer.params[key]), name), layer, key
 
     def parameters(self) -> dict[str, FloatArray]:
-        params = self.model.parameters()
-        return {name: params[name] for name, owner in self._owners_among(params).items() if name == owner}
+        return {name: layer.params[key] for name, owner, layer, key in self._owned() if name == owner}
 
     def gradients(self, data: Data | None = None) -> dict[str, FloatArray]:
-        names = self._owners()
         if data is None:
-            return self._merge(names, self.model.gradients())
+            return self._latest_gradients()
         x, y = self._checked("data", data)
         sums = {name: np.zeros(tensor.shape) for name, tensor in self.parameters().items()}
         for start in range(0, len(x), GRADIENT_BATCH):
             batch = slice(start, start + GRADIENT_BATCH)
             self.model.compute_gradients(x[batch], y[batch])
             share = len(x[batch]) / len(x)
-            for name, gradient in self._merge(names, self.model.gradients()).items():
+            for name, gradient in self._latest_gradients().items():
                 sums[name] += share * gradient
         for layer in self.model.layers:
             layer.release()
         return {name: total.astype(np.float32) for name, total in sums.items()}
+
+    def _latest_gradients(self) -> dict[str, FloatArray]:
+        """One gradient per tensor: tied weights get the sum of what their layers found."""
+        merged: dict[str, FloatArray] = {}
+        for _, owner, layer, key in self._owned():
+            gradient = layer.grads[key]
+            merged[owner] = merged[owner] + gradient if owner in merged else gradient
+        return merged
 
     def _checked(self, name: str, data: Data) -> tuple[FloatArray, NDArray[Any]]:
         """Samples and labels that fit the model; errors name the argument they came by."""
@@ -86,14 +94,6 @@ class SequentialView:
         y = self.model.loss.check(data[1], self.model.output_shape, name)
         same_length(x, y, (name, name))
         return x, y
-
-    @staticmethod
-    def _merge(owners: Mapping[str, str], gradients: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        """One gradient per tensor: tied weights get the sum of what their layers found."""
-        merged: dict[str, FloatArray] = {}
-        for name, owner in owners.items():
-            merged[owner] = merged[owner] + gradients[name] if owner in merged else gradients[name]
-        return merged
 
     def _layer(self, name: str) -> tuple[int, nn.Layer, str]:
         """Position and layer of an array, and its key there."""
@@ -144,7 +144,7 @@ class SequentialView:
             setattr(layer, next(name for kind, name in WIDTH.items() if isinstance(layer, kind)), width)
 
     def _ties(self) -> dict[str, str]:
-        return {name: owner for name, owner in self._owners().items() if name != owner}
+        return {name: owner for name, owner, _, _ in self._owned() if name != owner}
 
     @staticmethod
     def _tie(model: nn.Sequential, ties: Mapping[str, str]) -> None:
@@ -217,14 +217,16 @@ class SequentialView:
         return int(np.prod(layer.output_shape[1:]))
 
     def masks(self) -> dict[str, BoolArray]:
-        masks = self.model.masks
         return {
-            name: masks[name] for name, owner in self._owners().items() if name == owner and name in masks
+            name: layer.masks[key]
+            for name, owner, layer, key in self._owned()
+            if name == owner and key in layer.masks
         }
 
     def set_masks(self, masks: Mapping[str, BoolArray]) -> None:
-        tied = {name: masks[owner] for name, owner in self._owners().items() if owner in masks}
-        self.model.set_masks({**self.model.masks, **masks, **tied})
+        for _, owner, layer, key in self._owned():
+            if owner in masks:
+                layer.set_mask(key, masks[owner])
 
     def clone(self) -> SequentialView:
         copy = self.model.copy()

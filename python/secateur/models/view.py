@@ -74,7 +74,10 @@ class ModelView(Protocol):
         """The masks of the prunable tensors that have one; where False, weights are and stay 0."""
 
     def set_masks(self, masks: Mapping[str, BoolArray]) -> None:
-        """Put `masks` in the place of the former ones of the tensors named, and set the weights."""
+        """Put `masks` in the place of the former ones of the tensors named, and set the weights.
+
+        The model may keep the arrays themselves: they must not be changed after.
+        """
 
     def clone(self) -> ModelView:
         """A view of a deep copy."""

@@ -153,10 +153,21 @@ class Layer:
             target[...] = array
         self.apply_masks()
 
+    def set_mask(self, key: str, mask: BoolArray) -> None:
+        """Take the mask of one parameter, of its shape, and set the parameter to 0 where it is False.
+
+        The mask is not copied where it is in C order.
+        """
+        self.masks[key] = np.ascontiguousarray(mask)
+        self._apply_mask(key)
+
     def apply_masks(self) -> None:
         """Set the parameters to 0 where their masks are False."""
-        for name, mask in self.masks.items():
-            _core.mask_into(self.params[name].view(np.uint32), mask.view(np.uint8))
+        for key in self.masks:
+            self._apply_mask(key)
+
+    def _apply_mask(self, key: str) -> None:
+        _core.mask_into(self.params[key].view(np.uint32), self.masks[key].view(np.uint8))
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "kind")

@@ -16,7 +16,7 @@
 
 use super::kblocks::KBlocks;
 use super::rows::Rows;
-use super::sweep::{Sweep, Tile};
+use super::sweep::{Sweep, Tile, band_rows};
 use super::vector::{Lanes, Operand};
 use super::{Format, Pack};
 use crate::simd::{Buffer, LANES, Stored, Vector, prefetch};
@@ -33,17 +33,28 @@ pub struct Block<const R: usize, S: Stored = f32> {
     blocks: KBlocks,
     /// Every run holds a multiple of this many columns.
     whole: usize,
-    /// Where run (block, group) starts, in stored columns; the next entry is where it ends.
+    /// The group of each run of a K-block. In panels the shortest runs of a band come first: where neighbours are of one length,
+    /// the branch at their end is foreseen.
+    order: Vec<u32>,
+    /// Where each run starts, in stored columns; the next entry is where it ends.
     starts: Vec<u32>,
     /// R values a stored column.
     values: Buffer<S>,
     index: Vec<u16>,
 }
 
+/// The columns of a group in a K-block, and R values of each.
+type RunOf = (Vec<u16>, Vec<f32>);
+
 impl<const R: usize> Block<R> {
     /// Packs the columns of each group of R rows that hold a nonzero, or all of them.
     pub fn pack_columns(rows: &Rows, blocks: KBlocks, all: bool) -> Block<R> {
-        Block::pack_runs(rows, blocks, all, 1)
+        let bands = band_rows(rows.rows()) / R;
+        Block::pack_runs(rows, blocks, all, 1, |runs, order| {
+            for band in order.chunks_mut(bands) {
+                band.sort_by_key(|&group| runs[group as usize].0.len());
+            }
+        })
     }
 }
 
@@ -52,11 +63,12 @@ impl<const R: usize, S: Stored> Block<R, S> {
         self.rows.div_ceil(R)
     }
 
-    /// The same with runs of a multiple of `whole` columns: their last ones are repeated with zeros.
-    fn pack_runs(rows: &Rows, blocks: KBlocks, all: bool, whole: usize) -> Self {
+    /// The same with runs of a multiple of `whole` columns: their last ones are repeated with zeros. `sort` puts the groups of a
+    /// K-block, whose runs it sees, into an order.
+    fn pack_runs(rows: &Rows, blocks: KBlocks, all: bool, whole: usize, sort: impl Fn(&[RunOf], &mut [u32])) -> Self {
         let groups = rows.rows().div_ceil(R);
         // The dense R × columns strip of each group, a group at a time, then runs in (block, group) order.
-        let mut runs: Vec<(Vec<u16>, Vec<f32>)> = vec![Default::default(); blocks.len() * groups];
+        let mut runs: Vec<RunOf> = vec![Default::default(); blocks.len() * groups];
         let mut strip = vec![[0.0f32; R]; rows.columns()];
         for group in 0..groups {
             strip.fill([0.0; R]);
@@ -78,23 +90,33 @@ impl<const R: usize, S: Stored> Block<R, S> {
                 values.resize(padded * R, 0.0);
             }
         }
+        let mut order: Vec<u32> = (0..blocks.len()).flat_map(|_| 0..groups as u32).collect();
         let mut starts = Vec::with_capacity(runs.len() + 1);
         let (mut index, mut values) = (Vec::new(), Vec::new());
-        for (run_index, run_values) in runs {
-            starts.push(index.len() as u32);
-            index.extend(run_index);
-            values.extend(run_values);
+        for (runs, order) in runs.chunks(groups.max(1)).zip(order.chunks_mut(groups.max(1))) {
+            sort(runs, order);
+            for &group in &*order {
+                starts.push(index.len() as u32);
+                index.extend(&runs[group as usize].0);
+                values.extend(&runs[group as usize].1);
+            }
         }
         starts.push(index.len() as u32);
         let values = Buffer::rounded(&values);
-        Block { rows: rows.rows(), columns: rows.columns(), blocks, whole, starts, values, index }
+        Block { rows: rows.rows(), columns: rows.columns(), blocks, whole, order, starts, values, index }
     }
 }
 
 impl<const R: usize, S: Stored> Block<R, S> {
     /// Packed for few columns: K-blocks as long as an index reaches, so that runs are long.
     pub fn pack_vector(rows: &Rows) -> Self {
-        Block::pack_runs(rows, KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX), false, LANES / R)
+        Block::pack_runs(
+            rows,
+            KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX),
+            false,
+            LANES / R,
+            |_, _| (),
+        )
     }
 }
 
@@ -116,7 +138,7 @@ impl<const R: usize, S: Stored> Format for Block<R, S> {
         (self.rows, self.columns)
     }
     fn nbytes(&self) -> usize {
-        self.values.nbytes() + self.index.len() * 2 + self.starts.len() * 4 + self.blocks.nbytes()
+        self.values.nbytes() + self.index.len() * 2 + (self.order.len() + self.starts.len()) * 4 + self.blocks.nbytes()
     }
     fn stored(&self) -> usize {
         self.values.len()
@@ -126,8 +148,8 @@ impl<const R: usize, S: Stored> Format for Block<R, S> {
         let mut dense = vec![0.0; self.rows * self.columns];
         for block in 0..self.blocks.len() {
             let column_of = self.blocks.columns_by_index(block);
-            for group in 0..groups {
-                let run = block * groups + group;
+            for run in block * groups..(block + 1) * groups {
+                let group = self.order[run] as usize;
                 for at in self.starts[run] as usize..self.starts[run + 1] as usize {
                     for r in 0..R.min(self.rows - group * R) {
                         // Zeros fill blocks and runs.
@@ -152,28 +174,34 @@ impl<const R: usize> Sweep for Block<R> {
     fn blocks(&self) -> &KBlocks {
         &self.blocks
     }
-    fn tile_lines(registers: usize) -> usize {
+    fn run_lines(registers: usize) -> usize {
         // Rows share their loads as it is: narrow tiles leave room for long K-blocks, whose partial sums move less often. On
         // eight registers four accumulators, a line and a broadcast fit.
         if registers >= 32 { 2 } else { 1 }
     }
-    fn panel_columns(registers: usize) -> usize {
+    fn tile_lines(&self, registers: usize) -> usize {
+        Self::run_lines(registers)
+    }
+    fn panel_columns(registers: usize, _density: f64) -> usize {
         // A line serves so many multiply-adds that it may come from the second-level cache; what a block begins and ends with,
         // a load and a store for every accumulator, costs more.
-        4 * KBlocks::panels(Self::tile_lines(registers))
+        4 * KBlocks::panels(Self::run_lines(registers))
     }
 
     #[inline(always)]
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>) {
         // Whole groups in registers where they fit, else four rows at a time.
-        for row in at.rows(self.rows).step_by(R) {
-            // SAFETY: the caller's promise, passed on.
+        let rows = at.rows(self.rows);
+        let first = at.block * self.groups();
+        for run in first + rows.start / R..first + rows.end.div_ceil(R) {
+            // SAFETY: the caller's promise, passed on; bands are whole groups, and there is a run a group.
             unsafe {
+                let row = *self.order.get_unchecked(run) as usize * R;
                 if R == 8 && V::REGISTERS >= 32 {
-                    self.rows_of_group::<V, 8, T>(v, &at, row, 0);
+                    self.rows_of_group::<V, 8, T>(v, &at, run, row, 0);
                 } else {
                     for from in (0..R.min(self.rows - row)).step_by(4) {
-                        self.rows_of_group::<V, 4, T>(v, &at, row, from);
+                        self.rows_of_group::<V, 4, T>(v, &at, run, row, from);
                     }
                 }
             }
@@ -182,7 +210,7 @@ impl<const R: usize> Sweep for Block<R> {
 }
 
 impl<const R: usize> Block<R> {
-    /// Rows `from .. from + Q` of the group that starts at `row`, where they exist.
+    /// Rows `from .. from + Q` of the run of the group that starts at `row`, where they exist.
     ///
     /// # Safety
     /// As [`Sweep::tile`].
@@ -191,10 +219,10 @@ impl<const R: usize> Block<R> {
         &self,
         v: V,
         at: &Tile<'_>,
+        run: usize,
         row: usize,
         from: usize,
     ) {
-        let run = at.block * self.groups() + row / R;
         let here = self.rows - row - from;
         // SAFETY: `pack_columns` made one start a (block, group) and one more, R values an index, and indices that with
         // their block's base are positions of the block, which the caller's operand covers; only rows of the matrix are loaded

@@ -11,7 +11,7 @@ use super::cells::{Cut, Grid, Join, Pieces, Planes};
 use super::epilogue::Epilogue;
 use super::panels::Spare;
 use super::shared::Shared;
-use super::sweep::{BAND_ROWS, Geometry, Span, Sweep, bands_a_task, partial_len, rows_of, sweep_bands};
+use super::sweep::{Geometry, Span, Sweep, bands, bands_a_task, partial_len, rows_of, sweep_bands};
 use super::{KBlocks, Rows, Window};
 use crate::executor::Executor;
 use crate::simd::{LANES, Target, dispatch};
@@ -115,11 +115,11 @@ impl Convolution {
         let rows_a_task = if executor.threads() == 1 { rows } else { rows.div_ceil(2 * executor.threads()) };
         let rows_a_task = rows_a_task.max(overlap - 1).clamp(1, self.rows);
         let runs = rows.div_ceil(rows_a_task);
-        let bands = if groups.len() == 1 { filters.div_ceil(BAND_ROWS) } else { 1 };
+        let bands = if groups.len() == 1 { bands(filters) } else { 1 };
         let together = self.written.together;
         let shares = images.div_ceil(together);
         let bands_a_task =
-            if shares * runs < executor.threads() { bands_a_task(bands, shares * runs, executor) } else { bands };
+            if shares * runs < executor.threads() { bands_a_task(filters, shares * runs, executor) } else { bands };
         let band_tasks = bands.div_ceil(bands_a_task);
         let result = Shared::new(y);
         executor.run(shares * runs * band_tasks, &|task| {
@@ -180,7 +180,7 @@ impl<M: Sweep> Task<'_, M> {
         let geometry = Geometry { unit: LANES, row_stride: steps.1, spans };
         let activation = epilogue.without_residual().activation;
         for (group, matrix) in groups.iter().enumerate() {
-            let bands = self.bands.clone().unwrap_or(0..filters.div_ceil(BAND_ROWS));
+            let bands = self.bands.clone().unwrap_or(0..bands(filters));
             let (cells, swept) = (&cells[group * channels * steps.0..], &mut swept[group * filters * steps.1..]);
             let bias = &bias[group * filters..];
             sweep_bands(matrix, target, &geometry, bands, cells, swept, bias, activation, Some(partial));

@@ -93,6 +93,9 @@ impl Format for Csr {
     }
 }
 
+/// In panels: more lines would share a nonzero's decoding, but then fewer operand rows fit the first-level cache.
+const TILE_LINES: usize = 4;
+
 impl Sweep for Csr {
     const GROUP_ROWS: usize = 1;
 
@@ -102,12 +105,14 @@ impl Sweep for Csr {
     fn blocks(&self) -> &KBlocks {
         &self.blocks
     }
-    fn tile_lines(_registers: usize) -> usize {
-        // More lines share a nonzero's decoding, but then fewer operand rows fit the first-level cache.
-        4
-    }
     fn run_lines(registers: usize) -> usize {
-        if registers >= 32 { 8 } else { 4 }
+        if registers >= 32 { 8 } else { TILE_LINES }
+    }
+    fn tile_lines(&self, _registers: usize) -> usize {
+        TILE_LINES
+    }
+    fn panel_columns(_registers: usize, _density: f64) -> usize {
+        KBlocks::panels(TILE_LINES)
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use super::cells::Planes;
 use super::epilogue::Epilogue;
 use super::panels::Spare;
 use super::shared::Shared;
-use super::sweep::{BAND_ROWS, Geometry, Span, Sweep, bands_a_task, rows_of, sweep_bands};
+use super::sweep::{Geometry, Span, Sweep, bands, bands_a_task, rows_of, sweep_bands};
 use super::{KBlocks, Rows, Window};
 use crate::executor::Executor;
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
@@ -97,10 +97,10 @@ impl Halving {
         assert!(x.len() >= panels * from.len() * unit && y.len() >= panels * to.len() * unit, "halving: images");
         assert!(groups.iter().map(Sweep::rows).sum::<usize>() == to.channels, "halving: the filters do not fit");
         let filters = to.channels / groups.len();
-        let bands = filters.div_ceil(BAND_ROWS);
+        let bands = bands(filters);
         let bias = epilogue.padded_bias(to.channels);
         let pieces = panels * groups.len() * to.size.0;
-        let bands_a_task = bands_a_task(bands, pieces, executor);
+        let bands_a_task = bands_a_task(filters, pieces, executor);
         let band_tasks = bands.div_ceil(bands_a_task);
         let result = Shared::new(y);
         executor.run(pieces * band_tasks, &|task| {

@@ -179,7 +179,12 @@ enum Packed {
 /// Packs for panels as wide as the format's tile.
 fn pack<M: Pack + Sweep>(rows: &Rows, target: Target) -> M {
     let positions = (0..rows.columns() as u32).collect();
-    M::pack(rows, KBlocks::new(positions, M::panel_columns(target.registers())))
+    M::pack(rows, KBlocks::new(positions, M::panel_columns(target.registers(), rows.density())))
+}
+
+/// The kernel that multiplies panels.
+fn panel_kernel<M: Sweep + Format>(matrix: &M, target: Target) -> String {
+    kernel_name::<M>(matrix.name(), matrix.tile_lines(target.registers()), target)
 }
 
 impl Packed {
@@ -246,10 +251,10 @@ impl Packed {
         match self {
             Packed::Dense(_) => "gemm_dense_f32".into(),
             Packed::Few(few) => format!("spmv_{}_{}__{}", few.name(), storage.name(), target.name()),
-            Packed::Csr(_) => kernel_name::<Csr>(self.name(), target),
-            Packed::Pattern(_) => kernel_name::<Pattern>(self.name(), target),
-            Packed::Block8(_) => kernel_name::<Block<8>>(self.name(), target),
-            Packed::Block4(_) => kernel_name::<Block<4>>(self.name(), target),
+            Packed::Csr(csr) => panel_kernel(csr, target),
+            Packed::Pattern(pattern) => panel_kernel(pattern, target),
+            Packed::Block8(block) => panel_kernel(block, target),
+            Packed::Block4(block) => panel_kernel(block, target),
         }
     }
 

@@ -14,7 +14,7 @@ use super::convolve::Convolution;
 use super::matrix::SMALL;
 use super::panels::Spare;
 use super::phases::Phase;
-use super::sweep::{Sweep, kernel_name};
+use super::sweep::{Sweep, run_kernel};
 use super::{Block, Csr, Epilogue, Format, Kind, Pack, Pattern, Planes, Rows};
 use crate::argument;
 use crate::error::Result;
@@ -156,10 +156,10 @@ impl PackedConv2d {
     /// The forward pass's kernel, for example `spmm_pattern_f32_2x64__avx512`.
     pub fn kernel(&self) -> String {
         match self.kind_of(&self.rows) {
-            Kind::Csr => kernel_name::<Csr>("csr", self.target),
-            Kind::Block { height: 4 } => kernel_name::<Block<4>>("block", self.target),
-            Kind::Block { .. } | Kind::Dense => kernel_name::<Block<8>>("block", self.target),
-            _ => kernel_name::<Pattern>("pattern", self.target),
+            Kind::Csr => run_kernel::<Csr>("csr", self.target),
+            Kind::Block { height: 4 } => run_kernel::<Block<4>>("block", self.target),
+            Kind::Block { .. } | Kind::Dense => run_kernel::<Block<8>>("block", self.target),
+            _ => run_kernel::<Pattern>("pattern", self.target),
         }
     }
 

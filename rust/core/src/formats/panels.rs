@@ -12,7 +12,7 @@
 
 use super::epilogue::Epilogue;
 use super::shared::Shared;
-use super::sweep::{BAND_ROWS, Sweep, Tile, bands_a_task, rows_of};
+use super::sweep::{Sweep, Tile, band_rows, bands, bands_a_task, rows_of};
 use crate::executor::Executor;
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::ops::Range;
@@ -81,9 +81,9 @@ pub fn multiply<M: Sweep>(
         return;
     }
     let bias = epilogue.padded_bias(m);
-    let panels = Panels::of(n, M::tile_lines(target.registers()));
-    let bands = m.div_ceil(BAND_ROWS);
-    let bands_a_task = bands_a_task(bands, panels.count, executor);
+    let panels = Panels::of(n, matrix.tile_lines(target.registers()));
+    let bands = bands(m);
+    let bands_a_task = bands_a_task(m, panels.count, executor);
     let band_tasks = bands.div_ceil(bands_a_task);
     let y = Shared::new(y);
     executor.run(panels.count * band_tasks, &|task| {
@@ -93,7 +93,7 @@ pub fn multiply<M: Sweep>(
         let (from, to) = (panels.start(panel), panels.start(panel + 1));
         let lines = to - from;
         let operand_len = matrix.blocks().longest() * lines * LANES;
-        let mut memory = spare.take(operand_len + bands.len() * BAND_ROWS * lines * LANES);
+        let mut memory = spare.take(operand_len + bands.len() * band_rows(m) * lines * LANES);
         let (operand, partial) = memory.split_at_mut(operand_len);
         let columns = from * LANES..(to * LANES).min(n);
         // Tasks write disjoint (columns × bands).
@@ -102,7 +102,11 @@ pub fn multiply<M: Sweep>(
             1 => dispatch(target, Lines::<_, 1>(panel)),
             2 => dispatch(target, Lines::<_, 2>(panel)),
             3 => dispatch(target, Lines::<_, 3>(panel)),
-            _ => dispatch(target, Lines::<_, 4>(panel)),
+            4 => dispatch(target, Lines::<_, 4>(panel)),
+            5 => dispatch(target, Lines::<_, 5>(panel)),
+            6 => dispatch(target, Lines::<_, 6>(panel)),
+            7 => dispatch(target, Lines::<_, 7>(panel)),
+            _ => dispatch(target, Lines::<_, 8>(panel)),
         }
         spare.put(memory);
     });

@@ -22,7 +22,7 @@
 
 use super::kblocks::KBlocks;
 use super::rows::Rows;
-use super::sweep::{BAND_ROWS, Sweep, Tile};
+use super::sweep::{Sweep, Tile, bands, rows_of};
 use super::{Format, Pack};
 use crate::simd::{LANES, Vector};
 use std::iter::repeat_n;
@@ -106,24 +106,18 @@ impl Run {
     }
 }
 
-impl Pattern {
-    /// Pairs the runs of a band: the longest first, each with the one that shares most of its columns.
-    fn add_band(&mut self, block: usize, mut runs: Vec<Run>) {
-        self.starts.push(self.end());
-        runs.sort_by_key(|run| run.nonzeros.len());
-        while let Some(one) = runs.pop() {
-            // Of equals the last, which is nearest in length.
-            let best = (0..runs.len()).max_by_key(|&at| runs[at].shared(&one));
-            let other = best.map(|at| runs.remove(at));
-            self.add_pair(block, &one, other.as_ref());
-        }
-    }
+/// A pair with its columns, counted from the block's first, and its values, in the order in which they are read.
+struct Paired {
+    pair: Pair,
+    columns: Vec<usize>,
+    values: Vec<f32>,
+}
 
-    fn add_pair(&mut self, block: usize, one: &Run, other: Option<&Run>) {
+impl Paired {
+    fn new(one: &Run, other: Option<&Run>) -> Paired {
         let nothing = Run::default();
         let rows = (one.row, other.map_or(NONE, |other| other.row));
         let other = other.unwrap_or(&nothing);
-        let first = self.blocks.columns(block).start;
         let mut both: Vec<_> = one.select(other, true).zip(other.select(one, true)).collect();
         let (mut a, mut b): (Vec<_>, Vec<_>) = (one.select(other, false).collect(), other.select(one, false).collect());
         let mixed = both.len().min(a.len()).min(b.len());
@@ -137,6 +131,7 @@ impl Pattern {
         let rest = [&a, &b].map(|all| (all.len() - mixed - 2 * apart) as u16);
         let pair = Pair { one: rows.0, other: rows.1, steps, rest };
         let (mut both, mut a, mut b) = (both.into_iter(), a.into_iter(), b.into_iter());
+        let mut paired = Paired { pair, columns: Vec::new(), values: Vec::new() };
         for of in pair.order() {
             let next = match of {
                 Of::Both => both.next().map(|((at, v), (_, w))| (at, v, Some(w))),
@@ -144,12 +139,37 @@ impl Pattern {
                 Of::Other => b.next().map(|(at, v)| (at, v, None)),
             };
             if let Some((at, v, w)) = next {
-                self.index.push(self.blocks.index(block, first + at));
-                self.values.push(v);
-                self.values.extend(w);
+                paired.columns.push(at);
+                paired.values.push(v);
+                paired.values.extend(w);
             }
         }
-        self.pairs.push(pair);
+        paired
+    }
+}
+
+impl Pattern {
+    /// Pairs the runs of a band: the longest first, each with the one that shares most of its columns.
+    fn add_band(&mut self, block: usize, mut runs: Vec<Run>) {
+        self.starts.push(self.end());
+        runs.sort_by_key(|run| run.nonzeros.len());
+        let mut band = Vec::with_capacity(runs.len().div_ceil(2));
+        while let Some(one) = runs.pop() {
+            // Of equals the last, which is nearest in length.
+            let best = (0..runs.len()).max_by_key(|&at| runs[at].shared(&one));
+            let other = best.map(|at| runs.remove(at));
+            band.push(Paired::new(&one, other.as_ref()));
+        }
+        // Each loop of a pair ends in a branch. Where neighbours take as many steps of a kind, it is foreseen.
+        band.sort_by_key(|Paired { pair: Pair { steps: [mixed, both, apart], rest, .. }, .. }| {
+            (*rest, *apart, *mixed, *both)
+        });
+        let first = self.blocks.columns(block).start;
+        for Paired { pair, columns, values } in band {
+            self.pairs.push(pair);
+            self.index.extend(columns.iter().map(|at| self.blocks.index(block, first + at)));
+            self.values.extend(values);
+        }
     }
 
     fn end(&self) -> Start {
@@ -157,7 +177,7 @@ impl Pattern {
     }
 
     fn bands(&self) -> usize {
-        self.rows.div_ceil(BAND_ROWS)
+        bands(self.rows)
     }
 }
 
@@ -182,7 +202,7 @@ impl Pack for Pattern {
             // The first block starts from the bias and the last applies the activation: there every row has its turn.
             let every = block == 0 || block + 1 == packed.blocks.len();
             for band in 0..packed.bands() {
-                let band = band * BAND_ROWS..((band + 1) * BAND_ROWS).min(rows.rows());
+                let band = rows_of(&(band..band + 1), rows.rows());
                 let mut runs = Vec::with_capacity(band.len());
                 for row in band {
                     let mut run = Run { row: row as u32, mask: vec![0; columns.len().div_ceil(64)], ..Run::default() };
@@ -254,12 +274,19 @@ impl Sweep for Pattern {
     fn blocks(&self) -> &KBlocks {
         &self.blocks
     }
-    fn tile_lines(registers: usize) -> usize {
-        // Both rows' accumulators, a line and two broadcasts fit the register file.
-        if registers >= 32 { 4 } else { 2 }
-    }
     fn run_lines(registers: usize) -> usize {
+        // Both rows' accumulators, a line and two broadcasts fit the register file.
         if registers >= 32 { 8 } else { 2 }
+    }
+    fn tile_lines(&self, registers: usize) -> usize {
+        // As many as the operand of a block leaves room for in the first-level cache.
+        let most = if self.blocks.longest() > KBlocks::panels(8) { 4 } else { 8 };
+        most.min(Self::run_lines(registers))
+    }
+    fn panel_columns(registers: usize, density: f64) -> usize {
+        // Many sums side by side hide how long a multiply-add takes. Where few weights are left, what a block begins and ends
+        // with costs more.
+        KBlocks::panels(if density > 0.25 { 8 } else { 4 }.min(Self::run_lines(registers)))
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@
 //! Every value is summed in the order of the chunks, whatever the task or the thread.
 
 use super::rows::Rows;
-use super::sweep::{BAND_ROWS, bands_a_task};
+use super::sweep::{band_rows, bands_a_task};
 use crate::executor::{Executor, map};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch, prefetch};
 use std::ops::Range;
@@ -86,11 +86,10 @@ pub fn sddmm(
     if n == 0 {
         return values.fill(0.0);
     }
-    let bands = rows.rows().div_ceil(BAND_ROWS);
-    if bands == 0 {
+    if rows.rows() == 0 {
         return;
     }
-    let task_rows = bands_a_task(bands, 1, executor) * BAND_ROWS;
+    let task_rows = bands_a_task(rows.rows(), 1, executor) * band_rows(rows.rows());
     let (starts, ..) = rows.parts();
     let mut tasks = Vec::new();
     let mut rest = values;

@@ -16,7 +16,7 @@
 //!       store acc                   last block: bias was added first, activation now
 //! ```
 //!
-//! Tasks share rows by *bands* of [`BAND_ROWS`]: inside a band a format may take the rows in any order. Every result element
+//! Tasks share rows by *bands* of [`band_rows`]: inside a band a format may take the rows in any order. Every result element
 //! is summed in the order that the packing has fixed, whatever the tile, the task or the thread.
 
 use super::epilogue::{Activation, Epilogue};
@@ -62,16 +62,29 @@ impl Geometry<'_> {
     }
 }
 
-/// Rows of a band.
-pub const BAND_ROWS: usize = 128;
-/// Bands in a task at most: their partial sums stay in the second-level cache.
-const TASK_BANDS: usize = 8;
+/// Rows of a task at most, about: their partial sums stay in the second-level cache.
+const TASK_ROWS: usize = 1024;
+/// Rows of a band at least: among fewer it is hard to find a partner.
+const LEAST_ROWS: usize = 128;
+/// Bands for threads to share, if there are rows for as many.
+const BANDS: usize = 4;
+
+/// Rows of a band of a matrix: the more there are, the more a format gains from taking them in an order of its own. A multiple
+/// of the rows of every block.
+pub fn band_rows(rows: usize) -> usize {
+    rows.div_ceil(BANDS).clamp(LEAST_ROWS, TASK_ROWS).next_multiple_of(LANES)
+}
+
+/// Bands of a matrix.
+pub fn bands(rows: usize) -> usize {
+    rows.div_ceil(band_rows(rows))
+}
 
 /// Bands in a task, where there are so many `pieces` of the operand: two tasks a thread at least, if there are bands for
 /// it, but no more than needed, because each task reads its operand anew.
-pub(super) fn bands_a_task(bands: usize, pieces: usize, executor: &dyn Executor) -> usize {
+pub(super) fn bands_a_task(rows: usize, pieces: usize, executor: &dyn Executor) -> usize {
     let wanted = if executor.threads() == 1 { 1 } else { (2 * executor.threads()).div_ceil(pieces) };
-    bands.div_ceil(wanted).min(TASK_BANDS)
+    bands(rows).div_ceil(wanted).min(TASK_ROWS / band_rows(rows))
 }
 
 /// A packed matrix that [`sweep`] can run.
@@ -83,19 +96,15 @@ pub trait Sweep: Sync {
     /// Rows that are swept together.
     const GROUP_ROWS: usize;
 
-    /// Lines in a tile of a panel on a target with this many registers: at most 4.
-    fn tile_lines(registers: usize) -> usize;
+    /// Lines in a tile of a long run on a target with this many registers, at most 8: where taps share lines, many of them
+    /// fit a cache, and what is read of the weights serves them all.
+    fn run_lines(registers: usize) -> usize;
 
-    /// Lines in a tile of a longer run, at most 8: where taps share lines, more of them fit a cache, and what is read of
-    /// the weights serves them all.
-    fn run_lines(registers: usize) -> usize {
-        Self::tile_lines(registers)
-    }
+    /// Lines in a tile of a panel, at most 8.
+    fn tile_lines(&self, registers: usize) -> usize;
 
-    /// Columns of a K-block in panels: those whose operand stays in the first-level cache.
-    fn panel_columns(registers: usize) -> usize {
-        KBlocks::panels(Self::tile_lines(registers))
-    }
+    /// Columns of a K-block in panels, for a matrix of this density.
+    fn panel_columns(registers: usize, density: f64) -> usize;
 
     /// One tile of T lines, one K-block, some bands of rows.
     ///
@@ -105,16 +114,21 @@ pub trait Sweep: Sync {
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>);
 }
 
-/// The kernel's name, for example `spmm_csr_f32_1x64__avx512`.
-pub fn kernel_name<M: Sweep>(format: &str, target: Target) -> String {
-    let columns = M::tile_lines(target.registers()) * LANES;
-    format!("spmm_{format}_f32_{}x{columns}__{}", M::GROUP_ROWS, target.name())
+/// The kernel's name for tiles of so many lines, for example `spmm_csr_f32_1x64__avx512`.
+pub fn kernel_name<M: Sweep>(format: &str, lines: usize, target: Target) -> String {
+    format!("spmm_{format}_f32_{}x{}__{}", M::GROUP_ROWS, lines * LANES, target.name())
+}
+
+/// The name of the kernel that takes long runs.
+pub fn run_kernel<M: Sweep>(format: &str, target: Target) -> String {
+    kernel_name::<M>(format, M::run_lines(target.registers()), target)
 }
 
 /// The rows of some bands, in a matrix of `rows`.
 #[inline(always)]
 pub(super) fn rows_of(bands: &Range<usize>, rows: usize) -> Range<usize> {
-    bands.start * BAND_ROWS..(bands.end * BAND_ROWS).min(rows)
+    let band = band_rows(rows);
+    bands.start * band..(bands.end * band).min(rows)
 }
 
 /// The place of one call of [`Sweep::tile`].
@@ -228,8 +242,8 @@ pub fn sweep<M: Sweep>(
     let lines: usize = geometry.spans.iter().map(|span| span.lines).max().unwrap_or(1).max(1);
     let spans_a_task = (TASK_LINES / lines).max(1);
     let span_tasks = geometry.spans.len().div_ceil(spans_a_task);
-    let bands = matrix.rows().div_ceil(BAND_ROWS);
-    let bands_a_task = bands_a_task(bands, span_tasks, executor);
+    let bands = bands(matrix.rows());
+    let bands_a_task = bands_a_task(matrix.rows(), span_tasks, executor);
     let band_tasks = bands.div_ceil(bands_a_task);
 
     executor.run(span_tasks * band_tasks, &|task| {
@@ -275,7 +289,7 @@ pub(super) fn sweep_bands<M: Sweep>(
     let rows = matrix.rows();
     assert!(input.len() >= geometry.input_len(matrix.blocks().reach()), "sweep: the operand is too small");
     assert!(output.len() >= geometry.output_len(rows), "sweep: the result is too small");
-    assert!(bias.len() >= rows + LANES && bands.end <= rows.div_ceil(BAND_ROWS), "sweep: the bias is too short");
+    assert!(bias.len() >= rows + LANES && bands.end <= self::bands(rows), "sweep: the bias is too short");
     let partial_len = partial_len::<M>(rows_of(&bands, rows).len(), target);
     assert!(partial.as_ref().is_none_or(|partial| partial.len() >= partial_len), "sweep: the partial sums are too few");
     let run = Run {
@@ -352,7 +366,7 @@ impl<M: Sweep> Run<'_, M> {
             unsafe {
                 let place = span.output + line * LANES;
                 let output = self.output.add(place);
-                let first = self.bands.start * BAND_ROWS;
+                let first = rows_of(&self.bands, self.matrix.rows()).start;
                 let (partial, partial_stride) = match self.partial {
                     Some(partial) => (partial.wrapping_sub(first * T * LANES), T * LANES),
                     None => (output, self.geometry.row_stride),

@@ -6,7 +6,7 @@ use super::linear::{Linear, sequential_if_small};
 use crate::executor::Executor;
 use crate::formats::panels::{Spare, multiply};
 use crate::formats::sweep::{Sweep, kernel_name};
-use crate::formats::{Format, KBlocks, Pack, dense};
+use crate::formats::{Format, KBlocks, Pack, Rows, dense};
 use crate::simd::Target;
 
 /// A convolution by one pixel with packed weights.
@@ -20,17 +20,18 @@ pub struct Pointwise<M> {
 }
 
 impl<M: Sweep> Pointwise<M> {
-    /// Packs the layer's weights by `pack`; `layer` may be left without them.
+    /// Packs the layer's weights by `pack`.
     pub fn new(
-        layer: Linear,
-        pack: impl Fn(KBlocks) -> M,
+        layer: &Linear,
+        pack: impl Fn(&Rows, KBlocks) -> M,
         format: &'static str,
         images: usize,
         target: Target,
     ) -> Pointwise<M> {
         let positions = (0..layer.input.c as u32).collect();
-        let blocks = KBlocks::new(positions, M::panel_columns(target.registers()));
-        Pointwise { layer, matrix: pack(blocks), format, images, target, spare: Spare::default() }
+        let blocks = KBlocks::new(positions, M::panel_columns(target.registers(), layer.weights.density()));
+        let matrix = pack(&layer.weights, blocks);
+        Pointwise { layer: layer.without_weights(), matrix, format, images, target, spare: Spare::default() }
     }
 }
 
@@ -47,7 +48,7 @@ impl<M: Sweep + Pack + Format + Send> Operator for Pointwise<M> {
     }
 
     fn kernel(&self) -> String {
-        kernel_name::<M>(self.format, self.target)
+        kernel_name::<M>(self.format, self.matrix.tile_lines(self.target.registers()), self.target)
     }
 
     fn nbytes(&self) -> usize {

@@ -7,7 +7,7 @@ use super::taps::Taps;
 use super::{Layout, Operator, Shape};
 use crate::executor::Executor;
 use crate::formats::panels::Spare;
-use crate::formats::sweep::{Geometry, Span, Sweep, kernel_name, sweep};
+use crate::formats::sweep::{Geometry, Span, Sweep, run_kernel, sweep};
 use crate::formats::{Convolution, Epilogue, Format, Halving, KBlocks, Pack, Planes, Rows};
 use crate::simd::{LANES, Target};
 
@@ -52,8 +52,7 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
             Box::new(Halved { layer, halving, groups, format, panels: images.div_ceil(lines * LANES), target, spare })
         }
         (Layout::RowMajor, Layout::RowMajor) if layer.is_pointwise() => {
-            let pack = |blocks| pack(&layer.weights, blocks);
-            Box::new(Pointwise::new(layer.without_weights(), pack, format, images, target))
+            Box::new(Pointwise::new(layer, pack, format, images, target))
         }
         (Layout::RowMajor | Layout::PixelPanel, Layout::PixelPanel) => {
             let taps = Taps::new(layer, input);
@@ -138,7 +137,7 @@ impl<M: Sweep + Format + Send> Operator for Swept<M> {
     }
 
     fn kernel(&self) -> String {
-        kernel_name::<M>(self.format, self.target)
+        run_kernel::<M>(self.format, self.target)
     }
 
     fn nbytes(&self) -> usize {
@@ -181,7 +180,7 @@ impl<M: Sweep + Format + Send> Operator for Single<M> {
     }
 
     fn kernel(&self) -> String {
-        kernel_name::<M>(self.format, self.target)
+        run_kernel::<M>(self.format, self.target)
     }
 
     fn nbytes(&self) -> usize {
@@ -211,7 +210,7 @@ impl<M: Sweep + Format + Send> Operator for Halved<M> {
     }
 
     fn kernel(&self) -> String {
-        format!("{}+pool", kernel_name::<M>(self.format, self.target))
+        format!("{}+pool", run_kernel::<M>(self.format, self.target))
     }
 
     fn nbytes(&self) -> usize {

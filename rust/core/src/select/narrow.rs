@@ -8,13 +8,14 @@ use super::pass::{BLOCK, Piece, blocks, cut};
 use super::score::Source;
 use super::topk::Threshold;
 use crate::executor::{self, Executor};
+use crate::simd::{Kernel, Target, Vector, dispatch};
 use std::ops::Range;
 
 /// Leading bits that one histogram resolves: 4096 counters of 4 bytes share the first-level cache with a block of keys.
 const DIGIT: u32 = 12;
 /// Pieces that share one histogram: those of a large input would take memory.
 const TOGETHER: usize = 16;
-/// As few keys as this are simply partitioned.
+/// As few keys as this are simply looked at bit by bit.
 const FEW: usize = 4096;
 
 /// The threshold of the `rank`-th largest of the keys whose bits from `fixed` on are `prefix`; or the first source that holds a
@@ -68,33 +69,59 @@ pub(super) fn narrow<K: Key>(
     if candidates > FEW.max(total / 8) {
         return narrow(executor, sources, rank, shift, prefix);
     }
-    let mut gathered =
-        executor::map(executor, pieces, |piece| gather(sources[piece.source], piece.range, shift, prefix));
+    let gathered = executor::map(executor, pieces, |piece| gather(sources[piece.source], piece.range, shift, prefix));
     if candidates > FEW {
         let sources: Vec<_> = gathered.iter().map(|keys| keys as &dyn Source<K>).collect();
         return narrow(executor, &sources, rank, shift, prefix);
     }
-    Ok(nth(gathered.drain(..).flatten().collect(), rank))
+    Ok(nth(&gathered.concat(), rank))
 }
 
 /// The threshold of the `rank`-th largest of the keys; or the first source that holds a NaN. For inputs so small that a copy of
 /// them does not matter.
-pub(super) fn partitioned<K: Key>(sources: &[&dyn Source<K>], rank: usize) -> Result<Threshold<K>, usize> {
-    let mut keys = Vec::with_capacity(sources.iter().map(|source| source.len()).sum());
+pub(super) fn copied<K: Key>(sources: &[&dyn Source<K>], rank: usize) -> Result<Threshold<K>, usize> {
+    let mut keys = vec![K::default(); sources.iter().map(|source| source.len()).sum()];
+    let mut rest = &mut keys[..];
     for (at, source) in sources.iter().enumerate() {
-        let start = keys.len();
-        keys.resize(start + source.len(), K::default());
-        if source.keys(0, &mut keys[start..]) {
+        let (own, after) = rest.split_at_mut(source.len());
+        if source.keys(0, own) {
             return Err(at);
         }
+        rest = after;
     }
-    Ok(nth(keys, rank))
+    Ok(nth(&keys, rank))
 }
 
 /// The threshold of the `rank`-th largest of some keys, 1 ≤ rank ≤ their number.
-fn nth<K: Key>(mut keys: Vec<K>, rank: usize) -> Threshold<K> {
-    let (larger, &mut key, _) = keys.select_nth_unstable_by(rank - 1, |a, b| b.cmp(a));
-    Threshold { key, ties: rank - larger.iter().filter(|&&other| other > key).count() }
+fn nth<K: Key>(keys: &[K], rank: usize) -> Threshold<K> {
+    dispatch(Target::detect(), Nth(keys, rank))
+}
+
+/// The threshold bit by bit: how many keys reach a limit is counted without a branch and without moving any, which for keys in
+/// the nearest caches is several times as fast as partitioning them.
+struct Nth<'a, K>(&'a [K], usize);
+
+impl<K: Key> Kernel for Nth<'_, K> {
+    type Output = Threshold<K>;
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) -> Threshold<K> {
+        let Nth(keys, rank) = self;
+        let reach = |limit: K| keys.iter().map(|&key| u32::from(key >= limit)).sum::<u32>() as usize;
+        let (least, most) =
+            keys.iter().fold((K::whole(u64::MAX), K::default()), |(least, most), &key| (least.min(key), most.max(key)));
+        // Where the first and the last agree, all do.
+        let open = u64::BITS - (least.prefix(0) ^ most.prefix(0)).leading_zeros();
+        let mut bits = most.prefix(open).unbounded_shl(open);
+        for bit in (0..open).rev() {
+            let higher = bits | 1 << bit;
+            if reach(K::whole(higher)) >= rank {
+                bits = higher;
+            }
+        }
+        let key = K::whole(bits);
+        Threshold { key, ties: rank - if key < most { reach(key.next()) } else { 0 } }
+    }
 }
 
 /// The keys of a piece whose bits from `shift` on are `prefix`.

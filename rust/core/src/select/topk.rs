@@ -11,7 +11,7 @@
 
 use super::bracket::{ATTEMPTS, Bracket};
 use super::key::Key;
-use super::narrow::{narrow, partitioned};
+use super::narrow::{copied, narrow};
 use super::pass::{Piece, Seen, Ties, blocks, cut, pass};
 use super::score::Source;
 use crate::executor::{self, Executor};
@@ -39,7 +39,7 @@ pub(super) fn threshold<K: Key>(
     k: usize,
 ) -> Result<Threshold<K>, usize> {
     if sources.iter().map(|source| source.len()).sum::<usize>() < LEAST {
-        return partitioned(sources, k);
+        return copied(sources, k);
     }
     Selection::new(executor, sources, cut(sources), k, None).map(|selection| selection.threshold)
 }
@@ -72,7 +72,7 @@ impl<'a, K: Key> Selection<'a, K> {
             } else if let Some(attempt) = attempts.next() {
                 Bracket::sampled(executor, sources, k, n, attempt)
             } else if n < LEAST {
-                Bracket::exactly(partitioned(sources, k)?.key)
+                Bracket::exactly(copied(sources, k)?.key)
             } else {
                 Bracket::exactly(narrow(executor, sources, k, K::BITS, 0)?.key)
             };
