@@ -9,8 +9,10 @@ use numpy::{
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use secateur_core::Result;
+use secateur_core::executor::{self, Executor, Sequential};
 use secateur_core::select::{self, Keys, MaskMut, Score, Scores, Tensor, Weight};
-use secateur_core::{Result, executor};
+use std::sync::Arc;
 
 /// A name or none, the weights or scores, the gradients where the score takes them, and "f16" or "bf16" where the arrays hold
 /// the bits of such numbers as uint16.
@@ -135,6 +137,14 @@ fn masks<'py>(
     Ok(masks)
 }
 
+/// Scores that one thread selects from in less time than another takes to wake.
+const SMALL: usize = 1 << 18;
+
+fn executor_for(tensors: &[Tensor<'_>]) -> Arc<dyn Executor> {
+    let scores: usize = tensors.iter().map(Tensor::len).sum();
+    if scores < SMALL { Arc::new(Sequential) } else { executor::current() }
+}
+
 /// The masks of the `k` first scores of all tensors together, and the last kept score. `kind`: "given", "magnitude", "gradient",
 /// "taylor" or "combined"; `near`: a guess of that score; `alive`: for each tensor none,
 /// or bytes that are not 0 where a score competes.
@@ -156,7 +166,7 @@ fn topk_masks<'py>(
         alive.as_ref().map(|alive| alive.iter().map(slice).collect::<PyResult<_>>()).transpose()?;
     let masks = masks(py, &operands(tensors)?, Rule { kind, lam }, |tensors, masks| {
         let masks = masks.iter_mut().map(|mask| MaskMut::Bools(mask)).collect();
-        let executor = executor::current();
+        let executor = executor_for(tensors);
         score = match &alive {
             Some(alive) => select::top_k_mask_among(&*executor, tensors, alive, k, near, masks)?,
             None => select::top_k_mask(&*executor, tensors, k, near, masks)?,
@@ -186,7 +196,7 @@ fn topk_bits<'py>(
     for mask in &mut borrowed {
         bits.push(MaskMut::Bits(mask.as_slice_mut()?));
     }
-    let score = py.detach(|| select::top_k_mask(&*executor::current(), &tensors, k, near, bits)).map_err(to_py)?;
+    let score = py.detach(|| select::top_k_mask(&*executor_for(&tensors), &tensors, k, near, bits)).map_err(to_py)?;
     drop(borrowed);
     Ok((masks, score))
 }
@@ -204,7 +214,7 @@ fn topk_cut(
 ) -> PyResult<(f64, usize, usize)> {
     let operands = operands(tensors)?;
     let tensors = tensors_of(&operands, Rule { kind, lam })?;
-    let cut = py.detach(|| select::cut(&*executor::current(), &tensors, k, near)).map_err(to_py)?;
+    let cut = py.detach(|| select::cut(&*executor_for(&tensors), &tensors, k, near)).map_err(to_py)?;
     Ok((cut.score, cut.tensor, cut.index))
 }
 
@@ -232,7 +242,7 @@ fn cut_mask<'py>(
 fn kth_largest(py: Python<'_>, tensors: Vec<Argument<'_>>, k: usize) -> PyResult<f64> {
     let operands = operands(tensors)?;
     let tensors = tensors_of(&operands, GIVEN)?;
-    py.detach(|| select::kth_largest(&*executor::current(), &tensors, k)).map_err(to_py)
+    py.detach(|| select::kth_largest(&*executor_for(&tensors), &tensors, k)).map_err(to_py)
 }
 
 /// The scores of runs of weights from these flat indices on, widened; runs that hold a NaN are left out.

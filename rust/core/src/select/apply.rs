@@ -21,9 +21,7 @@ where
     }
     let work = out.chunks_mut(TASK).zip(weights.chunks(TASK).zip(kept.chunks(TASK)));
     executor::map(executor, work.collect(), |(out, (weights, kept))| {
-        for ((out, &weight), &kept) in out.iter_mut().zip(weights).zip(kept) {
-            *out = if kept != 0 { weight } else { T::default() };
-        }
+        dispatch(Target::detect(), Copied { weights, kept, out });
     });
     Ok(())
 }
@@ -37,11 +35,44 @@ where
         return Err(argument!("mask: has {} elements, the weights {}", kept.len(), weights.len()));
     }
     executor::map(executor, weights.chunks_mut(TASK).zip(kept.chunks(TASK)).collect(), |(weights, kept)| {
-        for (weight, &kept) in weights.iter_mut().zip(kept) {
-            *weight = if kept != 0 { *weight } else { T::default() };
-        }
+        dispatch(Target::detect(), Zeroed { weights, kept });
     });
     Ok(())
+}
+
+/// The weights that are kept, elsewhere.
+struct Copied<'a, T> {
+    weights: &'a [T],
+    kept: &'a [u8],
+    out: &'a mut [T],
+}
+
+impl<T: Copy + Default> Kernel for Copied<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) {
+        for ((out, &weight), &kept) in self.out.iter_mut().zip(self.weights).zip(self.kept) {
+            *out = if kept != 0 { weight } else { T::default() };
+        }
+    }
+}
+
+/// The weights that are kept, where they are.
+struct Zeroed<'a, T> {
+    weights: &'a mut [T],
+    kept: &'a [u8],
+}
+
+impl<T: Copy + Default> Kernel for Zeroed<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) {
+        for (weight, &kept) in self.weights.iter_mut().zip(self.kept) {
+            *weight = if kept != 0 { *weight } else { T::default() };
+        }
+    }
 }
 
 /// The bits of a weight of some type, all 0 for its zero.

@@ -5,11 +5,9 @@ use super::score::Source;
 use super::topk;
 use crate::executor::Executor;
 
-/// The sample takes one key in this many, but of large inputs only [`SAMPLE`] and one in [`MORE`]: that takes a few percent of the
-/// time of a pass, and the fewer keys the bracket holds, the less they delay it.
-const ONE_IN: usize = 32;
-const SAMPLE: usize = 1 << 16;
-const MORE: usize = 256;
+/// A sample of n keys holds about this many times n^(2/3). The larger it is the longer it takes, and the fewer keys lie in the
+/// bracket, which falls with the root of the sample: so both take a like share of the time, for every n.
+const SHARE: f64 = 3.0;
 /// It consists of runs as long as a cache line of float32.
 const RUN: usize = 16;
 /// Half the width of the bracket, in standard deviations of a rank in the sample: the first time, and where that was not enough.
@@ -82,10 +80,14 @@ impl<K: Key> Bracket<K> {
 /// Runs that are asked for before they are read: they lie far apart.
 const AHEAD: usize = 16;
 
+/// Keys of a sample of `n`.
+fn sample_size(n: usize) -> usize {
+    ((SHARE * (n as f64).cbrt().powi(2)) as usize).clamp(1, n.max(1))
+}
+
 /// Where the runs of a sample of `n` keys begin; it ends where the keys do.
 pub(super) fn positions(n: usize, attempt: usize) -> impl Iterator<Item = usize> + Clone {
-    let size = (n / ONE_IN).min(SAMPLE + n / MORE).max(1);
-    let stride = RUN * n.div_ceil(size);
+    let stride = RUN * n.div_ceil(sample_size(n));
     (0..).map(move |stratum: usize| {
         // Not always at the same phase: matrices have widths that strides divide.
         let phase = (stratum + attempt).wrapping_mul(0x9e37_79b9 + 2 * attempt) % (stride - RUN + 1);
@@ -94,7 +96,7 @@ pub(super) fn positions(n: usize, attempt: usize) -> impl Iterator<Item = usize>
 }
 
 fn sample<K: Key>(sources: &[&dyn Source<K>], n: usize, attempt: usize) -> Vec<K> {
-    let mut keys = Vec::with_capacity(n.div_ceil(ONE_IN).min(SAMPLE + n / MORE) + RUN);
+    let mut keys = Vec::with_capacity(sample_size(n) + RUN);
     let mut ahead = positions(n, attempt).skip(AHEAD);
     let mut positions = positions(n, attempt).peekable();
     let mut before = 0;

@@ -18,7 +18,7 @@ use crate::executor::{self, Executor};
 use std::ops::Range;
 
 /// Below this number of keys a sample does not pay.
-const LEAST: usize = 1 << 16;
+const LEAST: usize = 1 << 14;
 /// A bracket that holds more than one key in this many between its ends is given up, unless they are [`FEW`].
 const CROWDED: usize = 16;
 /// A guess is narrower than a sample's bracket: as many keys as this close to it are equal ones.
