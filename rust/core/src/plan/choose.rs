@@ -382,6 +382,7 @@ fn layouts(shape: Shape, images: usize) -> Vec<Layout> {
     }
     if images >= FEW {
         layouts.push(batch_inner(images));
+        layouts.extend(wide(shape, images));
     }
     if images <= 2 * FEW && shape.w >= 4 {
         layouts.push(Layout::PixelPanel);
@@ -393,9 +394,22 @@ fn batch_inner(images: usize) -> Layout {
     Layout::BatchInner { lines: images.div_ceil(LANES).clamp(1, 4) }
 }
 
-/// Whether an edge that lies in memory one way can be moved to lie another way: some are made so, or not at all.
+/// Panels of more images, for vectors: what is read of the weights serves them all, while images have pixels enough for that.
+fn wide(shape: Shape, images: usize) -> Option<Layout> {
+    let lines = images.div_ceil(LANES).min(8);
+    (shape.h * shape.w == 1 && lines > 4).then_some(Layout::BatchInner { lines })
+}
+
+/// Whether an edge that lies in memory one way can be moved to lie another way: some are made so, or not at all, and images are
+/// not moved between panels of different widths.
 pub(super) fn can_become(from: Layout, to: Layout) -> bool {
-    from == to || !matches!((from, to), (Layout::Pooled { .. }, _) | (_, Layout::Pooled { .. } | Layout::Inside(_)))
+    from == to
+        || !matches!(
+            (from, to),
+            (Layout::Pooled { .. }, _)
+                | (_, Layout::Pooled { .. } | Layout::Inside(_))
+                | (Layout::BatchInner { .. }, Layout::BatchInner { .. })
+        )
 }
 
 /// The layout in which whoever writes an edge may pool it.
@@ -439,9 +453,10 @@ fn linear_candidates(graph: &Graph, node: &Node, linear: &Linear, images: usize)
     }
     if images >= FEW {
         let layout = batch_inner(images);
-        let outputs = [Some(layout), pooled(graph, node.output, images)];
-        for output in outputs.into_iter().flatten() {
-            choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, layout, output)));
+        let pooled = pooled(graph, node.output, images).map(|output| (layout, output));
+        let wide = wide(linear.input, images).filter(|_| linear.is_vector()).map(|layout| (layout, layout));
+        for (input, output) in [(layout, layout)].into_iter().chain(pooled).chain(wide) {
+            choices.extend(sparse.into_iter().chain([Kernel::Panel]).map(|kernel| with(kernel, input, output)));
         }
     }
     if images <= 2 * FEW && linear.output.w >= 4 && !linear.is_vector() && !linear.is_pointwise() {

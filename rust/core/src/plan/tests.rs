@@ -143,7 +143,7 @@ proptest! {
     #[test]
     fn dense_layers(
         (features, outputs) in (1usize..200, 1usize..140),
-        images in prop::sample::select(vec![1usize, 2, 7, 9, 17, 33, 70]),
+        images in prop::sample::select(vec![1usize, 2, 7, 9, 17, 33, 70, 130]),
         density in 0.0f64..1.0,
         // All columns of a row, or one in four.
         step in prop::sample::select(vec![1usize, 4]),
