@@ -21,6 +21,7 @@ def measure(shape: tuple[int, int, int], density: float, options: Any) -> dict[s
     import numpy as np
 
     import secateur as sc
+    from secateur import _core
 
     from . import mkl
     from .harness import aligned, compare
@@ -39,6 +40,11 @@ def measure(shape: tuple[int, int, int], density: float, options: Any) -> dict[s
         np.matmul(w.T, dy, out=dx)
         np.matmul(dy, x.T, out=dw)
 
+    def gemm() -> None:
+        # Its results' memory is new every time, but comes from the last call's.
+        _core.matmul(w, dy, transpose_a=True)
+        _core.matmul(dy, x, transpose_b=True)
+
     def secateur() -> None:
         across.matmul(dy, out=dx)
         packed.sddmm(dy, x, out=dv)
@@ -49,6 +55,7 @@ def measure(shape: tuple[int, int, int], density: float, options: Any) -> dict[s
 
     candidates: dict[str, Callable[[], object]] = {
         "numpy": numpy,
+        "gemm crate": gemm,
         "secateur": secateur,
         "secateur dX": lambda: across.matmul(dy, out=dx),
         "secateur dW": lambda: packed.sddmm(dy, x, out=dv),

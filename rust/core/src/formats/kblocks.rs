@@ -21,15 +21,19 @@ impl KBlocks {
     pub const PIXELS: usize = 512;
 
     /// Columns of a block of filters of this density whose operand stays in the first-level cache, in tiles of so many
-    /// lines, `lines` a pixel: taps that lie side by side share theirs. Where few weights are left, fetching a line again
-    /// costs less than beginning a block.
+    /// lines, `lines` a pixel: taps that lie side by side share theirs.
     pub fn filters(window: Window, tile_lines: usize, lines: usize, density: f64) -> usize {
         let (rows, columns) = window.size;
         let pixels = (tile_lines / lines).max(1);
         let taps = if window.stride.1 == 1 { pixels + columns - 1 } else { pixels * columns };
         let lines = rows * taps * lines.min(tile_lines);
-        let channels = if density < 0.09 { KBlocks::panels(lines) * 3 / 2 } else { KBlocks::panels(lines) };
-        channels.max(1) * rows * columns
+        KBlocks::suited(KBlocks::panels(lines), density).max(1) * rows * columns
+    }
+
+    /// So many columns or channels, or more of a matrix of this density: where few weights are left, fetching a line again costs
+    /// less than beginning a block.
+    pub fn suited(columns: usize, density: f64) -> usize {
+        if density < 0.09 { columns * 3 / 2 } else { columns }
     }
 
     /// Cuts columns with these positions into runs of at most `most` columns, in any case below 2¹⁶, that span less than

@@ -286,7 +286,8 @@ impl Sweep for Pattern {
     fn panel_columns(registers: usize, density: f64) -> usize {
         // Many sums side by side hide how long a multiply-add takes. Where few weights are left, what a block begins and ends
         // with costs more.
-        KBlocks::panels(if density > 0.25 { 8 } else { 4 }.min(Self::run_lines(registers)))
+        let lines = if density > 0.25 { 8 } else { 4 };
+        KBlocks::suited(KBlocks::panels(lines.min(Self::run_lines(registers))), density)
     }
 
     #[inline(always)]

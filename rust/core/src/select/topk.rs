@@ -106,13 +106,18 @@ impl<'a, K: Key> Selection<'a, K> {
                 left -= equal;
                 continue;
             }
-            let mut index = 0;
-            each_equal(sources[piece.source], piece.range.clone(), self.threshold.key, |at| {
-                if left == 1 {
-                    index = at;
-                }
-                left = left.wrapping_sub(1);
-            });
+            let key = self.threshold.key;
+            // Keys between the ends were gathered, with where they lie.
+            let gathered = seen.keys.iter().zip(&seen.at).filter(|&(&other, _)| other == key).nth(left - 1);
+            let mut index = gathered.map_or(0, |(_, &at)| at as usize);
+            if gathered.is_none() {
+                each_equal(sources[piece.source], piece.range.clone(), key, |at| {
+                    if left == 1 {
+                        index = at;
+                    }
+                    left = left.wrapping_sub(1);
+                });
+            }
             return (piece.source, piece.range.start + index);
         }
         (0, 0)
