@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 256
 
+LARGEST_KEPT = (32 << 20) - (64 << 10)
+"""Bytes: almost the largest block that glibc takes as a measure of how much freed memory to keep."""
+
 
 @dataclass
 class FitArguments:
@@ -111,6 +114,17 @@ def _resume(model: Sequential, state: FitState, resume: TrainingCheckpoint) -> N
         keys[key].load_state_dict(callback_state)
 
 
+def _keep_memory() -> None:
+    """Let the allocator keep what a step frees for the next one.
+
+    glibc gives freed memory back to the system beyond twice the largest block freed so far, and a step's
+    activations are many blocks of a few megabytes. They came anew from the system at every step, page by
+    page: 300 page faults for the reference CNN at batch 32, 7% of its time. The block is never touched, so
+    it takes no memory itself.
+    """
+    np.empty(LARGEST_KEPT, np.uint8)
+
+
 def fit(model: Sequential, arguments: FitArguments) -> History:
     """Check the arguments, then train."""
     x = samples(arguments.x, model.input_shape)
@@ -148,6 +162,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
         _resume(model, state, resume)
     model.loss = loss
     running = (*callbacks, ProgressBar()) if arguments.progress else callbacks
+    _keep_memory()
     begun: list[Callback] = []
     try:
         for callback in running:
