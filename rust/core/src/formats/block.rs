@@ -43,18 +43,10 @@ pub struct Block<const R: usize, S: Stored = f32> {
     index: Vec<u16>,
 }
 
-/// The columns of a group in a K-block, and R values of each.
-type RunOf = (Vec<u16>, Vec<f32>);
-
 impl<const R: usize> Block<R> {
     /// Packs the columns of each group of R rows that hold a nonzero, or all of them.
     pub fn pack_columns(rows: &Rows, blocks: KBlocks, all: bool) -> Block<R> {
-        let bands = band_rows(rows.rows()) / R;
-        Block::pack_runs(rows, blocks, all, 1, |runs, order| {
-            for band in order.chunks_mut(bands) {
-                band.sort_by_key(|&group| runs[group as usize].0.len());
-            }
-        })
+        Block::pack_runs(rows, blocks, all, 1, band_rows(rows.rows()) / R)
     }
 }
 
@@ -63,12 +55,12 @@ impl<const R: usize, S: Stored> Block<R, S> {
         self.rows.div_ceil(R)
     }
 
-    /// The same with runs of a multiple of `whole` columns: their last ones are repeated with zeros. `sort` puts the groups of a
-    /// K-block, whose runs it sees, into an order.
-    fn pack_runs(rows: &Rows, blocks: KBlocks, all: bool, whole: usize, sort: impl Fn(&[RunOf], &mut [u32])) -> Self {
+    /// The same with runs of a multiple of `whole` columns: their last ones are repeated with zeros. Of so
+    /// many groups `together` the shortest runs come first.
+    fn pack_runs(rows: &Rows, blocks: KBlocks, all: bool, whole: usize, together: usize) -> Self {
         let groups = rows.rows().div_ceil(R);
         // The dense R × columns strip of each group, a group at a time, then runs in (block, group) order.
-        let mut runs: Vec<RunOf> = vec![Default::default(); blocks.len() * groups];
+        let mut runs: Vec<(Vec<u16>, Vec<f32>)> = vec![Default::default(); blocks.len() * groups];
         let mut strip = vec![[0.0f32; R]; rows.columns()];
         for group in 0..groups {
             strip.fill([0.0; R]);
@@ -94,7 +86,7 @@ impl<const R: usize, S: Stored> Block<R, S> {
         let mut starts = Vec::with_capacity(runs.len() + 1);
         let (mut index, mut values) = (Vec::new(), Vec::new());
         for (runs, order) in runs.chunks(groups.max(1)).zip(order.chunks_mut(groups.max(1))) {
-            sort(runs, order);
+            order.chunks_mut(together).for_each(|some| some.sort_by_key(|&group| runs[group as usize].0.len()));
             for &group in &*order {
                 starts.push(index.len() as u32);
                 index.extend(&runs[group as usize].0);
@@ -110,13 +102,8 @@ impl<const R: usize, S: Stored> Block<R, S> {
 impl<const R: usize, S: Stored> Block<R, S> {
     /// Packed for few columns: K-blocks as long as an index reaches, so that runs are long.
     pub fn pack_vector(rows: &Rows) -> Self {
-        Block::pack_runs(
-            rows,
-            KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX),
-            false,
-            LANES / R,
-            |_, _| (),
-        )
+        let blocks = KBlocks::new((0..rows.columns() as u32).collect(), usize::MAX);
+        Block::pack_runs(rows, blocks, false, LANES / R, 1)
     }
 }
 

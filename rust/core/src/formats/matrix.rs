@@ -1,7 +1,7 @@
 //! A pruned weight matrix that multiplies: [`Rows`] packed for the number of columns it meets.
 
 use super::panels::{self, Spare};
-use super::sweep::{Sweep, kernel_name};
+use super::sweep::{Sweep, panel_kernel};
 use super::vector::{Few, Strides};
 use super::windowed::padded_bytes;
 use super::{
@@ -182,11 +182,6 @@ fn pack<M: Pack + Sweep>(rows: &Rows, target: Target) -> M {
     M::pack(rows, KBlocks::new(positions, M::panel_columns(target.registers(), rows.density())))
 }
 
-/// The kernel that multiplies panels.
-fn panel_kernel<M: Sweep + Format>(matrix: &M, target: Target) -> String {
-    kernel_name::<M>(matrix.name(), matrix.tile_lines(target.registers()), target)
-}
-
 impl Packed {
     /// For few columns.
     fn few<S: Stored>(rows: &Rows, kind: Kind) -> Packed {
@@ -251,10 +246,10 @@ impl Packed {
         match self {
             Packed::Dense(_) => "gemm_dense_f32".into(),
             Packed::Few(few) => format!("spmv_{}_{}__{}", few.name(), storage.name(), target.name()),
-            Packed::Csr(csr) => panel_kernel(csr, target),
-            Packed::Pattern(pattern) => panel_kernel(pattern, target),
-            Packed::Block8(block) => panel_kernel(block, target),
-            Packed::Block4(block) => panel_kernel(block, target),
+            Packed::Csr(csr) => panel_kernel(csr, self.name(), target),
+            Packed::Pattern(pattern) => panel_kernel(pattern, self.name(), target),
+            Packed::Block8(block) => panel_kernel(block, self.name(), target),
+            Packed::Block4(block) => panel_kernel(block, self.name(), target),
         }
     }
 

@@ -114,9 +114,14 @@ pub trait Sweep: Sync {
     unsafe fn tile<V: Vector, const T: usize>(&self, v: V, at: Tile<'_>);
 }
 
-/// The kernel's name for tiles of so many lines, for example `spmm_csr_f32_1x64__avx512`.
-pub fn kernel_name<M: Sweep>(format: &str, lines: usize, target: Target) -> String {
+/// The name of a kernel for tiles of so many lines, for example `spmm_csr_f32_1x64__avx512`.
+fn kernel_name<M: Sweep>(format: &str, lines: usize, target: Target) -> String {
     format!("spmm_{format}_f32_{}x{}__{}", M::GROUP_ROWS, lines * LANES, target.name())
+}
+
+/// The name of the kernel that takes panels.
+pub fn panel_kernel<M: Sweep>(matrix: &M, format: &str, target: Target) -> String {
+    kernel_name::<M>(format, matrix.tile_lines(target.registers()), target)
 }
 
 /// The name of the kernel that takes long runs.

@@ -5,7 +5,7 @@ use super::Operator;
 use super::linear::{Linear, sequential_if_small};
 use crate::executor::Executor;
 use crate::formats::panels::{Spare, multiply};
-use crate::formats::sweep::{Sweep, kernel_name};
+use crate::formats::sweep::{Sweep, panel_kernel};
 use crate::formats::{Format, KBlocks, Pack, Rows, dense};
 use crate::simd::Target;
 
@@ -48,7 +48,7 @@ impl<M: Sweep + Pack + Format + Send> Operator for Pointwise<M> {
     }
 
     fn kernel(&self) -> String {
-        kernel_name::<M>(self.format, self.matrix.tile_lines(self.target.registers()), self.target)
+        panel_kernel(&self.matrix, self.format, self.target)
     }
 
     fn nbytes(&self) -> usize {

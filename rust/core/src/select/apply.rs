@@ -59,9 +59,9 @@ impl<T: Copy + Default> Kernel for Copied<'_, T> {
 }
 
 /// The weights that are kept, where they are.
-struct Zeroed<'a, T> {
-    weights: &'a mut [T],
-    kept: &'a [u8],
+pub(super) struct Zeroed<'a, T> {
+    pub weights: &'a mut [T],
+    pub kept: &'a [u8],
 }
 
 impl<T: Copy + Default> Kernel for Zeroed<'_, T> {

@@ -1,5 +1,6 @@
 //! Scores made on the fly: a pass computes them from the weights, a block at a time, and leaves their keys.
 
+use super::apply::Zeroed;
 use super::key::{Float, Key, Weight};
 use super::mask_mut::WORD;
 use super::pass::{BLOCK, Scan, WORDS};
@@ -345,7 +346,8 @@ impl<K: Key> Source<K> for Among<'_, K> {
 
     fn keys(&self, start: usize, keys: &mut [K]) -> bool {
         let nan = self.all.keys(start, keys);
-        dispatch(Target::detect(), Only(&self.alive[start..], keys));
+        // A key that is not kept becomes the default, which is less than any score's.
+        dispatch(Target::detect(), Zeroed { weights: keys, kept: &self.alive[start..] });
         nan
     }
 
@@ -362,20 +364,6 @@ impl<K: Key> Source<K> for Among<'_, K> {
             dispatch(Target::detect(), ShowKeys(keys, scan));
         }
         nan
-    }
-}
-
-/// Keeps the keys of what is alive.
-struct Only<'a, 'k, K>(&'a [u8], &'k mut [K]);
-
-impl<K: Key> Kernel for Only<'_, '_, K> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self, _: V) {
-        for (key, &alive) in self.1.iter_mut().zip(self.0) {
-            *key = if alive != 0 { *key } else { K::default() };
-        }
     }
 }
 
