@@ -61,6 +61,7 @@ METHODS = {
     "gradient": lambda: sc.GradientDynamic(0.8, every=3, rate=0.2),
     "gradient only": lambda: sc.GradientDynamic(0.8, criterion="gradient", every=3, rate=0.3, begin=20),
     "lamp": lambda: sc.GradientDynamic(0.8, every=3, rate=0.2, lam=0.5, scope="lamp"),
+    "sparse": lambda: sc.SparseDynamic(0.8, begin=20, rate=0.05),
 }
 
 
@@ -93,11 +94,12 @@ def test_groups_in_training(granularity):
     assert pruner.sparsity == pytest.approx(sparsity, abs=0.04)
 
 
-@pytest.mark.parametrize("method", [sc.Gradual, sc.GradientDynamic])
+@pytest.mark.parametrize("method", [sc.Gradual, sc.GradientDynamic, sc.SparseDynamic])
 def test_neurons_in_training_then_smaller_arrays(method):
     x, y = blobs()
     model, watch = mlp(), Watch()
-    pruner = sc.DynamicPruner(method(0.6, every=5, granularity="neuron"))
+    rate = {"rate": 0.01} if method is sc.SparseDynamic else {}  # less than a neuron at once
+    pruner = sc.DynamicPruner(method(0.6, every=1 if rate else 5, granularity="neuron", **rate))
     model.fit(x, y, epochs=20, callbacks=[pruner, watch], random_state=0, progress=False)
     assert pruner.sparsity == pytest.approx(0.6, abs=40 / SIZE)
     small = sc.remove_dead_neurons(model)
@@ -237,7 +239,7 @@ def test_a_pruner_begins_anew_with_every_training():
         (lambda: sc.Gradual(0.5, granularity="x"), "granularity: unknown 'x'"),
         (lambda: sc.GradientDynamic(0.5, rate=0), r"rate: expected a number in \(0, 1\], got 0"),
         (lambda: sc.GradientDynamic(0.5, begin=-1), "begin: expected a number of batches"),
-        (lambda: sc.DynamicPruner("gradual"), "method: expected Gradual or GradientDynamic"),
+        (lambda: sc.DynamicPruner("gradual"), "method: expected a method such as Gradual"),
         (lambda: sc.DynamicPruner(sc.Gradual(0.5), stop=0.1), "stop: expected AtSparsity"),
     ],
 )

@@ -9,7 +9,18 @@ from .criteria import importance
 from .cutting import Cut, topk_cut
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
 from .groups import block_mask, nm_mask
-from .methods import DynamicPruner, GradientDynamic, Gradual, dynamic_pruning
+from .methods import (
+    ACDC,
+    DNS,
+    SET,
+    SNIP,
+    DynamicPruner,
+    GradientDynamic,
+    Gradual,
+    RigL,
+    SparseDynamic,
+    dynamic_pruning,
+)
 from .packing import pack, pack_conv2d
 from .pruning import prune
 from .result import PruneResult
@@ -22,6 +33,10 @@ from .storage import load, save
 from .thresholds import grad_prune, l1_prune, l2_prune
 
 __all__ = [
+    "ACDC",
+    "DNS",
+    "SET",
+    "SNIP",
     "AtSparsity",
     "Cut",
     "DynamicPruner",
@@ -36,9 +51,11 @@ __all__ = [
     "Plan",
     "PruneResult",
     "PrunedCheckpoint",
+    "RigL",
     "Schedule",
     "SecateurError",
     "Sketch",
+    "SparseDynamic",
     "UnsupportedOpError",
     "apply_mask",
     "block_mask",

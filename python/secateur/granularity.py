@@ -67,6 +67,10 @@ class Blocks:
         sums: NDArray[np.float64] = np.add.reduceat(by_rows, across, axis=1)
         return sums
 
+    def means(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """The means over the blocks of a tensor, by the blocks' row and column."""
+        return self.sums(values) / self.sizes(values.shape)
+
     def spread(self, kept: BoolArray, shape: tuple[int, ...]) -> BoolArray:
         """Every weight's value from its block's."""
         rows, columns = matrix_shape(shape)

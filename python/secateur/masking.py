@@ -154,12 +154,7 @@ def _choose_blocks(
 
 
 def _block_scores(blocks: Blocks, values: NDArray[Any], rms: bool) -> NDArray[np.float64]:
-    sizes = blocks.sizes(values.shape)
-    return (
-        np.sqrt(blocks.sums(np.square(values, dtype=np.float64)) / sizes)
-        if rms
-        else blocks.sums(values) / sizes
-    )
+    return np.sqrt(blocks.means(np.square(values, dtype=np.float64))) if rms else blocks.means(values)
 
 
 def _keep_groups(scores: Scores, sizes: Mapping[str, NDArray[np.int64]], keep: int) -> Masks:

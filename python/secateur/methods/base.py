@@ -15,6 +15,7 @@ from ..models.view import FloatArray, ModelView, Snapshot, view
 from ..names import select_names
 from ..neurons import Layout, Planner, masks_of
 from ..nn.callbacks import Callback, FitState
+from ..nn.layers import positive
 from ..scoring import Scorer
 from ..stop import StopRule, check_stop
 from .averages import GradientMean
@@ -23,8 +24,9 @@ from .averages import GradientMean
 class Method:
     """Base of the methods: when to prune, and to what sparsity.
 
-    `due` says after which batches `update` runs, which returns new masks; `observe` sees the gradients of the
-    others. What has to survive a checkpoint is in `state_dict`.
+    `initial` returns masks to begin with, or None. `due` says after which batches `update` runs, which
+    returns new masks; `observe` sees the gradients of the others. What has to survive a checkpoint is in
+    `state_dict`.
 
     Parameters
     ----------
@@ -52,9 +54,7 @@ class Method:
     ) -> None:
         self.sparsity = check_sparsity(sparsity)
         self.scorer = Scorer(criterion, lam)
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-            raise ValueError(f"every: expected a positive integer, got {every!r}")
-        self.every = int(every)
+        self.every = positive("every", every)
         self.scope = check_scope(scope)
         self.granularity: Granularity = parse_granularity(granularity)
         self.include, self.exclude = include, exclude
@@ -63,8 +63,8 @@ class Method:
         self._sizes: dict[str, int] = {}
         self._gradients = GradientMean()
 
-    def start(self, model: ModelView, steps: int) -> None:
-        """Check that the method fits the model, before a training of `steps` batches begins or goes on."""
+    def start(self, model: ModelView, state: FitState) -> None:
+        """Check that the method fits the model and the training, before that begins or goes on."""
         tensors = model.parameters()
         self.names = select_names(tensors, self.include, self.exclude)
         self._sizes = {name: tensors[name].size for name in self.names}
@@ -84,6 +84,10 @@ class Method:
     def reset(self) -> None:
         """Begin a new training: forget what earlier ones left."""
         self._gradients.reset()
+
+    def initial(self, model: ModelView, state: FitState) -> masking.Masks | None:
+        """The masks that a new training begins with; None: those that the model has."""
+        return None
 
     @property
     def _sees_gradients(self) -> bool:
@@ -123,6 +127,19 @@ class Method:
     def reached(self, model: ModelView) -> float:
         """The sparsity of the tensors that the method prunes."""
         return masking.sparsity(model.masks(), self._sizes)
+
+    def _held(self, model: ModelView) -> masking.Masks:
+        """A mask for every tensor that the method prunes."""
+        tensors, masks = model.parameters(), model.masks()
+        return {
+            name: masks[name] if name in masks else np.ones(tensors[name].shape, bool) for name in self.names
+        }
+
+    def _refuse_neurons(self) -> None:
+        if isinstance(self.granularity, Neurons):
+            raise ValueError(
+                f"granularity: {type(self).__name__} takes single weights, blocks and N:M, no neurons"
+            )
 
     def select(
         self,
@@ -173,7 +190,7 @@ class DynamicPruner(Callback):
     Parameters
     ----------
     method : Method
-        `Gradual`, `GradientDynamic`, …
+        `Gradual`, `RigL`, …
     stop : AtSparsity, MaxDrop, NoImprovement or None
         Looked at after every epoch from the first removal on. `AtSparsity` ends the pruning, and training
         goes on; the others end the training and bring the last accepted epoch's model back, by the
@@ -182,7 +199,7 @@ class DynamicPruner(Callback):
     Attributes
     ----------
     history : list of dict
-        One per update: ``"batch"``, ``"epoch"``, ``"sparsity"``.
+        One per update: ``"batch"`` (-1: before the first), ``"epoch"``, ``"sparsity"``.
 
     Raises
     ------
@@ -204,12 +221,12 @@ class DynamicPruner(Callback):
 
     def __init__(self, method: Method, stop: StopRule | None = None) -> None:
         if not isinstance(method, Method):
-            raise ValueError(f"method: expected Gradual or GradientDynamic, got {method!r}")
+            raise ValueError(f"method: expected a method such as Gradual or RigL, got {method!r}")
         self.method = method
         self.stop = check_stop(stop)
         self.history: list[dict[str, float]] = []
         self._view: ModelView | None = None
-        self._ended = False
+        self._begun = self._ended = False
         self._snapshot: Snapshot | None = None
 
     @property
@@ -221,25 +238,38 @@ class DynamicPruner(Callback):
         if self.stop is not None and self.stop.needs_score and "val_loss" not in state.metrics:
             raise ValueError(f"stop: {self.stop!r} needs validation_data")
         self._view = view(state.model)
-        self.method.start(self._view, state.epochs * state.batches_per_epoch)
+        self.method.start(self._view, state)
+        self._begun = state.resumed
         if not state.resumed:
             self.history, self._ended, self._snapshot = [], False, None
             self.method.reset()
             if self.stop is not None:
                 self.stop.start(None)
 
+    def on_epoch_begin(self, state: FitState) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        assert self._view is not None
+        masks = self.method.initial(self._view, state)
+        if masks is not None:
+            self._apply(self._view, masks, state)
+
     def on_batch_end(self, state: FitState) -> None:
         if self._ended:
             return
         assert self._view is not None
         step = state.batch + 1
-        if not self.method.due(step):
+        if self.method.due(step):
+            self._apply(self._view, self.method.update(self._view, step, state.rng), state)
+        else:
             self.method.observe(self._view)
-            return
-        self._view.set_masks(self.method.update(self._view, step, state.rng))
-        sparsity = self.method.reached(self._view)
+
+    def _apply(self, model: ModelView, masks: masking.Masks, state: FitState) -> None:
+        model.set_masks(masks)
+        sparsity = self.method.reached(model)
         self.history.append({"batch": state.batch, "epoch": state.epoch, "sparsity": sparsity})
-        self._ended = self.method.finished(step, sparsity)
+        self._ended = self.method.finished(state.batch + 1, sparsity)
 
     def on_epoch_end(self, state: FitState) -> None:
         state.logs["sparsity"] = self.sparsity

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from ..criteria import Criterion
 from ..masking import Masks
 from ..models.view import ModelView
+from ..nn.callbacks import FitState
 from ..schedules import Curve, check_curve
 from .base import Method
-
-
-def _moment(name: str, value: Any) -> float | int:
-    """A batch number, or a share of the training."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or value < 0 or (isinstance(value, (float, np.floating)) and value > 1):
-        raise ValueError(f"{name}: expected a number of batches or a share in [0.0, 1.0], got {value!r}")
-    return int(value) if isinstance(value, (int, np.integer)) else float(value)
+from .moments import check_moment, ordered
 
 
 class Gradual(Method):
@@ -73,30 +66,28 @@ class Gradual(Method):
         lam: float | None = None,
     ) -> None:
         super().__init__(sparsity, criterion, lam, every, scope, granularity, include, exclude)
-        self.begin, self.end = _moment("begin", begin), _moment("end", end)
+        self.begin, self.end = check_moment("begin", begin), check_moment("end", end)
         self.curve = check_curve(schedule)
         self._first = self._last = 0
 
-    def start(self, model: ModelView, steps: int) -> None:
-        super().start(model, steps)
-        self._first, self._last = (
-            round(moment * steps) if isinstance(moment, float) else moment
-            for moment in (self.begin, self.end)
-        )
-        if not self._first <= self._last <= steps:
-            raise ValueError(
-                f"end: expected begin <= end <= {steps} batches, got {self._first} and {self._last}"
-            )
-        self._last = max(1, self._last)
+    def start(self, model: ModelView, state: FitState) -> None:
+        super().start(model, state)
+        steps = state.epochs * state.batches_per_epoch
+        self._first, last = ordered(steps, begin=self.begin, end=self.end)
+        self._last = max(1, last)
 
     def due(self, step: int) -> bool:
         between = self._first < step <= self._last
         return step == self._last or (between and (step - self._first) % self.every == 0)
 
     def update(self, model: ModelView, step: int, rng: np.random.Generator) -> Masks:
+        return self.select(model, self.wanted(step), self.mean_gradients(model), rng)
+
+    def wanted(self, step: int) -> float:
+        """The sparsity after batch number `step` (from 1)."""
         progress = (step - self._first) / max(1, self._last - self._first)
         share = float(self.curve(min(1.0, progress))) if step < self._last else 1.0
-        return self.select(model, share * self.target, self.mean_gradients(model), rng)
+        return share * self.target
 
     def finished(self, step: int, sparsity: float) -> bool:
         return step >= self._last

@@ -31,6 +31,8 @@ class FitState:
         The objects in training.
     epochs, batches_per_epoch : int
         The plan.
+    x, y : ndarray
+        All samples and targets.
     metrics : tuple of str
         The keys that the logs of an epoch will have.
     rng : numpy.random.Generator
@@ -57,6 +59,8 @@ class FitState:
     loss: Loss
     epochs: int
     batches_per_epoch: int
+    x: FloatArray
+    y: NDArray[Any]
     metrics: tuple[str, ...]
     rng: np.random.Generator
     callbacks: tuple[Callback, ...] = ()
@@ -89,16 +93,18 @@ class FitState:
 class Callback:
     """Base of the callbacks: override what you need.
 
-    `on_batch_end` runs after the optimizer's step, while that batch's gradients are still in the layers.
-    `on_train_end` runs however training ends, Ctrl-C included. A callback that must survive a checkpoint
-    returns its state, JSON-able values and arrays in dicts, from `state_dict`; `load_state_dict` is called
-    before `on_train_begin`.
+    `on_train_begin` refuses what does not fit, before anything changes; the first `on_epoch_begin` comes
+    after all of them. `on_batch_end` runs after the optimizer's step, while that batch's gradients are still
+    in the layers. `on_train_end` runs however training ends, Ctrl-C included. A callback that must survive a
+    checkpoint returns its state, JSON-able values and arrays in dicts, from `state_dict`; `load_state_dict`
+    is called before `on_train_begin`.
     """
 
     rank = 0
     """Callbacks of a lower rank run first; within a rank, in the order in which they were given."""
 
     def on_train_begin(self, state: FitState) -> None: ...
+    def on_epoch_begin(self, state: FitState) -> None: ...
     def on_batch_end(self, state: FitState) -> None: ...
     def on_epoch_end(self, state: FitState) -> None: ...
     def on_train_end(self, state: FitState) -> None: ...

@@ -1,4 +1,4 @@
-"""Optimizers. Their steps run in the core, one pass over memory; masked weights stay exactly 0."""
+"""Optimizers. Their steps run in the core, one pass over memory; masked weights and slots stay exactly 0."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Optimizer:
         grads: Mapping[str, FloatArray],
         masks: Mapping[str, BoolArray] | None = None,
     ) -> None:
-        """Change `params` in place; where a mask is False, no gradient is taken and the weight becomes 0.
+        """Change `params` in place; where a mask is False, the weight and what is remembered of it become 0.
 
         Raises
         ------

@@ -157,7 +157,8 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
     if validation is not None:
         metrics += tuple(f"val_{name}" for name in metrics)
     callbacks = tuple(sorted(arguments.callbacks, key=lambda callback: callback.rank))
-    state = FitState(model, optimizer, loss, epochs, -(-len(x) // batch_size), metrics, rng, callbacks)
+    batches = -(-len(x) // batch_size)
+    state = FitState(model, optimizer, loss, epochs, batches, x, targets, metrics, rng, callbacks)
     if resume is not None:
         _resume(model, state, resume)
     model.loss = loss
@@ -169,6 +170,8 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
             callback.on_train_begin(state)
             begun.append(callback)
         while state.epoch < epochs and not state.stop:
+            for callback in running:
+                callback.on_epoch_begin(state)
             _epoch(state, x, targets, batch_size, arguments.shuffle, running)
             if validation is not None:
                 state.logs |= {

@@ -1,4 +1,5 @@
-//! Optimizer steps, one pass over memory each. A weight whose mask is false takes no gradient and is 0 afterwards.
+//! Optimizer steps, one pass over memory each. A weight whose mask is false takes no gradient and is 0 afterwards, and so
+//! is what the optimizer remembers of it: where it grows again, it starts anew.
 
 use super::for_each_chunk;
 use crate::executor::Executor;
@@ -89,8 +90,8 @@ impl Kernel for AdamPiece<'_> {
         match self.mask {
             None => arrays.for_each(|((w, &g), (m, v))| *w = update(*w, g, m, v)),
             Some(mask) => arrays.zip(mask).for_each(|(((w, &g), (m, v)), &alive)| {
-                let next = update(*w, if alive { g } else { 0.0 }, m, v);
-                *w = if alive { next } else { 0.0 };
+                let next = update(*w, g, m, v);
+                [*w, *m, *v] = if alive { [next, *m, *v] } else { [0.0; 3] };
             }),
         }
     }
@@ -137,8 +138,8 @@ impl Kernel for SgdPiece<'_> {
         match self.mask {
             None => arrays.for_each(|((w, &g), velocity)| *w = update(*w, g, velocity)),
             Some(mask) => arrays.zip(mask).for_each(|(((w, &g), velocity), &alive)| {
-                let next = update(*w, if alive { g } else { 0.0 }, velocity);
-                *w = if alive { next } else { 0.0 };
+                let next = update(*w, g, velocity);
+                [*w, *velocity] = if alive { [next, *velocity] } else { [0.0; 2] };
             }),
         }
     }
