@@ -87,6 +87,14 @@ def test_npz_with_and_without_a_test_set(tmp_path):
     assert y_test.tolist() == [0, 1]
 
 
+def test_keras_names_and_a_folder_around(tmp_path):
+    x, y = np.arange(160.0).reshape(10, 4, 4), np.arange(10) % 2
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])
+    (x_train, y_train), (x_test, _) = datasets.load(tmp_path)
+    assert np.array_equal(x_train[:, 0], x) and np.array_equal(y_train, y)
+    assert len(x_test) == 3
+
+
 IMAGES, LABELS = np.zeros((10, 4, 4)), np.zeros(10, int)
 
 

@@ -1,9 +1,11 @@
 """The examples run, and do what they say."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -27,3 +29,31 @@ def test_article_cnn(capsys):
     for name, mask in model.masks.items():
         assert not np.any(model.parameters()[name][~mask])
     assert "conv2d_1" in out
+
+
+@pytest.mark.parametrize("method", ["static", "gradual", "sdp", "gdp", "set", "rigl", "dns", "acdc", "snip"])
+def test_lenet(method, capsys):
+    point = ["--method", method, "--sparsity", "0.8", "--epochs", "8", "--random-state", "0"]
+    assert example("lenet").main([*point, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"] == 1 - result["error"] > 0.9
+    assert result["weights"] == 266_200 and result["kept"] == round(0.2 * 266_200)
+    assert result["method"] == method and set(result["density"]) == {
+        "dense.weight",
+        "dense_1.weight",
+        "dense_2.weight",
+    }
+
+
+def test_lenet_5_and_what_it_refuses(tmp_path, capsys):
+    lenet = example("lenet")
+    assert lenet.main(["--net", "5", "--epochs", "1", "--save", str(tmp_path / "m.safetensors")]) == 0
+    assert "of 430,500 weights (10.00%)" in capsys.readouterr().out
+    assert (tmp_path / "m.safetensors").exists()
+    assert lenet.main(["--data", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("lenet.py: ") and error.count("\n") == 1
+    for wrong in (["--epochs", "0"], ["--sparsity", "2"], ["--method", "x"]):
+        with pytest.raises(SystemExit) as exit_:
+            lenet.main(wrong)
+        assert exit_.value.code == 2

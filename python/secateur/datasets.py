@@ -1,4 +1,4 @@
-"""Image data sets: scikit-learn's digits, Fashion-MNIST, and any ``.npz`` file."""
+"""Image data sets: scikit-learn's digits, Fashion-MNIST, any ``.npz`` file, and MNIST's idx files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from . import idx
 from .errors import FormatError, MissingExtraError
 
 Images: TypeAlias = NDArray[np.float32]
@@ -37,6 +38,9 @@ def load(data: str | os.PathLike[str]) -> tuple[Split, Split]:
         - the path of an ``.npz`` file with ``x`` of shape (n, height, width) or (n, channels, height, width)
           and integers ``y`` of shape (n,); ``x_test`` and ``y_test`` for a test set, else every fifth
           sample of a class is for testing. uint8 images are divided by 255, others are taken as they are.
+          Keras' names ``x_train`` and ``y_train`` will do as well.
+        - the path of a folder with one such file, or with MNIST's four idx files,
+          ``train-images-idx3-ubyte`` and so on, gzipped or not; without those for testing, as above.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def load(data: str | os.PathLike[str]) -> tuple[Split, Split]:
     Raises
     ------
     ValueError
-        If there is no such data set, or the arrays of an ``.npz`` file do not fit together.
+        If there is no such data set, or the arrays of a file or folder do not fit together.
     FormatError
         If a file is missing, damaged, or not of its format.
     MissingExtraError
@@ -65,8 +69,11 @@ def load(data: str | os.PathLike[str]) -> tuple[Split, Split]:
     if data == "fashion-mnist":
         return _fashion_mnist()
     if str(data).endswith(".npz"):
-        return _npz(Path(data))
-    choices = "digits, fashion-mnist or the path of an .npz file"
+        return _splits(Path(data), _npz(Path(data)))
+    if str(data) and Path(data).is_dir():
+        npz = list(Path(data).glob("*.npz"))
+        return load(npz[0]) if len(npz) == 1 else _splits(Path(data), idx.arrays(Path(data)))
+    choices = "digits, fashion-mnist, or the path of an .npz file or of a folder with idx files"
     raise ValueError(f"data: unknown data set {str(data)!r}; choose from {choices}")
 
 
@@ -178,14 +185,16 @@ def _as_split(x: NDArray[Any], y: NDArray[Any]) -> Split:
     return images, y.astype(np.int64)
 
 
-# .npz
+# Files of others
+
+_NAMES = ("x_train", "y_train", "x", "y", "x_test", "y_test")
 
 
-def _npz(path: Path) -> tuple[Split, Split]:
+def _npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # Without pickle: object arrays could run code.
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("x", "y", "x_test", "y_test") if name in file.files}
+            return {name.removesuffix("_train"): file[name] for name in _NAMES if name in file.files}
     except FileNotFoundError as error:
         raise FormatError(f"{path}: no such file") from error
     except (
@@ -199,6 +208,10 @@ def _npz(path: Path) -> tuple[Split, Split]:
         zlib.error,
     ) as error:
         raise FormatError(f"{path}: no .npz file of arrays ({' '.join(str(error).split())})") from error
+
+
+def _splits(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[Split, Split]:
+    """Training and test set of the arrays x, y, x_test, y_test that came from `path`."""
     if not {"x", "y"} <= arrays.keys():
         raise ValueError(f"{path}: expected arrays x and y, got {', '.join(arrays) or 'neither'}")
     if ("x_test" in arrays) != ("y_test" in arrays):

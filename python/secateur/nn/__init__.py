@@ -7,6 +7,7 @@ from .conv import Conv2D
 from .dense import Dense
 from .history import History
 from .layers import Flatten, Layer
+from .learning_rate import LearningRate
 from .losses import Loss, MeanSquaredError, SparseCategoricalCrossentropy
 from .normalization import BatchNorm
 from .optimizers import SGD, Adam, Optimizer
@@ -28,6 +29,7 @@ __all__ = [
     "Flatten",
     "History",
     "Layer",
+    "LearningRate",
     "Loss",
     "MaxPool2D",
     "MeanSquaredError",

@@ -343,6 +343,9 @@ class Sequential:
         random_state: int | np.random.Generator | None = None,
         progress: bool = True,
         resume: TrainingCheckpoint | None = None,
+        teacher: Any = None,
+        temperature: float = 2.0,
+        alpha: float = 0.5,
     ) -> History:
         """Train the model; build it first if it is not built.
 
@@ -374,6 +377,14 @@ class Sequential:
             Go on from there: the model's weights and masks, the optimizer, the order of the samples, the
             history and the callbacks are put into its state. With the same data and arguments the result
             equals, bit for bit, that of a run never interrupted.
+        teacher : model or array-like of shape (n, classes), optional
+            Distillation (Hinton et al., arXiv 1503.02531): what has ``predict(x)``, or its logits for `x`.
+            The loss becomes ``(1 - alpha) * loss + alpha * temperature**2 * KL(teacher || model)`` with both
+            sides' logits divided by the temperature. Cross-entropy only.
+        temperature : float
+            Above 0.
+        alpha : float
+            In [0, 1]: how much the teacher counts.
 
         Returns
         -------
@@ -399,6 +410,9 @@ class Sequential:
             random_state,
             progress,
             resume,
+            teacher,
+            temperature,
+            alpha,
         )
         return training.fit(self, arguments)
 

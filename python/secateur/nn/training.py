@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .callbacks import Callback, FitState, callback_keys
 from .checkpoint import TrainingCheckpoint
 from .data import same_length, samples
+from .distillation import Distillation
 from .history import History
 from .layers import FloatArray, Shape, positive
 from .losses import Loss, get_loss
@@ -43,6 +44,9 @@ class FitArguments:
     random_state: int | np.random.Generator | None
     progress: bool
     resume: TrainingCheckpoint | None
+    teacher: Any
+    temperature: float
+    alpha: float
 
 
 class _Mean:
@@ -149,6 +153,11 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
         same_length(vx, vy, ("validation_data", "validation_data"))
         validation = (vx, vy)
     optimizer = _optimizer(arguments.optimizer, resume)
+    distilled = None
+    if arguments.teacher is not None:
+        distilled = Distillation(
+            arguments.teacher, x, output_shape, loss, arguments.temperature, arguments.alpha
+        )
 
     rng = np.random.default_rng(arguments.random_state)
     if not model.built:
@@ -172,7 +181,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
         while state.epoch < epochs and not state.stop:
             for callback in running:
                 callback.on_epoch_begin(state)
-            _epoch(state, x, targets, batch_size, arguments.shuffle, running)
+            _epoch(state, batch_size, arguments.shuffle, running, distilled)
             if validation is not None:
                 state.logs |= {
                     f"val_{name}": value
@@ -193,14 +202,13 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
 
 def _epoch(
     state: FitState,
-    x: FloatArray,
-    targets: NDArray[Any],
     batch_size: int,
     shuffle: bool,
     callbacks: Sequence[Callback],
+    distilled: Distillation | None,
 ) -> None:
     """One pass over the data."""
-    model, loss = state.model, state.loss
+    model, loss, x, targets = state.model, state.loss, state.x, state.y
     order = state.rng.permutation(len(x)) if shuffle else None
     mean = _Mean()
     state.logs = {}
@@ -208,7 +216,9 @@ def _epoch(
         part: Any = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
         batch, labels = x[part], targets[part]
         outputs = model.forward(batch, training=True)
-        value, dy = loss.gradient(outputs, labels)
+        value, dy = (
+            loss.gradient(outputs, labels) if distilled is None else distilled.gradient(outputs, labels, part)
+        )
         model.backward(dy)
         state.optimizer.step(model.parameters(), model.gradients(), model.masks)
         mean.add(len(batch), _metrics(loss, value, outputs, labels))
