@@ -41,12 +41,12 @@ def lenet_5() -> Sequential:
 
 NETS = {"300-100": lenet_300_100, "5": lenet_5}
 METHODS = {
-    "gradual": lambda s, n: sc.Gradual(s, every=max(1, n // 300), begin=0.1, end=0.7),
+    "gradual": lambda s, n: sc.Gradual(s, every=max(1, n // 300), begin=0.0, end=0.5),
     "sdp": lambda s, n: sc.SparseDynamic(s, begin=n // 10, rate=_rate(s, 0.6 * n)),
     "gdp": lambda s, n: sc.GradientDynamic(s, every=20, begin=n // 10, rate=_rate(s, 0.6 * n / 20)),
     "set": lambda s, n: sc.SET(s, every=100),
     "rigl": lambda s, n: sc.RigL(s, every=100),
-    "dns": lambda s, n: sc.DNS(s, every=max(1, n // 300), begin=0.1, end=0.6, until=0.75),
+    "dns": lambda s, n: sc.DNS(s, every=max(1, n // 300), begin=0.1, end=0.7, until=0.9),
     "acdc": lambda s, n: sc.ACDC(s, cycles=5),
     "snip": lambda s, n: sc.SNIP(s),
 }

@@ -41,7 +41,7 @@ def train(net: str, method: str, sparsity: float, data: Any, epochs: int, seed: 
     """The network after all its epochs.
 
     "dense"; "one-shot": half of the epochs dense, one cut, half of them fine-tuning; "gradual": a cubic
-    schedule from a tenth to seven tenths of the training, in 300 steps.
+    schedule over the first half of the training, every 300th of it.
     """
     import torch
 
@@ -54,12 +54,11 @@ def train(net: str, method: str, sparsity: float, data: Any, epochs: int, seed: 
         _fit(model, x, y, epochs - epochs // 2, RATE / 2, shuffle)
     elif method == "gradual":
         total = epochs * -(-len(x) // BATCH)
-        first, last, every = round(0.1 * total), round(0.7 * total), max(1, total // 300)
+        last, every = total // 2, max(1, total // 300)
 
         def prune(step: int) -> None:
-            if step == last or (first < step < last and (step - first) % every == 0):
-                progress = (step - first) / (last - first)
-                _cut(model, sparsity * (1 - (1 - progress) ** 3))
+            if step == last or (step < last and step % every == 0):
+                _cut(model, sparsity * (1 - (1 - step / last) ** 3))
 
         _fit(model, x, y, epochs, RATE, shuffle, prune)
     else:

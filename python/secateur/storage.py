@@ -272,6 +272,7 @@ def _dump_checkpoint(checkpoint: TrainingCheckpoint) -> Contents:
         "batch": checkpoint.batch,
         "history": checkpoint.history,
         "callbacks_state": checkpoint.callbacks_state,
+        "packed": checkpoint.packed,
     }
     state = json.dumps(_take_arrays(fields, "state", tensors), sort_keys=True)
     masks = {f"model/{name}": mask for name, mask in model.masks.items()}

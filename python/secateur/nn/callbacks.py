@@ -18,6 +18,7 @@ from .losses import Loss
 from .optimizers import Optimizer
 
 if TYPE_CHECKING:
+    from .packed import Packer
     from .sequential import Sequential
 
 
@@ -52,6 +53,8 @@ class FitState:
         Whether this fit goes on from a checkpoint.
     stop : bool
         Set it to end training: after the batch, or after the epoch.
+    packer : Packer
+        Decides which layers run packed.
     """
 
     model: Sequential
@@ -72,9 +75,12 @@ class FitState:
     y_batch: NDArray[Any] | None = None
     resumed: bool = False
     stop: bool = False
+    packer: Packer | None = None
 
     def checkpoint(self) -> TrainingCheckpoint:
         """Everything that the next epoch depends on. Only meaningful in `on_epoch_end`."""
+        if self.packer is not None:
+            self.packer.settle()
         return TrainingCheckpoint(
             model=self.model,
             optimizer_state=self.optimizer.state_dict(),
@@ -82,6 +88,7 @@ class FitState:
             epoch=len(self.history),
             batch=self.batch,
             history=[dict(logs) for logs in self.history],
+            packed={} if self.packer is None else dict(self.packer.limits),
             callbacks_state={
                 key: state
                 for key, callback in callback_keys(self.callbacks).items()

@@ -31,6 +31,8 @@ class TrainingCheckpoint:
         The logs of every completed epoch.
     callbacks_state : dict
         The callbacks' `state_dict`, where not empty, by class: ``"EarlyStopping"``, ``"EarlyStopping_1"``.
+    packed : dict of str to float
+        The densities up to which layers run packed, as measured.
     """
 
     model: Sequential
@@ -40,3 +42,4 @@ class TrainingCheckpoint:
     batch: int
     history: list[dict[str, float]] = field(default_factory=list)
     callbacks_state: dict[str, Any] = field(default_factory=dict)
+    packed: dict[str, float] = field(default_factory=dict)

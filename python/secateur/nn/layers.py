@@ -26,7 +26,8 @@ class Layer:
     name : str
         Unique within a model, given by `Sequential` (`rename`): ``"conv2d"``, ``"conv2d_1"``, …
     params : dict of str to ndarray of float32
-        What training changes: ``"weight"``, ``"bias"``, …
+        What training changes: ``"weight"``, ``"bias"``, … To be asked for where it is needed: an array that
+        was asked for before the latest step may have fallen behind.
     buffers : dict of str to ndarray of float32
         What belongs to the model but has no gradient: running statistics.
     grads : dict of str to ndarray of float32
@@ -194,7 +195,9 @@ def name_layers(layers: Iterable[Layer], prefix: str = "") -> None:
 
 def backward_through(layers: Sequence[Layer], dy: FloatArray, need_dx: bool) -> FloatArray:
     """`Layer.backward` of a chain of layers, as far as anything needs it."""
-    trained = (i for i, layer in enumerate(layers) if any(leaf.params for leaf in layer.leaves()))
+    # Asking for the parameters of a packed layer would bring them up to date.
+    has = (any(leaf.prunable or leaf.params for leaf in layer.leaves()) for layer in layers)
+    trained = (i for i, found in enumerate(has) if found)
     first = 0 if need_dx else next(trained, len(layers))
     for i in range(len(layers) - 1, first - 1, -1):
         dy = layers[i].backward(dy, need_dx=need_dx or i > first)

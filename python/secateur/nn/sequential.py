@@ -346,6 +346,7 @@ class Sequential:
         teacher: Any = None,
         temperature: float = 2.0,
         alpha: float = 0.5,
+        packed: str | float | None = "auto",
     ) -> History:
         """Train the model; build it first if it is not built.
 
@@ -370,7 +371,7 @@ class Sequential:
         callbacks : iterable of Callback
         random_state : int, numpy.random.Generator or None
             Draws the first weights and the order of the samples. Same seed, same result, for any thread
-            count.
+            count; where large layers are pruned, see `packed`.
         progress : bool
             Whether to show a progress bar, if stderr is a terminal.
         resume : TrainingCheckpoint or None
@@ -385,6 +386,11 @@ class Sequential:
             Above 0.
         alpha : float
             In [0, 1]: how much the teacher counts.
+        packed : {"auto"}, float or None
+            Which pruned Dense layers are trained on their nonzeros alone, with a cost that falls with the
+            density. "auto": those for which this is measured to be faster; the logs have the share of the
+            multiply-adds as ``"packed"``. A number: those of that density and less, without measuring, so
+            that the same seed gives the same bits. None: none. The results differ by rounding.
 
         Returns
         -------
@@ -413,6 +419,7 @@ class Sequential:
             teacher,
             temperature,
             alpha,
+            packed,
         )
         return training.fit(self, arguments)
 

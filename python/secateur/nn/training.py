@@ -17,6 +17,7 @@ from .history import History
 from .layers import FloatArray, Shape, positive
 from .losses import Loss, get_loss
 from .optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from .packed import Packer, check_packed
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class FitArguments:
     teacher: Any
     temperature: float
     alpha: float
+    packed: str | float | None
 
 
 class _Mean:
@@ -153,6 +155,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
         same_length(vx, vy, ("validation_data", "validation_data"))
         validation = (vx, vy)
     optimizer = _optimizer(arguments.optimizer, resume)
+    packed = check_packed(arguments.packed)
     distilled = None
     if arguments.teacher is not None:
         distilled = Distillation(
@@ -170,6 +173,9 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
     state = FitState(model, optimizer, loss, epochs, batches, x, targets, metrics, rng, callbacks)
     if resume is not None:
         _resume(model, state, resume)
+    packer = state.packer = Packer(model, optimizer, packed, batch_size)
+    if resume is not None:
+        packer.limits = dict(resume.packed)
     model.loss = loss
     running = (*callbacks, ProgressBar()) if arguments.progress else callbacks
     _keep_memory()
@@ -181,7 +187,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
         while state.epoch < epochs and not state.stop:
             for callback in running:
                 callback.on_epoch_begin(state)
-            _epoch(state, batch_size, arguments.shuffle, running, distilled)
+            _epoch(state, packer, batch_size, arguments.shuffle, running, distilled)
             if validation is not None:
                 state.logs |= {
                     f"val_{name}": value
@@ -195,6 +201,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
         # However it ends: the best weights come back, files are written, the terminal is left in order.
         for callback in begun:
             callback.on_train_end(state)
+        packer.settle()
         for layer in model.layers:
             layer.release()
     return History(state.history)
@@ -202,6 +209,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
 
 def _epoch(
     state: FitState,
+    packer: Packer,
     batch_size: int,
     shuffle: bool,
     callbacks: Sequence[Callback],
@@ -212,15 +220,17 @@ def _epoch(
     order = state.rng.permutation(len(x)) if shuffle else None
     mean = _Mean()
     state.logs = {}
+    packer.prepare(anew=True)
     for start in range(0, len(x), batch_size):
         part: Any = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
         batch, labels = x[part], targets[part]
+        packer.prepare()
         outputs = model.forward(batch, training=True)
         value, dy = (
             loss.gradient(outputs, labels) if distilled is None else distilled.gradient(outputs, labels, part)
         )
         model.backward(dy)
-        state.optimizer.step(model.parameters(), model.gradients(), model.masks)
+        packer.step(len(batch))
         mean.add(len(batch), _metrics(loss, value, outputs, labels))
         state.batch += 1
         state.x_batch, state.y_batch = batch, labels
@@ -228,4 +238,6 @@ def _epoch(
         for callback in callbacks:
             callback.on_batch_end(state)
         if state.stop:
-            return
+            break
+    if model.masks:
+        state.logs["packed"] = packer.share()

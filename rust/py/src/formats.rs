@@ -186,8 +186,9 @@ impl PackedMatrix {
             return Err(PyValueError::new_err(format!("values: expected 1 dimension, got {}", values.ndim())));
         }
         let values = values.as_slice()?;
-        let matrix = &self.matrix;
-        py.detach(|| matrix.write().unwrap_or_else(|poisoned| poisoned.into_inner()).update(values)).map_err(to_py)
+        let (matrix, executor) = (&self.matrix, executor::current());
+        py.detach(|| matrix.write().unwrap_or_else(|poisoned| poisoned.into_inner()).update(&*executor, values))
+            .map_err(to_py)
     }
 
     #[getter]

@@ -1,5 +1,6 @@
 //! A pruned weight matrix that multiplies: [`Rows`] packed for the number of columns it meets.
 
+use super::order::Order;
 use super::panels::{self, Spare};
 use super::sweep::{Sweep, panel_kernel};
 use super::vector::{Few, Strides};
@@ -258,6 +259,19 @@ impl Packed {
     }
 }
 
+/// The ordinals of the nonzeros, packed for many columns.
+fn ordinals(rows: &Rows, kind: Option<Kind>, target: Target, storage: Storage) -> Packed {
+    Packed::many(&rows.ordinals(), Kind::form(kind, rows, false, target, storage), target)
+}
+
+/// Puts values where `order` says. What was packed when some of them were 0 has no places for these: `again` packs all.
+fn fill(packed: &mut Packed, order: &Order, executor: &dyn Executor, values: &[f32], again: impl Fn() -> Packed) {
+    if packed.values_mut().len() != order.len() {
+        *packed = again();
+    }
+    order.fill(executor, values, packed.values_mut());
+}
+
 /// A sparse matrix and the packed forms that its products have asked for so far.
 #[derive(Debug)]
 pub struct PackedMatrix {
@@ -269,9 +283,12 @@ pub struct PackedMatrix {
     many: OnceLock<Packed>,
     transposed: OnceLock<Box<PackedMatrix>>,
     cuts: OnceLock<Cuts>,
-    /// Where the values of `many` come from, and those of `transposed`, once they had to be replaced.
-    many_order: Option<Vec<u32>>,
-    transposed_order: Option<Vec<u32>>,
+    /// Where the values of `many` come from, once they had to be replaced.
+    order: Option<Order>,
+    /// As the transposed matrix of another one: where its own values and those of `many` come from.
+    across: Option<(Order, Option<Order>)>,
+    /// The values of that one, since it replaced them; and the nonzeros with these, once somebody asked.
+    late: Option<(Vec<f32>, OnceLock<Rows>)>,
     spare: Spare,
 }
 
@@ -321,8 +338,9 @@ impl PackedMatrix {
             many: OnceLock::new(),
             transposed: OnceLock::new(),
             cuts: OnceLock::new(),
-            many_order: None,
-            transposed_order: None,
+            order: None,
+            across: None,
+            late: None,
             spare: Spare::default(),
         }
     }
@@ -333,10 +351,10 @@ impl PackedMatrix {
         slot.get_or_init(|| {
             let kind = Kind::form(self.kind, &self.rows, few, self.target, self.storage);
             match self.storage {
-                _ if !few => Packed::many(&self.rows, kind, self.target),
-                Storage::F32 => Packed::few::<f32>(&self.rows, kind),
-                Storage::Bf16 => Packed::few::<bf16>(&self.rows, kind),
-                Storage::F16 => Packed::few::<f16>(&self.rows, kind),
+                _ if !few => Packed::many(self.rows(), kind, self.target),
+                Storage::F32 => Packed::few::<f32>(self.rows(), kind),
+                Storage::Bf16 => Packed::few::<bf16>(self.rows(), kind),
+                Storage::F16 => Packed::few::<f16>(self.rows(), kind),
             }
         })
     }
@@ -348,7 +366,12 @@ impl PackedMatrix {
 
     /// The nonzeros.
     pub fn rows(&self) -> &Rows {
-        &self.rows
+        let (Some((values, rows)), Some((order, _))) = (&self.late, &self.across) else { return &self.rows };
+        rows.get_or_init(|| {
+            let mut rows = self.rows.clone();
+            order.fill(&Sequential, values, rows.values_mut());
+            rows
+        })
     }
 
     /// Memory of everything packed so far, the plain rows included.
@@ -373,7 +396,7 @@ impl PackedMatrix {
                 Some(Kind::Block { .. } | Kind::Nm) => Some(Kind::Pattern),
                 kind => kind,
             };
-            Box::new(PackedMatrix::unpacked(self.rows.transposed(), kind, self.target, self.storage))
+            Box::new(PackedMatrix::unpacked(self.rows().transposed(), kind, self.target, self.storage))
         })
     }
 
@@ -383,7 +406,7 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// Where there is not one value a nonzero, or one does not fit the storage.
-    pub fn update(&mut self, values: &[f32]) -> Result<()> {
+    pub fn update(&mut self, executor: &dyn Executor, values: &[f32]) -> Result<()> {
         if values.len() != self.rows.nnz() {
             return Err(argument!("values: {} for {} nonzeros", values.len(), self.rows.nnz()));
         }
@@ -392,26 +415,35 @@ impl PackedMatrix {
             self.storage.round("values", values.to_mut())?;
         }
         self.rows.values_mut().copy_from_slice(&values);
-        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         self.few.take();
+        let again = || ordinals(&self.rows, self.kind, self.target, self.storage);
         if let Some(packed) = self.many.get_mut() {
-            let kind = Kind::form(self.kind, &self.rows, false, self.target, self.storage);
-            let ordinals = || Packed::many(&self.rows.ordinals(), kind, self.target);
-            let order = self.many_order.get_or_insert_with(|| bits(ordinals().values_mut()));
-            if packed.values_mut().len() != order.len() {
-                // Packed when some values were 0, without places for them.
-                *packed = ordinals();
-            }
-            for (to, &from) in packed.values_mut().iter_mut().zip(&*order) {
-                *to = if from == 0 { 0.0 } else { values[from as usize - 1] };
-            }
+            let order = self.order.get_or_insert_with(|| Order::of(again().values_mut()));
+            fill(packed, order, executor, &values, again);
         }
         if let Some(transposed) = self.transposed.get_mut() {
-            let order =
-                self.transposed_order.get_or_insert_with(|| bits(self.rows.ordinals().transposed().values_mut()));
-            transposed.update(&order.iter().map(|&from| values[from as usize - 1]).collect::<Vec<_>>())?;
+            transposed.update_across(executor, &values, &|| Order::of(self.rows.ordinals().transposed().values_mut()));
         }
         Ok(())
+    }
+
+    /// As [`Self::update`] of the matrix that this is the transposed of; `order` tells where its values come from.
+    fn update_across(&mut self, executor: &dyn Executor, values: &[f32], order: &dyn Fn() -> Order) {
+        self.few.take();
+        let again = || ordinals(&self.rows, self.kind, self.target, self.storage);
+        let (own, packed_order) = self.across.get_or_insert_with(|| (order(), None));
+        if let Some(packed) = self.many.get_mut() {
+            let order = packed_order.get_or_insert_with(|| Order::of(again().values_mut()).after(own));
+            fill(packed, order, executor, values, again);
+        }
+        let (late, rows) = self.late.get_or_insert_default();
+        late.clear();
+        late.extend_from_slice(values);
+        rows.take();
+        if let Some(transposed) = self.transposed.get_mut() {
+            // Transposed twice: the values as they came.
+            transposed.update_across(executor, values, &|| Order::of(self.rows.ordinals().values_mut()));
+        }
     }
 
     /// `dY[i] · X[j]` for every nonzero (i, j), in the order of [`Rows::parts`]: the gradient of the values, where `y = W · x`.

@@ -19,6 +19,7 @@ mod halving;
 pub mod kblocks;
 pub mod matrix;
 pub mod nm;
+mod order;
 mod packed_conv2d;
 pub mod panels;
 pub mod pattern;

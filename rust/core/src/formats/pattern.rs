@@ -156,7 +156,7 @@ impl Pattern {
         let mut band = Vec::with_capacity(runs.len().div_ceil(2));
         while let Some(one) = runs.pop() {
             // Of equals the last, which is nearest in length.
-            let best = (0..runs.len()).max_by_key(|&at| runs[at].shared(&one));
+            let best = (runs.len().saturating_sub(192)..runs.len()).max_by_key(|&at| runs[at].shared(&one));
             let other = best.map(|at| runs.remove(at));
             band.push(Paired::new(&one, other.as_ref()));
         }

@@ -193,11 +193,12 @@ proptest! {
             };
             let mut matrix = PackedMatrix::new(rows.clone(), Some(kind), None, Target::detect(), Storage::F32).unwrap();
             products(&matrix);
-            matrix.update(&numbers(rows.nnz(), 1.0, seed ^ 4)).unwrap();
-            matrix.update(&values).unwrap();
+            matrix.update(&Sequential, &numbers(rows.nnz(), 1.0, seed ^ 4)).unwrap();
+            matrix.update(&Sequential, &values).unwrap();
             let wanted = products(&PackedMatrix::new(fresh.clone(), Some(kind), None, Target::detect(), Storage::F32).unwrap());
             prop_assert_eq!(products(&matrix), wanted, "{:?}", kind);
             prop_assert_eq!(matrix.rows(), &fresh);
+            prop_assert_eq!(matrix.transposed().rows(), &fresh.transposed());
         }
     }
 

@@ -1,0 +1,262 @@
+"""Training on the nonzeros: the same training as with masks, but for rounding."""
+
+import numpy as np
+import pytest
+
+import secateur as sc
+from secateur import nn
+from secateur.nn import packed as packing
+from test_methods import Keep, same, state
+from test_methods_growth import METHODS, OPTIMIZERS
+
+
+@pytest.fixture(autouse=True)
+def small_layers_too(monkeypatch):
+    monkeypatch.setattr(packing, "LEAST", 1)
+
+
+def blobs(n=320, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    return (rng.normal(size=(3, 10))[y] * 2 + rng.normal(size=(n, 10))).astype(np.float32), y
+
+
+def mlp(seed=0, activation="relu"):
+    return nn.Sequential(
+        [
+            nn.Dense(40, activation=activation),
+            nn.BatchNorm(),
+            nn.Dense(24, activation=activation, use_bias=False),
+            nn.Dense(3),
+        ]
+    ).build((10,), seed)
+
+
+def pruned(sparsity=0.7, seed=0, activation="relu"):
+    model = mlp(seed, activation)
+    sc.prune(model, sparsity, scope="layer", inplace=True)
+    return model
+
+
+def close(a, b, tolerance=2e-3):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "softmax", None])
+@pytest.mark.parametrize("batch", [9, 16, 33])
+def test_a_layer_forward_and_backward(activation, batch):
+    rng = np.random.default_rng(0)
+    for features, units in [(1, 1), (5, 3), (31, 17), (64, 33)]:
+        layers = [nn.Dense(units, activation=activation) for _ in range(2)]
+        x = rng.normal(size=(batch, features)).astype(np.float32)
+        dy = rng.normal(size=(batch, units)).astype(np.float32)
+        mask = rng.random((units, features)) < 0.4
+        found = []
+        for layer in layers:
+            layer.build((features,), np.random.default_rng(1))
+            layer.set_mask("weight", mask)
+            if layer is layers[1]:
+                layer.packed = packing.PackedWeight(layer.masks["weight"], batch)
+            y = layer.forward(x, training=True)
+            dx = layer.backward(dy)
+            found.append((y, dx, layer.grads["weight"], layer.grads["bias"]))
+        for dense, packed in zip(*found, strict=True):
+            np.testing.assert_allclose(packed, dense, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(layers[1].packed.gradient, found[0][2][mask], rtol=1e-4, atol=1e-5)
+        assert layers[1].backward(dy, need_dx=False).size == 0
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_pruned_network_learns_the_same(optimizer, activation):
+    x, y = blobs()
+    found = {}
+    for packed in (None, 1.0):
+        model, solver = pruned(activation=activation), OPTIMIZERS[optimizer]()
+        masks = model.masks
+        history = model.fit(
+            x,
+            y,
+            epochs=3,
+            optimizer=solver,
+            random_state=0,
+            packed=packed,
+            validation_data=(x, y),
+            progress=False,
+        )
+        assert history["packed"] == [0.0 if packed is None else 1.0] * 3
+        found[packed] = {**state(model), "loss": np.array(history["loss"] + history["val_loss"])}
+        for kind, slot in solver.slots.items():
+            for name, array in slot.items():
+                found[packed][f"{kind} of {name}"] = array
+                if name in masks:
+                    assert array.shape == masks[name].shape and not array[~masks[name]].any()
+        for name, mask in masks.items():
+            assert not model.parameters()[name][~mask].any()
+    close(found[None], found[1.0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_prunes_the_same(name):
+    """Gradients differ by rounding, so a few weights near a threshold may change sides; most do not."""
+    x, y = blobs()
+    masks = {}
+    for packed in (None, 1.0):
+        model = mlp()
+        pruner = sc.DynamicPruner(METHODS[name]())
+        model.fit(x, y, epochs=8, random_state=0, callbacks=[pruner], packed=packed, progress=False)
+        masks[packed] = model.masks, pruner.history
+        for tensor, mask in model.masks.items():
+            assert not model.parameters()[tensor][~mask].any()
+    assert [r["batch"] for r in masks[None][1]] == [r["batch"] for r in masks[1.0][1]]
+    assert [r["sparsity"] for r in masks[None][1]] == pytest.approx(
+        [r["sparsity"] for r in masks[1.0][1]], abs=0.03
+    )
+    agree = [(a == masks[1.0][0][n]).mean() for n, a in masks[None][0].items()]
+    assert np.mean(agree) > (0.75 if "set" in name else 0.9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resuming_equals_the_uninterrupted_run(name, tmp_path):
+    x, y = blobs()
+    arguments = {"epochs": 6, "random_state": 0, "progress": False, "packed": 1.0}
+    whole, first, second = mlp(), mlp(), mlp(seed=5)
+    whole.fit(x, y, callbacks=[sc.DynamicPruner(METHODS[name]())], **arguments)
+    keep = Keep(2)
+    first.fit(x, y, callbacks=[sc.DynamicPruner(METHODS[name]()), keep], **arguments)
+    sc.save(keep.checkpoint, tmp_path / "c.safetensors")
+    second.fit(
+        x, y, callbacks=[sc.DynamicPruner(METHODS[name]()), nn.Callback()],
+        resume=sc.load(tmp_path / "c.safetensors"), **arguments,
+    )  # fmt: skip
+    assert same(state(second), state(whole))
+
+
+def test_the_result_does_not_depend_on_threads():
+    x, y = blobs()
+    results = []
+    before = sc.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            sc.set_num_threads(threads)
+            model = pruned()
+            model.fit(x, y, epochs=2, random_state=0, packed=1.0, progress=False)
+            results.append(state(model))
+    finally:
+        sc.set_num_threads(before)
+    assert same(results[0], results[1]) and same(results[0], results[2])
+
+
+class Meddler(nn.Callback):
+    """Looks at weights and gradients after every batch, and changes weights."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_batch_end(self, state):
+        weights, grads = state.model.parameters(), state.model.gradients()
+        self.seen.append({n: weights[n].copy() for n in weights} | {f"d {n}": grads[n].copy() for n in grads})
+        if state.batch % 3 == 1:
+            weights["dense.weight"] *= np.float32(0.9)
+
+
+def test_callbacks_see_and_change_whole_arrays():
+    x, y = blobs()
+    meddlers = {}
+    for packed in (None, 1.0):
+        meddlers[packed] = Meddler()
+        pruned().fit(
+            x, y, epochs=1, optimizer=nn.SGD(0.05), random_state=0, callbacks=[meddlers[packed]],
+            packed=packed, progress=False,
+        )  # fmt: skip
+    for a, b in zip(meddlers[None].seen, meddlers[1.0].seen, strict=True):
+        close(a, b)
+
+
+def test_the_best_weights_come_back_whole():
+    x, y = blobs()
+    model, stopping = pruned(), nn.EarlyStopping("val_loss", patience=2)
+    history = model.fit(
+        x, y, epochs=30, optimizer=nn.Adam(0.05), random_state=0, callbacks=[stopping], packed=1.0,
+        validation_data=blobs(100, seed=0), progress=False,
+    )  # fmt: skip
+    assert all(layer.packed is None for layer in model.layers if isinstance(layer, nn.Dense))
+    assert model.evaluate(*blobs(100, seed=0))["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
+
+
+def test_removed_weights_keep_their_places_until_a_fifth_is_gone():
+    rng = np.random.default_rng(0)
+    mask = rng.random((30, 20)) < 0.5
+    packed = packing.PackedWeight(mask, 16)
+    places = np.flatnonzero(mask)
+    less = mask.copy()
+    less.flat[places[::10]] = False
+    assert packed.shrink(less) and packed.mask is less
+    assert np.array_equal(packed.alive, less.flat[places])
+    for other in (np.ones_like(mask), mask & (rng.random(mask.shape) < 0.7)):
+        assert not packed.shrink(other)
+    moved = less.copy()
+    moved.flat[np.flatnonzero(~mask)[0]] = True
+    assert not packed.shrink(moved)
+
+
+def test_layers_are_packed_where_that_was_measured_to_pay(monkeypatch):
+    x, y = blobs()
+    calls = []
+
+    def measure(layer, packed, samples, optimizer):
+        density = packed.mask.mean()
+        calls.append((layer.name, round(float(density), 2)))
+        return {"dense": 2.0, "dense_1": 0.15 / density, "dense_2": 0.5}[layer.name]
+
+    monkeypatch.setattr(packing, "measure", measure)
+    model = mlp()
+    pruner = sc.DynamicPruner(sc.Gradual(0.95, every=5, begin=0, end=100, schedule="linear", scope="layer"))
+    history = model.fit(x, y, epochs=12, callbacks=[pruner], random_state=0, progress=False)
+    by_layer = {name: [d for n, d in calls if n == name] for name in ("dense", "dense_1", "dense_2")}
+    # The first time that it pays settles it; where it did not, it is tried again when much has gone.
+    assert len(by_layer["dense"]) == 1
+    assert by_layer["dense_1"][-1] <= 0.15 < by_layer["dense_1"][-2]
+    assert all(b <= 0.72 * a for a, b in zip(by_layer["dense_2"], by_layer["dense_2"][1:], strict=False))
+    share = history["packed"]
+    macs = {layer.name: layer.macs() for layer in model.layers if isinstance(layer, nn.Dense)}
+    assert share[0] == 0 and share[-1] == pytest.approx(
+        (macs["dense"] + macs["dense_1"]) / sum(macs.values())
+    )
+    assert share == sorted(share)
+
+
+def test_measuring_leaves_everything_as_it_was():
+    model = pruned()
+    layer, adam = model.layers[0], nn.Adam(0.01)
+    before = state(model)
+    gain = packing.measure(layer, packing.PackedWeight(layer.masks["weight"], 32), 32, adam)
+    assert gain > 0
+    assert same(state(model), before) and adam.iterations == 0 and adam.slots == {"m": {}, "v": {}}
+
+
+def test_what_is_never_packed():
+    x, y = blobs()
+    for change in ({"batch_size": 8}, {"packed": 0.1}, {"packed": None}):
+        history = pruned().fit(x, y, **({"packed": 1.0, "random_state": 0, "progress": False} | change))
+        assert history["packed"] == [0.0]
+    assert "packed" not in mlp().fit(x, y, packed=1.0, random_state=0, progress=False).history
+    # Weights that two layers share, and a layer without any.
+    tied = nn.Sequential([nn.Dense(10, use_bias=False), nn.Dense(10, use_bias=False)]).build((10,), 0)
+    tied.layers[1].params["weight"] = tied.layers[0].params["weight"]
+    mask = np.random.default_rng(0).random((10, 10)) < 0.3
+    tied.set_masks({"dense.weight": mask, "dense_1.weight": mask})
+    history = tied.fit(x, y, packed=1.0, random_state=0, progress=False)
+    assert history["packed"] == [0.0]
+    empty = mlp()
+    empty.set_masks({"dense_1.weight": np.zeros((24, 40), bool)})
+    assert empty.fit(x, y, packed=1.0, random_state=0, progress=False)["packed"] == [0.0]
+
+
+@pytest.mark.parametrize("packed", ["always", -0.1, 1.5, True, float("nan")])
+def test_wrong_arguments_are_refused(packed):
+    x, y = blobs()
+    with pytest.raises(ValueError, match='packed: expected "auto", a density in'):
+        mlp().fit(x, y, packed=packed, progress=False)
