@@ -260,3 +260,25 @@ def test_wrong_arguments_are_refused(packed):
     x, y = blobs()
     with pytest.raises(ValueError, match='packed: expected "auto", a density in'):
         mlp().fit(x, y, packed=packed, progress=False)
+
+
+def test_memory_counts_what_is_there():
+    x, y = blobs()
+    seen = []
+
+    class Look(nn.Callback):
+        def on_batch_end(self, state):
+            seen.append(state.model.memory(32, state.optimizer))
+
+    for packed in (None, 1.0):
+        pruned(0.9).fit(x, y, random_state=0, packed=packed, callbacks=[Look()], progress=False)
+    masked, packed = seen[9], seen[19]
+    model = mlp()
+    size, weights = model.num_parameters(), 10 * 40 + 40 * 24 + 24 * 3
+    buffers = sum(array.size for array in model.buffers().values())
+    assert masked["weights"] == 4 * (size + buffers) + weights
+    assert masked["state"] == 8 * size and packed["state"] == 8 * (size - weights + round(0.1 * weights))
+    assert packed["weights"] > masked["weights"]
+    assert masked["activations"] == packed["activations"] == 4 * 32 * (10 + 40 + 40 + 24 + 3)
+    with pytest.raises(ValueError, match="batch_size: expected a positive integer"):
+        model.memory(0)

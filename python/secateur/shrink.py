@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,10 @@ Model = TypeVar("Model")
 
 
 def keep_neurons(
-    model_view: ModelView, kept: Mapping[str, NDArray[np.intp]], removable: Mapping[str, list[Consumer]]
+    model_view: ModelView,
+    kept: Mapping[str, NDArray[np.intp]],
+    removable: Mapping[str, list[Consumer]],
+    slots: Iterable[dict[str, FloatArray]] = (),
 ) -> None:
     """Leave of the layers in `kept` only those neurons, in that order; in place.
 
@@ -28,8 +31,11 @@ def keep_neurons(
     kept : mapping of tensor name to array of int
     removable : mapping of tensor name to list of Consumer
         As in `Layout`.
+    slots : iterable of dict
+        What an optimizer remembers, by the arrays' names: it follows as well.
     """
     arrays: dict[str, FloatArray] = {}
+    memories = [(memory, dict(memory)) for memory in slots]
     masks = dict(model_view.masks())
     for name, neurons in kept.items():
         for consumer in [Consumer(name, 0), *removable[name]]:
@@ -40,9 +46,14 @@ def keep_neurons(
             arrays[consumer.name] = np.take(array, places, axis=consumer.axis)
             if consumer.name in masks:
                 masks[consumer.name] = np.take(masks[consumer.name], places, axis=consumer.axis)
+            for _, memory in memories:
+                if consumer.name in memory:
+                    memory[consumer.name] = np.take(memory[consumer.name], places, axis=consumer.axis)
     if arrays:
         model_view.replace(arrays)
         model_view.set_masks(masks)
+        for memory, smaller in memories:
+            memory.update(smaller)
 
 
 def dead_neurons(

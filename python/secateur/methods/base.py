@@ -17,6 +17,7 @@ from ..neurons import Layout, Planner, masks_of
 from ..nn.callbacks import Callback, FitState
 from ..nn.layers import positive
 from ..scoring import Scorer
+from ..shrink import keep_neurons
 from ..stop import StopRule, check_stop
 from .averages import GradientMean
 
@@ -60,22 +61,27 @@ class Method:
         self.include, self.exclude = include, exclude
         self.names: Sequence[str] = ()
         self.target = self.sparsity
-        self._sizes: dict[str, int] = {}
+        self._counted: Sequence[str] = ()
+        self._total = 0
         self._gradients = GradientMean()
 
     def start(self, model: ModelView, state: FitState) -> None:
         """Check that the method fits the model and the training, before that begins or goes on."""
         tensors = model.parameters()
         self.names = select_names(tensors, self.include, self.exclude)
-        self._sizes = {name: tensors[name].size for name in self.names}
+        counted: Iterable[str] = self.names
         if isinstance(self.granularity, Neurons):
             layout = Layout.of(model, self.names)
             self.names = [name for name in self.names if name in layout.removable]
-            self._sizes = {name: tensor.size for name, tensor in tensors.items()}
+            counted = tensors
             if not self.names:
                 raise ValueError(
                     "model: it has no layer that can lose neurons; the output layer keeps all of them"
                 )
+        self._counted = list(counted)
+        if not state.resumed:
+            # A resumed training's model may have lost neurons.
+            self._total = sum(tensors[name].size for name in self._counted)
         self.target = self.sparsity
         if isinstance(self.granularity, Pattern):
             shapes = {name: tensors[name].shape for name in self.names}
@@ -126,7 +132,12 @@ class Method:
 
     def reached(self, model: ModelView) -> float:
         """The sparsity of the tensors that the method prunes."""
-        return masking.sparsity(model.masks(), self._sizes)
+        tensors, masks = model.parameters(), model.masks()
+        left = sum(
+            int(np.count_nonzero(masks[name])) if name in masks else tensors[name].size
+            for name in self._counted
+        )
+        return (self._total - left) / max(1, self._total)
 
     def _held(self, model: ModelView) -> masking.Masks:
         """A mask for every tensor that the method prunes."""
@@ -171,17 +182,17 @@ class Method:
                 # Below every score: neurons that are gone stay gone.
                 scores[name] = np.where(gone, -1.0, scores[name])
         planner = Planner(layout, scores, self.scope)
-        total = layout.totals(layout.widths)[0]
-        kept = planner.kept(planner.widths(round((1 - sparsity) * total)))
+        kept = planner.kept(planner.widths(round((1 - sparsity) * self._total)))
         return masks_of(model, kept, layout.removable)
 
     def state_dict(self) -> dict[str, Any]:
         """What a later process needs to go on."""
-        return {"gradients": self._gradients.state_dict()}
+        return {"gradients": self._gradients.state_dict(), "total": self._total}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`, as `state_dict` made it."""
         self._gradients.load_state_dict(state["gradients"])
+        self._total = int(state["total"])
 
 
 class DynamicPruner(Callback):
@@ -195,6 +206,9 @@ class DynamicPruner(Callback):
         Looked at after every epoch from the first removal on. `AtSparsity` ends the pruning, and training
         goes on; the others end the training and bring the last accepted epoch's model back, by the
         validation's accuracy or else its loss.
+    shrink : bool
+        With the granularity "neuron": removed neurons leave the model's arrays, and the optimizer's, at once,
+        and the next steps are cheaper; else they are masked, for `remove_dead_neurons` to take out.
 
     Attributes
     ----------
@@ -219,11 +233,14 @@ class DynamicPruner(Callback):
     0.75
     """
 
-    def __init__(self, method: Method, stop: StopRule | None = None) -> None:
+    def __init__(self, method: Method, stop: StopRule | None = None, shrink: bool = False) -> None:
         if not isinstance(method, Method):
             raise ValueError(f"method: expected a method such as Gradual or RigL, got {method!r}")
         self.method = method
         self.stop = check_stop(stop)
+        if shrink and not isinstance(method.granularity, Neurons):
+            raise ValueError('shrink: only neurons leave the arrays; the method needs granularity="neuron"')
+        self.shrink = bool(shrink)
         self.history: list[dict[str, float]] = []
         self._view: ModelView | None = None
         self._begun = self._ended = False
@@ -270,6 +287,22 @@ class DynamicPruner(Callback):
         sparsity = self.method.reached(model)
         self.history.append({"batch": state.batch, "epoch": state.epoch, "sparsity": sparsity})
         self._ended = self.method.finished(state.batch + 1, sparsity)
+        if self.shrink:
+            self._take_out(model, state)
+
+    def _take_out(self, model: ModelView, state: FitState) -> None:
+        """Leave out the neurons that are masked."""
+        alive = {
+            name: mask.reshape(len(mask), -1).any(axis=1)
+            for name, mask in model.masks().items()
+            if name in self.method.names
+        }
+        kept = {name: np.flatnonzero(neurons) for name, neurons in alive.items() if not neurons.all()}
+        if kept:
+            if state.packer is not None:
+                state.packer.settle()
+            layout = Layout.of(model, self.method.names)
+            keep_neurons(model, kept, layout.removable, state.optimizer.slots.values())
 
     def on_epoch_end(self, state: FitState) -> None:
         state.logs["sparsity"] = self.sparsity

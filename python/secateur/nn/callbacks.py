@@ -220,7 +220,7 @@ class EarlyStopping(_Monitor):
 
     def on_train_end(self, state: FitState) -> None:
         if self._snapshot is not None:
-            state.model.restore(self._snapshot)
+            state.model.restore(self._snapshot, resize=True)
 
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "wait": self.wait}

@@ -135,6 +135,9 @@ class Conv2D(WindowLayer):
         super().release()
         self._saved = None
 
+    def set_width(self, width: int) -> None:
+        self.filters = width
+
     def macs(self) -> int:
         channels = self.input_shape[0] // self.groups
         return int(np.prod(self.output_shape)) * channels * self.window[0] * self.window[1]

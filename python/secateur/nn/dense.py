@@ -150,6 +150,15 @@ class Dense(Layer):
         super().release()
         self._saved = self._dz = self._way = None
 
+    def set_width(self, width: int) -> None:
+        self.units = width
+
+    def arrays(self) -> tuple[FloatArray, ...]:
+        return tuple(self._params.values())
+
+    def packed_bytes(self) -> int:
+        return 0 if self.packed is None else self.packed.nbytes
+
     def macs(self) -> int:
         return self.units * self.input_shape[0]
 

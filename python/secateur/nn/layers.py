@@ -102,6 +102,18 @@ class Layer:
         """Multiply-adds for one sample."""
         return 0
 
+    def set_width(self, width: int) -> None:
+        """Have another number of neurons from the next `build` on; layers whose output is as wide as their
+        input have none of their own."""
+
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """Parameters and buffers as they lie in memory, perhaps behind what was trained since."""
+        return (*self.params.values(), *self.buffers.values())
+
+    def packed_bytes(self) -> int:
+        """What the layer's packed weights take."""
+        return 0
+
     def config(self) -> dict[str, Any]:
         """The constructor's arguments and the layer's ``"kind"``, ready for JSON."""
         return {"kind": self.kind}

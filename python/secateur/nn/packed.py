@@ -80,6 +80,12 @@ class PackedWeight:
         self._lent = True
         self._stale = self._ahead = False
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the nonzeros, packed both ways, and of their places."""
+        alive = 0 if self.alive is None else self.alive.nbytes
+        return self._matrix.nbytes + self.positions.nbytes + self.values.nbytes + alive
+
     def lend(self, weight: FloatArray) -> None:
         """Bring the layer's array up to date: somebody is going to look at it, and perhaps to change it."""
         if self._ahead:

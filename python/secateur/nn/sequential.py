@@ -198,6 +198,47 @@ class Sequential:
         self._check_built()
         return sum(layer.macs() for layer in self.layers)
 
+    def memory(self, batch_size: int = 32, optimizer: Optimizer | None = None) -> dict[str, int]:
+        """How many bytes the model takes in training, as it is now.
+
+        Parameters
+        ----------
+        batch_size : int
+            Samples at a time.
+        optimizer : Optimizer or None
+            The one in use, e.g. a callback's ``state.optimizer``.
+
+        Returns
+        -------
+        dict
+            ``"weights"``: parameters, buffers and masks, and what is packed of them; ``"state"``: what the
+            optimizer remembers, of packed layers that of the nonzeros; ``"activations"``: a batch's samples
+            and the layers' outputs.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built, or the batch size is not positive.
+
+        Examples
+        --------
+        >>> from secateur import nn
+        >>> model = nn.Sequential([nn.Dense(10, activation="relu"), nn.Dense(2)]).build((20,))
+        >>> model.memory(batch_size=8)
+        {'weights': 928, 'state': 0, 'activations': 1024}
+        """
+        shape, samples = self._check_built(), positive("batch_size", batch_size)
+        leaves = list(self.leaves())
+        held = [array for layer in leaves for array in (*layer.arrays(), *layer.masks.values())]
+        packed = sum(layer.packed_bytes() for layer in leaves)
+        slots = () if optimizer is None else optimizer.slots.values()
+        floats = int(np.prod(shape)) + sum(int(np.prod(layer.output_shape)) for layer in leaves)
+        return {
+            "weights": sum(array.nbytes for array in held) + packed,
+            "state": sum(array.nbytes for memory in slots for array in memory.values()),
+            "activations": 4 * samples * floats,
+        }
+
     def summary(self) -> str:
         """A table of the layers: output shape, parameters, those that are not 0, multiply-adds."""
         self._check_built()
@@ -463,8 +504,10 @@ class Sequential:
         }
         return {group: {k: v.copy() for k, v in arrays.items()} for group, arrays in groups.items()}
 
-    def restore(self, snapshot: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    def restore(self, snapshot: Mapping[str, Mapping[str, NDArray[Any]]], resize: bool = False) -> None:
         """Put a `snapshot` of this model, or of one of the same shape, back.
+
+        With `resize` the shape may be that which this model had, or will have, with other numbers of neurons.
 
         Raises
         ------
@@ -473,11 +516,27 @@ class Sequential:
         """
         live = {**self.parameters(), **self.buffers()}
         kept = {**snapshot["parameters"], **snapshot["buffers"]}
-        if {k: v.shape for k, v in live.items()} != {k: v.shape for k, v in kept.items()}:
+        wanted = {name: array.shape for name, array in kept.items()}
+        if resize and {name: array.shape for name, array in live.items()} != wanted:
+            live = self._resized(wanted)
+        if {name: array.shape for name, array in live.items()} != wanted:
             raise ValueError("snapshot: it belongs to a model of another shape")
         for name, array in live.items():
             array[...] = kept[name]
         self.set_masks(snapshot["masks"])
+
+    def _resized(self, shapes: Mapping[str, Shape]) -> dict[str, FloatArray]:
+        """Make the layers as wide as the weights of these shapes, if that is all there is to it."""
+        trial = Sequential([Layer.from_config(layer.config()) for layer in self.layers])
+        for model in (trial, self):
+            for layer in model.leaves():
+                if f"{layer.name}.weight" in shapes:
+                    layer.set_width(shapes[f"{layer.name}.weight"][0])
+            model.build(self._check_built(), random_state=0)
+            arrays = {**model.parameters(), **model.buffers()}
+            if {name: array.shape for name, array in arrays.items()} != dict(shapes):
+                return arrays
+        return arrays
 
     def config(self) -> dict[str, Any]:
         """The architecture, ready for JSON: layers, input shape, loss."""

@@ -112,7 +112,14 @@ def _resume(model: Sequential, state: FitState, resume: TrainingCheckpoint) -> N
         raise ValueError(f"callbacks: the checkpoint holds the state of {', '.join(lost)}, not given here")
     state.optimizer.load_state_dict(resume.optimizer_state)
     if resume.model is not model:
-        model.restore(resume.model.snapshot())
+        narrower = {**resume.model.parameters(), **resume.model.buffers()}
+        wide = {**model.parameters(), **model.buffers()}
+        fits = wide.keys() == narrower.keys() and all(
+            len(a.shape) == len(b.shape) and all(m <= n for m, n in zip(a.shape, b.shape, strict=True))
+            for a, b in zip(narrower.values(), wide.values(), strict=True)
+        )
+        # It may have lost neurons, but not have gained any.
+        model.restore(resume.model.snapshot(), resize=fits)
     state.rng.bit_generator.state = resume.rng_state
     state.history = [dict(logs) for logs in resume.history]
     state.epoch, state.batch, state.resumed = resume.epoch, resume.batch, True
