@@ -19,7 +19,8 @@ def cnn(seed=0):
     return nn.Sequential(
         [
             nn.Conv2D(8, 3, activation="relu"), nn.BatchNorm(), nn.MaxPool2D(2),
-            nn.Conv2D(12, 3, padding="same"), nn.ReLU(), nn.Flatten(), nn.Dense(20, activation="relu"), nn.Dense(3),
+            nn.Conv2D(12, 3, padding="same"), nn.ReLU(),
+            nn.Flatten(), nn.Dense(20, activation="relu"), nn.Dense(3),
         ]
     ).build((1, 8, 8), seed)  # fmt: skip
 

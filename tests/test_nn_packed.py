@@ -6,6 +6,7 @@ import pytest
 import secateur as sc
 from secateur import nn
 from secateur.nn import packed as packing
+from secateur.nn.packable import PackedMatrix
 from test_methods import Keep, same, state
 from test_methods_growth import METHODS, OPTIMIZERS
 
@@ -58,7 +59,7 @@ def test_a_layer_forward_and_backward(activation, batch):
             layer.build((features,), np.random.default_rng(1))
             layer.set_mask("weight", mask)
             if layer is layers[1]:
-                layer.packed = packing.PackedWeight(layer.masks["weight"], batch)
+                layer.packed = layer.pack(layer.masks["weight"], batch)
             y = layer.forward(x, training=True)
             dx = layer.backward(dy)
             found.append((y, dx, layer.grads["weight"], layer.grads["bias"]))
@@ -66,6 +67,58 @@ def test_a_layer_forward_and_backward(activation, batch):
             np.testing.assert_allclose(packed, dense, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(layers[1].packed.gradient, found[0][2][mask], rtol=1e-4, atol=1e-5)
         assert layers[1].backward(dy, need_dx=False).size == 0
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", None])
+@pytest.mark.parametrize(
+    ("shape", "arguments"),
+    [
+        ((1, 5, 7), {"filters": 3, "kernel_size": 3}),
+        ((4, 9, 8), {"filters": 6, "kernel_size": 3, "padding": "same", "strides": 2}),
+        ((6, 7, 7), {"filters": 4, "kernel_size": (1, 3), "dilation": 2, "use_bias": False}),
+        ((6, 6, 5), {"filters": 9, "kernel_size": 2, "groups": 3}),
+    ],
+)
+def test_a_convolution_forward_and_backward(activation, shape, arguments):
+    rng = np.random.default_rng(0)
+    layers = [nn.Conv2D(activation=activation, **arguments) for _ in range(2)]
+    x = rng.normal(size=(12, *shape)).astype(np.float32)
+    found = []
+    for layer in layers:
+        layer.build(shape, np.random.default_rng(1))
+        mask = np.random.default_rng(2).random(layer.params["weight"].shape) < 0.4
+        dy = np.random.default_rng(3).normal(size=(12, *layer.output_shape)).astype(np.float32)
+        layer.set_mask("weight", mask)
+        if layer is layers[1]:
+            layer.packed = layer.pack(layer.masks["weight"], 12)
+        y = layer.forward(x, training=True)
+        dx = layer.backward(dy)
+        found.append((y, dx, *(layer.grads[key] for key in layer.params)))
+    for dense, packed in zip(*found, strict=True):
+        np.testing.assert_allclose(packed, dense, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layers[1].packed.gradient, found[0][2][mask], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_pruned_convolutional_network_learns_the_same(optimizer):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 96)
+    x = (rng.normal(size=(96, 1, 10, 10)) + y[:, None, None, None]).astype(np.float32)
+    found = {}
+    for packed in (None, 1.0):
+        model = nn.Sequential(
+            [
+                nn.Conv2D(8, 3, activation="relu"), nn.MaxPool2D(2),
+                nn.Conv2D(12, 3, padding="same", use_bias=False), nn.BatchNorm(), nn.ReLU(), nn.Flatten(), nn.Dense(20, activation="relu"), nn.Dense(3),
+            ]
+        ).build((1, 10, 10), 0)  # fmt: skip
+        sc.prune(model, 0.6, scope="layer", inplace=True)
+        history = model.fit(
+            x, y, epochs=3, optimizer=OPTIMIZERS[optimizer](), random_state=0, packed=packed, progress=False
+        )
+        assert history["packed"] == [0.0 if packed is None else 1.0] * 3
+        found[packed] = {**state(model), "loss": np.array(history["loss"])}
+    close(found[None], found[1.0])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -189,7 +242,7 @@ def test_the_best_weights_come_back_whole():
 def test_removed_weights_keep_their_places_until_a_fifth_is_gone():
     rng = np.random.default_rng(0)
     mask = rng.random((30, 20)) < 0.5
-    packed = packing.PackedWeight(mask, 16)
+    packed = PackedMatrix(mask, 16)
     places = np.flatnonzero(mask)
     less = mask.copy()
     less.flat[places[::10]] = False
@@ -232,7 +285,7 @@ def test_measuring_leaves_everything_as_it_was():
     model = pruned()
     layer, adam = model.layers[0], nn.Adam(0.01)
     before = state(model)
-    gain = packing.measure(layer, packing.PackedWeight(layer.masks["weight"], 32), 32, adam)
+    gain = packing.measure(layer, layer.pack(layer.masks["weight"], 32), 32, adam)
     assert gain > 0
     assert same(state(model), before) and adam.iterations == 0 and adam.slots == {"m": {}, "v": {}}
 

@@ -22,7 +22,7 @@ BATCHES = 64
 Batches = list[tuple[Any, Any]]
 
 
-def ours(model: Any, batches: Batches, packed: float | None) -> Callable[[], float]:
+def ours(model: Any, batches: Batches, packed: str | None) -> Callable[[], float]:
     """A step as `Sequential.fit` makes it."""
     import secateur as sc
     from secateur.nn.packed import Packer
@@ -111,7 +111,7 @@ def measure(sparsity: float, options: Any) -> dict[str, Any]:
         sc.prune(model, sparsity, scope="erk", inplace=True)
     candidates = {"torch eager": torch_eager(options.net, model.get_weights(), batches, options.threads)}
     if sparsity:
-        candidates |= {"masked": ours(model, batches, None), "packed": ours(model, batches, 1.0)}
+        candidates |= {"masked": ours(model, batches, None), "packed": ours(model, batches, "auto")}
     else:
         candidates["secateur"] = ours(model, batches, None)
     # Beyond the first step torch's zeros have grown.

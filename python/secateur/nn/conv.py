@@ -8,11 +8,12 @@ import numpy as np
 
 from .. import _core
 from .activations import activate, activation_gradient, check_activation
-from .layers import NO_GRADIENT, FloatArray, Shape, glorot_uniform, positive
+from .layers import NO_GRADIENT, BoolArray, FloatArray, Shape, glorot_uniform, positive
+from .packable import Packable, PackedFilters
 from .window import WindowLayer, channels_first, channels_last
 
 
-class Conv2D(WindowLayer):
+class Conv2D(Packable, WindowLayer):
     """Convolution (cross-correlation) of images (n, channels, height, width).
 
     Weights have the shape (filters, channels / groups, kernel height, kernel width), as in PyTorch and ONNX.
@@ -83,6 +84,7 @@ class Conv2D(WindowLayer):
         self.activation = check_activation(activation)
         self.use_bias = bool(use_bias)
         self._saved: tuple[FloatArray, FloatArray] | None = None
+        self._way: PackedFilters | None = None
 
     @property
     def kernel_size(self) -> tuple[int, int]:
@@ -98,42 +100,68 @@ class Conv2D(WindowLayer):
         channels, taps = input_shape[0] // self.groups, self.window[0] * self.window[1]
         shape = (self.filters, channels, *self.window)
         filters = self.filters // self.groups
+        self.packed = None
         self.params = {"weight": glorot_uniform(rng, shape, channels * taps, filters * taps)}
         if self.use_bias:
             self.params["bias"] = np.zeros(self.filters, np.float32)
         return (self.filters, *size)
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
-        images = channels_last(x)
-        relu = self.activation == "relu"
-        weight, bias = self.params["weight"], self.params.get("bias")
-        geometry = (self.strides, self.dilation, self.groups, self.pads)
-        out = _core.conv2d(images, weight, bias, *geometry, relu)
-        y = channels_first(out)
+        packed, relu = self._current(), self.activation == "relu"
+        if packed is not None:
+            assert isinstance(packed, PackedFilters)
+            images = np.ascontiguousarray(x)
+            y: FloatArray = packed.filters(images, self._params.get("bias"), "relu" if relu else None)
+        else:
+            images = channels_last(x)
+            weight, bias = self.params["weight"], self.params.get("bias")
+            y = channels_first(_core.conv2d(images, weight, bias, *self._geometry(), relu))
         if not relu:
             y = activate(self.activation, y, out=y)
-        self._saved = (images, y) if training else None
+        self._saved, self._way = (images, y) if training else None, packed
         return y
 
     def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
         if self._saved is None:
             raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
         images, y = self._saved
+        if self._way is not None:
+            dz = np.ascontiguousarray(activation_gradient(self.activation, y, dy))
+            return self._backward_packed(self._way, dz, images, need_dx)
         relu_output = channels_last(y) if self.activation == "relu" else None
         if relu_output is None:
             dy = activation_gradient(self.activation, y, dy)
-        geometry = (self.strides, self.dilation, self.groups, self.pads)
         dx, dw, db = _core.conv2d_backward(
-            images, self.params["weight"], channels_last(dy), relu_output, *geometry, need_dx
+            images, self.params["weight"], channels_last(dy), relu_output, *self._geometry(), need_dx
         )
         self.grads["weight"] = dw
         if self.use_bias:
             self.grads["bias"] = db
         return NO_GRADIENT if dx is None else channels_first(dx)
 
+    def _backward_packed(
+        self, packed: PackedFilters, dz: FloatArray, images: FloatArray, need_dx: bool
+    ) -> FloatArray:
+        packed.gradient = packed.filters.sddmm(dz, images)
+
+        def whole() -> FloatArray:
+            x, weight = channels_last(images), self._params["weight"]
+            return _core.conv2d_backward(x, weight, channels_last(dz), None, *self._geometry(), False)[1]
+
+        self._whole_gradient = whole
+        if self.use_bias:
+            self._grads["bias"] = dz.sum(axis=(0, 2, 3))
+        return packed.filters.grad_input(dz, images.shape[2:]) if need_dx else NO_GRADIENT
+
+    def pack(self, mask: BoolArray, samples: int) -> PackedFilters:
+        return PackedFilters(mask, self.strides, self.pads, self.dilation, self.groups)
+
+    def _geometry(self) -> tuple[tuple[int, int], tuple[int, int], int, tuple[int, int, int, int]]:
+        return self.strides, self.dilation, self.groups, self.pads
+
     def release(self) -> None:
         super().release()
-        self._saved = None
+        self._saved = self._way = None
 
     def set_width(self, width: int) -> None:
         self.filters = width

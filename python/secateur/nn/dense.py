@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .. import _core
 from .activations import activate, activation_gradient, check_activation
-from .layers import NO_GRADIENT, FloatArray, Layer, Shape, glorot_uniform, positive
-
-if TYPE_CHECKING:
-    from .packed import PackedWeight
+from .layers import NO_GRADIENT, BoolArray, FloatArray, Shape, glorot_uniform, positive
+from .packable import Packable, PackedMatrix
 
 
-class Dense(Layer):
+class Dense(Packable):
     """``activation(x @ weight.T + bias)`` with weights of shape (units, features).
 
     Parameters
@@ -45,39 +43,12 @@ class Dense(Layer):
     prunable = ("weight",)
 
     def __init__(self, units: int, activation: str | None = None, use_bias: bool = True) -> None:
-        # Whoever asks for parameters or gradients gets them whole, also while the layer is trained packed.
-        self._params: dict[str, FloatArray] = {}
-        self._grads: dict[str, FloatArray] = {}
-        self.packed: PackedWeight | None = None
         super().__init__()
         self.units = positive("units", units)
         self.activation = check_activation(activation)
         self.use_bias = bool(use_bias)
         self._saved: tuple[FloatArray, FloatArray] | None = None
-        self._dz: FloatArray | None = None
-        self._way: PackedWeight | None = None
-
-    @property
-    def params(self) -> dict[str, FloatArray]:
-        if self.packed is not None:
-            self.packed.lend(self._params["weight"])
-        return self._params
-
-    @params.setter
-    def params(self, arrays: dict[str, FloatArray]) -> None:
-        self._params = arrays
-
-    @property
-    def grads(self) -> dict[str, FloatArray]:
-        if self._dz is not None and self._saved is not None:
-            # Packed, only the nonzeros' gradient was computed.
-            self._grads["weight"] = _core.matmul(self._dz, self._saved[0], transpose_b=True)
-            self._dz = None
-        return self._grads
-
-    @grads.setter
-    def grads(self, arrays: dict[str, FloatArray]) -> None:
-        self._grads = arrays
+        self._way: PackedMatrix | None = None
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         if len(input_shape) != 1:
@@ -92,28 +63,24 @@ class Dense(Layer):
         return (self.units,)
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
-        packed = self.packed
-        # Between a new mask and the next batch of training the nonzeros are those of the old one.
-        if packed is not None and packed.mask is self.masks.get("weight"):
-            return self._forward_packed(packed, x, training)
-        weight, bias = self.params["weight"], self.params.get("bias")
-        if _in_columns(x):
-            z = _core.matmul(x.T, weight, bias, transpose_a=True, transpose_b=True)
+        packed = self._current()
+        if packed is not None:
+            assert isinstance(packed, PackedMatrix)
+            # Samples in columns: so they come from a packed layer, and go to the next one.
+            x = np.ascontiguousarray(x.T).T
+            relu = "relu" if self.activation == "relu" else None
+            y: FloatArray = packed.matrix.matmul(x.T, self._params.get("bias"), relu).T
+            if self.activation != "relu":
+                y = activate(self.activation, y, out=y)
         else:
-            x = np.ascontiguousarray(x)
-            z = _core.matmul(x, weight, bias, transpose_b=True)
-        y = activate(self.activation, z, out=z)
-        self._saved, self._way = (x, y) if training else None, None
-        return y
-
-    def _forward_packed(self, packed: PackedWeight, x: FloatArray, training: bool) -> FloatArray:
-        """As `forward`, with samples in columns: so they come from a packed layer and go to the next one."""
-        packed.ready(self._params["weight"])
-        across = np.ascontiguousarray(x.T)
-        y: FloatArray = packed.forward(across, self._params.get("bias"), self.activation == "relu").T
-        if self.activation != "relu":
+            weight, bias = self.params["weight"], self.params.get("bias")
+            if _in_columns(x):
+                y = _core.matmul(x.T, weight, bias, transpose_a=True, transpose_b=True)
+            else:
+                x = np.ascontiguousarray(x)
+                y = _core.matmul(x, weight, bias, transpose_b=True)
             y = activate(self.activation, y, out=y)
-        self._saved, self._way = (across, y) if training else None, packed
+        self._saved, self._way = (x, y) if training else None, packed
         return y
 
     def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
@@ -122,10 +89,11 @@ class Dense(Layer):
         x, y = self._saved
         dz = activation_gradient(self.activation, y, dy)
         if self._way is not None:
-            return self._backward_packed(self._way, np.ascontiguousarray(dz.T), x, need_dx)
-        dz, self._dz = np.ascontiguousarray(dz), None
+            return self._backward_packed(self._way, np.ascontiguousarray(dz.T), x.T, need_dx)
+        dz = np.ascontiguousarray(dz)
         columns, weight = _in_columns(x), self.params["weight"]
-        self.grads["weight"] = _core.matmul(dz, x.T if columns else x, transpose_a=True, transpose_b=columns)
+        operand = x.T if columns else x
+        self.grads["weight"] = _core.matmul(dz, operand, transpose_a=True, transpose_b=columns)
         if self.use_bias:
             self.grads["bias"] = dz.sum(axis=0)
         if not need_dx:
@@ -138,26 +106,23 @@ class Dense(Layer):
         )
 
     def _backward_packed(
-        self, packed: PackedWeight, dz: FloatArray, across: FloatArray, need_dx: bool
+        self, packed: PackedMatrix, dz: FloatArray, across: FloatArray, need_dx: bool
     ) -> FloatArray:
-        dx = packed.backward(dz, across, need_dx)
-        self._dz = dz
+        packed.gradient = packed.matrix.sddmm(dz, across)
+        self._whole_gradient = lambda: _core.matmul(dz, across, transpose_b=True)
         if self.use_bias:
             self._grads["bias"] = dz.sum(axis=1)
-        return NO_GRADIENT if dx is None else dx.T
+        return packed.across.matmul(dz).T if need_dx else NO_GRADIENT
+
+    def pack(self, mask: BoolArray, samples: int) -> PackedMatrix:
+        return PackedMatrix(mask, samples)
 
     def release(self) -> None:
         super().release()
-        self._saved = self._dz = self._way = None
+        self._saved = self._way = None
 
     def set_width(self, width: int) -> None:
         self.units = width
-
-    def arrays(self) -> tuple[FloatArray, ...]:
-        return tuple(self._params.values())
-
-    def packed_bytes(self) -> int:
-        return 0 if self.packed is None else self.packed.nbytes
 
     def macs(self) -> int:
         return self.units * self.input_shape[0]

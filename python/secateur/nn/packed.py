@@ -7,9 +7,9 @@ becomes the faster one, and switches.
 
 ::
 
-    masks change ──> prepare ──> Dense.packed = PackedWeight(nonzeros, slots of the optimizer)
+    masks change ──> prepare ──> layer.packed = PackedWeight(nonzeros, slots of the optimizer)
     forward, backward, step      on the nonzeros; the layer's arrays fall behind
-    Dense.params, Dense.grads    whoever asks gets them up to date, and may change them
+    layer.params, layer.grads    whoever asks gets them up to date, and may change them
     settle                       arrays and slots are whole again
 """
 
@@ -22,121 +22,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _core
-from .dense import Dense
 from .layers import BoolArray, FloatArray
 from .optimizers import Optimizer
+from .packable import Packable, PackedWeight
+from .window import channels_first, channels_last
 
 if TYPE_CHECKING:
     from .sequential import Sequential
 
 LEAST = 1 << 15
-"""Smaller layers are not worth packing, whatever their density."""
+"""Layers of fewer multiply-adds a sample are not worth packing, whatever their density."""
 FEW = 8
 """Up to so many samples are multiplied one by one, by kernels whose weights cannot be replaced."""
 HIGHEST = 0.5
 """Denser layers are not tried."""
 FALL = 0.7
 """A layer that was slower packed is tried again at this share of the density."""
-REMOVED = 0.2
-"""The share of a packed layer's weights that may go before it is packed anew."""
-
-
-class PackedWeight:
-    """The nonzeros of one layer's weights.
-
-    Parameters
-    ----------
-    mask : ndarray of bool (out, in)
-    columns : int
-        Samples of a batch.
-
-    Attributes
-    ----------
-    mask : ndarray of bool
-        The layer's mask that this belongs to; the object itself tells whether the layer has another one now.
-    values : ndarray of float32 (nnz,)
-        The weights, row by row; what the optimizer changes.
-    gradient : ndarray of float32 (nnz,)
-        Theirs, after `backward`.
-    alive : ndarray of bool (nnz,) or None
-        Where some have been removed since.
-    """
-
-    def __init__(self, mask: BoolArray, columns: int) -> None:
-        self.mask = mask
-        self.positions = np.flatnonzero(mask)
-        starts = np.concatenate([[0], np.cumsum(np.count_nonzero(mask, axis=1))])
-        places = self.positions % mask.shape[1]
-        # Every place gets a value, also that of a weight which is 0 as yet.
-        ones = np.ones(len(places), np.float32)
-        self._matrix = _core.PackedMatrix.from_csr(
-            mask.shape, starts, places, ones, "auto", columns, (8, 1), None, "f32"
-        )
-        self._across = self._matrix.T
-        self.values: FloatArray = ones
-        self.gradient: FloatArray = np.zeros(0, np.float32)
-        self.alive: BoolArray | None = None
-        self._lent = True
-        self._stale = self._ahead = False
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the nonzeros, packed both ways, and of their places."""
-        alive = 0 if self.alive is None else self.alive.nbytes
-        return self._matrix.nbytes + self.positions.nbytes + self.values.nbytes + alive
-
-    def lend(self, weight: FloatArray) -> None:
-        """Bring the layer's array up to date: somebody is going to look at it, and perhaps to change it."""
-        if self._ahead:
-            weight.reshape(-1)[self.positions] = self.values
-            self._ahead = False
-        self._lent = True
-
-    def ready(self, weight: FloatArray) -> None:
-        """Take over what others did to the layer's array, and what the optimizer did to the values."""
-        if self._lent:
-            self.values = weight.reshape(-1)[self.positions]
-            self._lent, self._stale = False, True
-        if self._stale:
-            self._matrix.update(self.values)
-            self._stale = False
-
-    def stepped(self) -> None:
-        """The optimizer has changed the values."""
-        self._stale = self._ahead = True
-
-    def shrink(self, mask: BoolArray) -> bool:
-        """Take a later mask that only removed a few weights: their places stay. Whether it is one."""
-        alive = mask.reshape(-1)[self.positions]
-        left = np.count_nonzero(alive)
-        if left < np.count_nonzero(mask) or left < (1 - REMOVED) * len(alive):
-            return False
-        self.mask, self.alive = mask, None if left == len(alive) else alive
-        return True
-
-    def forward(self, across: FloatArray, bias: FloatArray | None, relu: bool) -> FloatArray:
-        """``W @ across + bias`` of shape (out, n), from samples in columns (in, n)."""
-        return self._matrix.matmul(across, bias, "relu" if relu else None)
-
-    def backward(self, dz: FloatArray, across: FloatArray, need_dx: bool) -> FloatArray | None:
-        """Fill `gradient` from that of the outputs (out, n), and return that of the inputs (in, n)."""
-        self.gradient = self._matrix.sddmm(dz, across)
-        return self._across.matmul(dz) if need_dx else None
-
-    def compress(self, array: FloatArray) -> FloatArray:
-        """The entries of an array of the weights' shape that belong to the nonzeros."""
-        return array.reshape(-1)[self.positions]
-
-    def expand(self, values: FloatArray) -> FloatArray:
-        """The inverse, 0 elsewhere."""
-        array = np.zeros(self.mask.shape, np.float32)
-        array.reshape(-1)[self.positions] = values
-        return array
 
 
 class Packer:
-    """Decides how the pruned Dense layers of a training run, and keeps the optimizer's slots with them.
+    """Decides how the pruned layers of a training run, and keeps the optimizer's slots with them.
 
     Parameters
     ----------
@@ -154,16 +59,15 @@ class Packer:
         """By layer: the density up to which it runs packed; where it never did, minus the one tried last."""
         self._masks: dict[str, BoolArray | None] = {}
         self._macs = self._packed_macs = 0
-        weights = [layer._params["weight"] for layer in model.leaves() if isinstance(layer, Dense)]
-        tied = [sum(weight is other for other in weights) > 1 for weight in weights]
-        dense = [layer for layer in model.leaves() if isinstance(layer, Dense)]
+        layers = [layer for layer in model.leaves() if isinstance(layer, Packable)]
+        weights = [layer._params["weight"] for layer in layers]
+        # Weights that several layers share stay whole.
+        owned = [sum(weight is other for other in weights) == 1 for weight in weights]
+        pack = packed is not None and batch_size > FEW
         self._layers = [
             layer
-            for layer, shared in zip(dense, tied, strict=True)
-            if packed is not None
-            and batch_size > FEW
-            and layer._params["weight"].size >= LEAST
-            and not shared
+            for layer, alone in zip(layers, owned, strict=True)
+            if pack and alone and layer.macs() >= LEAST
         ]
 
     def prepare(self, anew: bool = False) -> None:
@@ -184,29 +88,29 @@ class Packer:
             if mask is not None:
                 self._pack(layer, mask)
 
-    def _pack(self, layer: Dense, mask: BoolArray) -> None:
+    def _pack(self, layer: Packable, mask: BoolArray) -> None:
         density = np.count_nonzero(mask) / mask.size
         limit = (
             self.packed if isinstance(self.packed, float) else self.limits.get(layer.name, -HIGHEST / FALL)
         )
         if 0 < density <= limit:
-            self._install(layer, PackedWeight(mask, self.batch_size))
+            self._install(layer, layer.pack(mask, self.batch_size))
         elif 0 < density <= -limit * FALL:
-            packed = PackedWeight(mask, self.batch_size)
+            packed = layer.pack(mask, self.batch_size)
             gain = measure(layer, packed, self.batch_size, self.optimizer)
             # The time of a packed layer is nearly all for its nonzeros.
-            self.limits[layer.name] = min(HIGHEST, density * gain) if gain > 1 else -density
+            self.limits[layer.name] = float(min(HIGHEST, density * gain) if gain > 1 else -density)
             if gain > 1:
                 self._install(layer, packed)
 
-    def _install(self, layer: Dense, packed: PackedWeight) -> None:
+    def _install(self, layer: Packable, packed: PackedWeight) -> None:
         name = f"{layer.name}.weight"
         for memory in self.optimizer.slots.values():
             if name in memory:
                 memory[name] = packed.compress(memory[name])
         layer.packed = packed
 
-    def _unpack(self, layer: Dense) -> None:
+    def _unpack(self, layer: Packable) -> None:
         packed = layer.packed
         if packed is None:
             return
@@ -224,9 +128,9 @@ class Packer:
         masks: dict[str, BoolArray] = {}
         packed_weights = []
         for layer in self.model.leaves():
-            packed = layer.packed if isinstance(layer, Dense) else None
-            own = layer._params if isinstance(layer, Dense) else layer.params
-            slopes = layer._grads if isinstance(layer, Dense) else layer.grads
+            packed = layer.packed if isinstance(layer, Packable) else None
+            own = layer._params if isinstance(layer, Packable) else layer.params
+            slopes = layer._grads if isinstance(layer, Packable) else layer.grads
             for key, array in own.items():
                 name = f"{layer.name}.{key}"
                 if key == "weight" and packed is not None:
@@ -259,32 +163,38 @@ class Packer:
         self._masks = {}
 
 
-def measure(layer: Dense, packed: PackedWeight, samples: int, optimizer: Optimizer) -> float:
+def measure(layer: Packable, packed: PackedWeight, samples: int, optimizer: Optimizer) -> float:
     """How much faster a training step of a layer is packed than masked, by the least of a few times."""
     rng = np.random.default_rng(0)
-    weight, mask = layer._params["weight"], packed.mask
-    out, into = weight.shape
-    x, dy = rng.standard_normal((samples, into), np.float32), rng.standard_normal((samples, out), np.float32)
-    across, dz = np.ascontiguousarray(x.T), np.ascontiguousarray(dy.T)
-    whole, part = _alone(optimizer), _alone(optimizer)
-    copied = weight.copy()
+    x = rng.standard_normal((samples, *layer.input_shape), np.float32)
+    dy = rng.standard_normal((samples, *layer.output_shape), np.float32)
+    if x.ndim == 4:
+        # In memory as between layers that are not packed.
+        x, dy = channels_first(channels_last(x)), channels_first(channels_last(dy))
+    weight = layer._params["weight"]
+    whole, part, copied = _alone(optimizer), _alone(optimizer), weight.copy()
     packed.ready(weight)
     values = packed.values.copy()
 
     def dense() -> None:
-        _core.matmul(x, weight, transpose_b=True)
-        _core.matmul(dy, weight)
-        whole.step({"w": copied}, {"w": _core.matmul(dy, x, transpose_a=True)}, {"w": mask})
+        layer.forward(x, training=True)
+        layer.backward(dy)
+        whole.step({"w": copied}, {"w": layer.grads["weight"]}, {"w": packed.mask})
 
     def sparse() -> None:
         packed.stepped()
-        packed.ready(weight)
-        packed.forward(across, None, False)
-        packed.backward(dz, across, True)
+        layer.forward(x, training=True)
+        layer.backward(dy)
         part.step({"w": values}, {"w": packed.gradient})
 
-    slow, fast = _least(dense), _least(sparse)
-    packed.lend(weight)
+    slow = _least(dense)
+    layer.packed = packed
+    try:
+        fast = _least(sparse)
+        packed.lend(weight)
+    finally:
+        layer.packed = None
+        layer.release()
     return slow / fast
 
 
