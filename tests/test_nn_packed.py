@@ -109,7 +109,8 @@ def test_a_pruned_convolutional_network_learns_the_same(optimizer):
         model = nn.Sequential(
             [
                 nn.Conv2D(8, 3, activation="relu"), nn.MaxPool2D(2),
-                nn.Conv2D(12, 3, padding="same", use_bias=False), nn.BatchNorm(), nn.ReLU(), nn.Flatten(), nn.Dense(20, activation="relu"), nn.Dense(3),
+                nn.Conv2D(12, 3, padding="same", use_bias=False), nn.BatchNorm(), nn.ReLU(),
+                nn.Flatten(), nn.Dense(20, activation="relu"), nn.Dense(3),
             ]
         ).build((1, 10, 10), 0)  # fmt: skip
         sc.prune(model, 0.6, scope="layer", inplace=True)
