@@ -59,7 +59,7 @@ def test_a_layer_forward_and_backward(activation, batch):
             layer.build((features,), np.random.default_rng(1))
             layer.set_mask("weight", mask)
             if layer is layers[1]:
-                layer.packed = layer.pack(layer.masks["weight"], batch)
+                layer.packed = layer.pack(layer.masks["weight"])
             y = layer.forward(x, training=True)
             dx = layer.backward(dy)
             found.append((y, dx, layer.grads["weight"], layer.grads["bias"]))
@@ -90,7 +90,7 @@ def test_a_convolution_forward_and_backward(activation, shape, arguments):
         dy = np.random.default_rng(3).normal(size=(12, *layer.output_shape)).astype(np.float32)
         layer.set_mask("weight", mask)
         if layer is layers[1]:
-            layer.packed = layer.pack(layer.masks["weight"], 12)
+            layer.packed = layer.pack(layer.masks["weight"])
         y = layer.forward(x, training=True)
         dx = layer.backward(dy)
         found.append((y, dx, *(layer.grads[key] for key in layer.params)))
@@ -243,7 +243,7 @@ def test_the_best_weights_come_back_whole():
 def test_removed_weights_keep_their_places_until_a_fifth_is_gone():
     rng = np.random.default_rng(0)
     mask = rng.random((30, 20)) < 0.5
-    packed = PackedMatrix(mask, 16)
+    packed = PackedMatrix(mask)
     places = np.flatnonzero(mask)
     less = mask.copy()
     less.flat[places[::10]] = False
@@ -286,7 +286,7 @@ def test_measuring_leaves_everything_as_it_was():
     model = pruned()
     layer, adam = model.layers[0], nn.Adam(0.01)
     before = state(model)
-    gain = packing.measure(layer, layer.pack(layer.masks["weight"], 32), 32, adam)
+    gain = packing.measure(layer, layer.pack(layer.masks["weight"]), 32, adam)
     assert gain > 0
     assert same(state(model), before) and adam.iterations == 0 and adam.slots == {"m": {}, "v": {}}
 

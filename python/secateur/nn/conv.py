@@ -153,7 +153,7 @@ class Conv2D(Packable, WindowLayer):
             self._grads["bias"] = dz.sum(axis=(0, 2, 3))
         return packed.filters.grad_input(dz, images.shape[2:]) if need_dx else NO_GRADIENT
 
-    def pack(self, mask: BoolArray, samples: int) -> PackedFilters:
+    def pack(self, mask: BoolArray) -> PackedFilters:
         return PackedFilters(mask, self.strides, self.pads, self.dilation, self.groups)
 
     def _geometry(self) -> tuple[tuple[int, int], tuple[int, int], int, tuple[int, int, int, int]]:

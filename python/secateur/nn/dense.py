@@ -114,8 +114,8 @@ class Dense(Packable):
             self._grads["bias"] = dz.sum(axis=1)
         return packed.across.matmul(dz).T if need_dx else NO_GRADIENT
 
-    def pack(self, mask: BoolArray, samples: int) -> PackedMatrix:
-        return PackedMatrix(mask, samples)
+    def pack(self, mask: BoolArray) -> PackedMatrix:
+        return PackedMatrix(mask)
 
     def release(self) -> None:
         super().release()

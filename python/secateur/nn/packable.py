@@ -103,16 +103,18 @@ class PackedWeight:
 
 
 class PackedMatrix(PackedWeight):
-    """Those of a Dense layer, for batches of `samples`; operands hold the samples in columns."""
+    """Those of a Dense layer; operands hold the samples in columns."""
 
-    def __init__(self, mask: BoolArray, samples: int) -> None:
+    def __init__(self, mask: BoolArray) -> None:
         starts = np.concatenate([[0], np.cumsum(np.count_nonzero(mask, axis=1))])
         places = np.flatnonzero(mask) % mask.shape[1]
-        # Every place gets a value, also that of a weight which is 0 as yet.
+        # Every place gets a value, also that of a weight which is 0 as yet. Packed is what is asked to
+        # multiply, with the order of the values, because they have been replaced before.
         ones = np.ones(len(places), np.float32)
         self.matrix = _core.PackedMatrix.from_csr(
-            mask.shape, starts, places, ones, "auto", samples, (8, 1), None, "f32"
+            mask.shape, starts, places, ones, "auto", None, (8, 1), None, "f32"
         )
+        self.matrix.update(ones)
         self.across = self.matrix.T
         super().__init__(mask, self.matrix)
 
@@ -170,8 +172,8 @@ class Packable(Layer):
     def grads(self, arrays: dict[str, FloatArray]) -> None:
         self._grads = arrays
 
-    def pack(self, mask: BoolArray, samples: int) -> PackedWeight:
-        """The nonzeros of a mask, for batches of `samples`."""
+    def pack(self, mask: BoolArray) -> PackedWeight:
+        """The nonzeros of a mask."""
         raise NotImplementedError
 
     def _current(self) -> PackedWeight | None:

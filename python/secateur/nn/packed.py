@@ -94,9 +94,9 @@ class Packer:
             self.packed if isinstance(self.packed, float) else self.limits.get(layer.name, -HIGHEST / FALL)
         )
         if 0 < density <= limit:
-            self._install(layer, layer.pack(mask, self.batch_size))
+            self._install(layer, layer.pack(mask))
         elif 0 < density <= -limit * FALL:
-            packed = layer.pack(mask, self.batch_size)
+            packed = layer.pack(mask)
             gain = measure(layer, packed, self.batch_size, self.optimizer)
             # The time of a packed layer is nearly all for its nonzeros.
             self.limits[layer.name] = float(min(HIGHEST, density * gain) if gain > 1 else -density)

@@ -259,17 +259,11 @@ impl Packed {
     }
 }
 
-/// The ordinals of the nonzeros, packed for many columns.
-fn ordinals(rows: &Rows, kind: Option<Kind>, target: Target, storage: Storage) -> Packed {
-    Packed::many(&rows.ordinals(), Kind::form(kind, rows, false, target, storage), target)
-}
-
-/// Puts values where `order` says. What was packed when some of them were 0 has no places for these: `again` packs all.
-fn fill(packed: &mut Packed, order: &Order, executor: &dyn Executor, values: &[f32], again: impl Fn() -> Packed) {
-    if packed.values_mut().len() != order.len() {
-        *packed = again();
-    }
-    order.fill(executor, values, packed.values_mut());
+/// Weights packed for many columns, and where their values come from, if these are going to be replaced.
+#[derive(Debug)]
+struct Many {
+    packed: Packed,
+    order: Option<Order>,
 }
 
 /// A sparse matrix and the packed forms that its products have asked for so far.
@@ -280,14 +274,14 @@ pub struct PackedMatrix {
     target: Target,
     storage: Storage,
     few: OnceLock<Packed>,
-    many: OnceLock<Packed>,
+    many: OnceLock<Many>,
     transposed: OnceLock<Box<PackedMatrix>>,
     cuts: OnceLock<Cuts>,
-    /// Where the values of `many` come from, once they had to be replaced.
-    order: Option<Order>,
-    /// As the transposed matrix of another one: where its own values and those of `many` come from.
-    across: Option<(Order, Option<Order>)>,
-    /// The values of that one, since it replaced them; and the nonzeros with these, once somebody asked.
+    /// Whether values have been replaced: whatever is packed from then on keeps its order.
+    updated: bool,
+    /// As the transposed matrix of an updated one: where its values come from among those given there.
+    source: Option<Order>,
+    /// The values given there last; and the nonzeros with these, once somebody asked.
     late: Option<(Vec<f32>, OnceLock<Rows>)>,
     spare: Spare,
 }
@@ -338,25 +332,36 @@ impl PackedMatrix {
             many: OnceLock::new(),
             transposed: OnceLock::new(),
             cuts: OnceLock::new(),
-            order: None,
-            across: None,
+            updated: false,
+            source: None,
             late: None,
             spare: Spare::default(),
         }
     }
 
     fn packed(&self, columns: usize) -> &Packed {
-        let few = are_few(self.kind, columns);
-        let slot = if few { &self.few } else { &self.many };
-        slot.get_or_init(|| {
-            let kind = Kind::form(self.kind, &self.rows, few, self.target, self.storage);
+        if !are_few(self.kind, columns) {
+            return &self.many.get_or_init(|| self.pack_many()).packed;
+        }
+        self.few.get_or_init(|| {
+            let kind = Kind::form(self.kind, &self.rows, true, self.target, self.storage);
             match self.storage {
-                _ if !few => Packed::many(self.rows(), kind, self.target),
                 Storage::F32 => Packed::few::<f32>(self.rows(), kind),
                 Storage::Bf16 => Packed::few::<bf16>(self.rows(), kind),
                 Storage::F16 => Packed::few::<f16>(self.rows(), kind),
             }
         })
+    }
+
+    fn pack_many(&self) -> Many {
+        let kind = Kind::form(self.kind, &self.rows, false, self.target, self.storage);
+        if !self.updated {
+            return Many { packed: Packed::many(self.rows(), kind, self.target), order: None };
+        }
+        let mut packed = Packed::many(&self.rows.ordinals(), kind, self.target);
+        let order = Order::of(packed.values_mut());
+        order.fill(&Sequential, self.rows().parts().2, packed.values_mut());
+        Many { packed, order: Some(self.source.as_ref().map_or_else(|| order.clone(), |source| order.after(source))) }
     }
 
     /// How the values lie in memory where columns are few.
@@ -366,7 +371,7 @@ impl PackedMatrix {
 
     /// The nonzeros.
     pub fn rows(&self) -> &Rows {
-        let (Some((values, rows)), Some((order, _))) = (&self.late, &self.across) else { return &self.rows };
+        let (Some((values, rows)), Some(order)) = (&self.late, &self.source) else { return &self.rows };
         rows.get_or_init(|| {
             let mut rows = self.rows.clone();
             order.fill(&Sequential, values, rows.values_mut());
@@ -376,7 +381,8 @@ impl PackedMatrix {
 
     /// Memory of everything packed so far, the plain rows included.
     pub fn nbytes(&self) -> usize {
-        let packed: usize = [&self.few, &self.many].iter().filter_map(|slot| slot.get()).map(Packed::nbytes).sum();
+        let packed = self.few.get().map_or(0, Packed::nbytes)
+            + self.many.get().map_or(0, |many| many.packed.nbytes() + many.order.as_ref().map_or(0, Order::nbytes));
         let plain = self.rows.nnz() * 8 + (self.rows.rows() + 1) * size_of::<usize>();
         let cuts = self.cuts.get().map_or(0, Cuts::nbytes);
         plain + packed + cuts + self.transposed.get().map_or(0, |transposed| transposed.nbytes())
@@ -396,13 +402,23 @@ impl PackedMatrix {
                 Some(Kind::Block { .. } | Kind::Nm) => Some(Kind::Pattern),
                 kind => kind,
             };
-            Box::new(PackedMatrix::unpacked(self.rows().transposed(), kind, self.target, self.storage))
+            let mut transposed = PackedMatrix::unpacked(self.rows().transposed(), kind, self.target, self.storage);
+            transposed.updated = self.updated;
+            transposed.source = self.updated.then(|| self.order_across());
+            Box::new(transposed)
         })
     }
 
+    /// Where the values of the transposed matrix come from, among those given to [`Self::update`].
+    fn order_across(&self) -> Order {
+        let order = Order::of(self.rows.ordinals().transposed().values_mut());
+        self.source.as_ref().map_or_else(|| order.clone(), |source| order.after(source))
+    }
+
     /// Replaces the values, in the order of [`Rows::parts`]: the structure stays, and so does the packing for many columns,
-    /// the transposed matrix included. Where values go is worked out at the first call. Packed for few columns, the matrix is
-    /// packed anew at its next use. Values are rounded to the storage.
+    /// the transposed matrix included, once it was packed after the first call: that is when it is known that the order of
+    /// values is worth keeping. Packed for few columns, the matrix is packed anew at its next use. Values are rounded to the
+    /// storage.
     ///
     /// # Errors
     /// Where there is not one value a nonzero, or one does not fit the storage.
@@ -415,34 +431,27 @@ impl PackedMatrix {
             self.storage.round("values", values.to_mut())?;
         }
         self.rows.values_mut().copy_from_slice(&values);
-        self.few.take();
-        let again = || ordinals(&self.rows, self.kind, self.target, self.storage);
-        if let Some(packed) = self.many.get_mut() {
-            let order = self.order.get_or_insert_with(|| Order::of(again().values_mut()));
-            fill(packed, order, executor, &values, again);
-        }
-        if let Some(transposed) = self.transposed.get_mut() {
-            transposed.update_across(executor, &values, &|| Order::of(self.rows.ordinals().transposed().values_mut()));
-        }
+        self.replace(executor, &values);
         Ok(())
     }
 
-    /// As [`Self::update`] of the matrix that this is the transposed of; `order` tells where its values come from.
-    fn update_across(&mut self, executor: &dyn Executor, values: &[f32], order: &dyn Fn() -> Order) {
+    /// Brings what is packed up to date, here and in the transposed matrix.
+    fn replace(&mut self, executor: &dyn Executor, values: &[f32]) {
+        self.updated = true;
         self.few.take();
-        let again = || ordinals(&self.rows, self.kind, self.target, self.storage);
-        let (own, packed_order) = self.across.get_or_insert_with(|| (order(), None));
-        if let Some(packed) = self.many.get_mut() {
-            let order = packed_order.get_or_insert_with(|| Order::of(again().values_mut()).after(own));
-            fill(packed, order, executor, values, again);
+        match self.many.get_mut() {
+            Some(Many { packed, order: Some(order) }) => order.fill(executor, values, packed.values_mut()),
+            _ => drop(self.many.take()),
         }
-        let (late, rows) = self.late.get_or_insert_default();
-        late.clear();
-        late.extend_from_slice(values);
-        rows.take();
+        let unknown = self.transposed.get().is_some_and(|transposed| transposed.source.is_none());
+        let source = unknown.then(|| self.order_across());
         if let Some(transposed) = self.transposed.get_mut() {
-            // Transposed twice: the values as they came.
-            transposed.update_across(executor, values, &|| Order::of(self.rows.ordinals().values_mut()));
+            transposed.source = transposed.source.take().or(source);
+            let (late, rows) = transposed.late.get_or_insert_default();
+            late.clear();
+            late.extend_from_slice(values);
+            rows.take();
+            transposed.replace(executor, values);
         }
     }
 

@@ -20,9 +20,9 @@ impl Order {
         Order(self.0.iter().map(|&number| if number == 0 { 0 } else { earlier.0[number as usize - 1] }).collect())
     }
 
-    /// How many places there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// Its memory.
+    pub fn nbytes(&self) -> usize {
+        self.0.len() * size_of::<u32>()
     }
 
     /// Puts `values` to their places.

@@ -24,7 +24,7 @@ use super::kblocks::KBlocks;
 use super::rows::Rows;
 use super::sweep::{Sweep, Tile, bands, rows_of};
 use super::{Format, Pack};
-use crate::simd::{LANES, Vector};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 use std::iter::repeat_n;
 
 /// Two rows in one K-block, or one: `other` is [`NONE`] then.
@@ -85,61 +85,73 @@ pub struct Pattern {
     index: Vec<u16>,
 }
 
-/// The nonzeros of one row in one K-block.
-#[derive(Debug, Clone, Default)]
-struct Run {
+/// The nonzeros of one row in one K-block, columns counted from the block's first.
+#[derive(Debug, Clone, Copy)]
+struct Run<'a> {
     row: u32,
-    nonzeros: Vec<(usize, f32)>,
-    /// One bit a column of the block.
-    mask: Vec<u64>,
+    first: usize,
+    index: &'a [u32],
+    values: &'a [f32],
 }
 
-impl Run {
-    fn shared(&self, other: &Run) -> u32 {
-        self.mask.iter().zip(&other.mask).map(|(a, b)| (a & b).count_ones()).sum()
+impl Run<'_> {
+    fn nonzeros(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.index.iter().zip(self.values).map(|(&column, &value)| (column as usize - self.first, value))
     }
+}
 
-    /// The nonzeros in columns that `other` has too, or has not.
-    fn select(&self, other: &Run, both: bool) -> impl Iterator<Item = (usize, f32)> {
-        let has = |at: usize| other.mask.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1);
-        self.nonzeros.iter().copied().filter(move |&(at, _)| has(at) == both)
-    }
+/// Whether a run's mask, one bit a column of the block, has the column.
+fn has(mask: &[u64], at: usize) -> bool {
+    mask.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
 }
 
 /// A pair with its columns, counted from the block's first, and its values, in the order in which they are read.
 struct Paired {
     pair: Pair,
-    columns: Vec<usize>,
+    columns: Vec<u16>,
     values: Vec<f32>,
 }
 
 impl Paired {
-    fn new(one: &Run, other: Option<&Run>) -> Paired {
-        let nothing = Run::default();
-        let rows = (one.row, other.map_or(NONE, |other| other.row));
-        let other = other.unwrap_or(&nothing);
-        let mut both: Vec<_> = one.select(other, true).zip(other.select(one, true)).collect();
-        let (mut a, mut b): (Vec<_>, Vec<_>) = (one.select(other, false).collect(), other.select(one, false).collect());
+    /// Runs with their masks.
+    fn new((one, mine): (&Run<'_>, &[u64]), other: Option<(&Run<'_>, &[u64])>) -> Paired {
+        let row = other.map_or(NONE, |(other, _)| other.row);
+        let size = one.index.len().max(other.map_or(0, |(other, _)| other.index.len()));
+        let mut both = Vec::with_capacity(size);
+        let (mut a, mut b) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        let theirs = other.map_or(&[] as &[u64], |(_, theirs)| theirs);
+        one.nonzeros().for_each(|(at, v)| if has(theirs, at) { both.push((at, v, 0.0)) } else { a.push((at, v)) });
+        let mut shared = both.iter_mut();
+        for (at, w) in other.iter().flat_map(|(other, _)| other.nonzeros()) {
+            match has(mine, at).then(|| shared.next()).flatten() {
+                Some(pair) => pair.2 = w,
+                None => b.push((at, w)),
+            }
+        }
         let mixed = both.len().min(a.len()).min(b.len());
         // Of an odd number the last becomes a column of each.
-        let odd = if (both.len() - mixed) % 2 == 1 { both.pop() } else { None };
-        let (v, w) = odd.unzip();
-        a.extend(v);
-        b.extend(w);
+        if (both.len() - mixed) % 2 == 1
+            && let Some((at, v, w)) = both.pop()
+        {
+            a.push((at, v));
+            b.push((at, w));
+        }
         let apart = (a.len().min(b.len()) - mixed) / 2;
         let steps = [mixed, (both.len() - mixed) / 2, apart].map(|steps| steps as u16);
         let rest = [&a, &b].map(|all| (all.len() - mixed - 2 * apart) as u16);
-        let pair = Pair { one: rows.0, other: rows.1, steps, rest };
+        let pair = Pair { one: one.row, other: row, steps, rest };
+        let places = both.len() + a.len() + b.len();
         let (mut both, mut a, mut b) = (both.into_iter(), a.into_iter(), b.into_iter());
-        let mut paired = Paired { pair, columns: Vec::new(), values: Vec::new() };
+        let mut paired =
+            Paired { pair, columns: Vec::with_capacity(places), values: Vec::with_capacity(places + both.len()) };
         for of in pair.order() {
             let next = match of {
-                Of::Both => both.next().map(|((at, v), (_, w))| (at, v, Some(w))),
+                Of::Both => both.next().map(|(at, v, w)| (at, v, Some(w))),
                 Of::One => a.next().map(|(at, v)| (at, v, None)),
                 Of::Other => b.next().map(|(at, v)| (at, v, None)),
             };
             if let Some((at, v, w)) = next {
-                paired.columns.push(at);
+                paired.columns.push(at as u16);
                 paired.values.push(v);
                 paired.values.extend(w);
             }
@@ -148,17 +160,57 @@ impl Paired {
     }
 }
 
+/// How many runs a partner is sought among: those nearest in length. Among all 1024 of a band are hardly better ones.
+const NEAR: usize = 192;
+
+/// The search for the run that shares most columns with one: where it is `among` them.
+struct Partner<'a> {
+    mine: &'a [u64],
+    among: &'a [usize],
+    /// As many words a run as `mine`.
+    masks: &'a [u64],
+}
+
+impl Kernel for Partner<'_> {
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) -> Option<usize> {
+        // Loops, not iterators: these would be functions of their own, without the target's instruction for counting.
+        let (mut best, mut most) = (None, 0);
+        for (at, &run) in self.among.iter().enumerate() {
+            let theirs = &self.masks[run * self.mine.len()..][..self.mine.len()];
+            let mut shared = 0;
+            for (a, b) in self.mine.iter().zip(theirs) {
+                shared += (a & b).count_ones();
+            }
+            // Of equals the last, which is nearest in length.
+            if shared >= most {
+                (best, most) = (Some(at), shared);
+            }
+        }
+        best
+    }
+}
+
 impl Pattern {
     /// Pairs the runs of a band: the longest first, each with the one that shares most of its columns.
-    fn add_band(&mut self, block: usize, mut runs: Vec<Run>) {
+    fn add_band(&mut self, block: usize, mut runs: Vec<Run<'_>>) {
         self.starts.push(self.end());
-        runs.sort_by_key(|run| run.nonzeros.len());
+        runs.sort_by_key(|run| run.index.len());
+        let words = self.blocks.columns(block).len().div_ceil(64);
+        let mut masks = vec![0u64; runs.len() * words];
+        for (run, mask) in runs.iter().zip(masks.chunks_exact_mut(words.max(1))) {
+            run.nonzeros().for_each(|(at, _)| mask[at / 64] |= 1 << (at % 64));
+        }
+        let mask = |run: usize| &masks[run * words..][..words];
+        let mut left: Vec<usize> = (0..runs.len()).collect();
         let mut band = Vec::with_capacity(runs.len().div_ceil(2));
-        while let Some(one) = runs.pop() {
-            // Of equals the last, which is nearest in length.
-            let best = (runs.len().saturating_sub(192)..runs.len()).max_by_key(|&at| runs[at].shared(&one));
-            let other = best.map(|at| runs.remove(at));
-            band.push(Paired::new(&one, other.as_ref()));
+        while let Some(one) = left.pop() {
+            let near = left.len().saturating_sub(NEAR);
+            let search = Partner { mine: mask(one), among: &left[near..], masks: &masks };
+            let other = dispatch(Target::detect(), search).map(|at| left.remove(near + at));
+            band.push(Paired::new((&runs[one], mask(one)), other.map(|other| (&runs[other], mask(other)))));
         }
         // Each loop of a pair ends in a branch. Where neighbours take as many steps of a kind, it is foreseen.
         band.sort_by_key(|Paired { pair: Pair { steps: [mixed, both, apart], rest, .. }, .. }| {
@@ -167,7 +219,7 @@ impl Pattern {
         let first = self.blocks.columns(block).start;
         for Paired { pair, columns, values } in band {
             self.pairs.push(pair);
-            self.index.extend(columns.iter().map(|at| self.blocks.index(block, first + at)));
+            self.index.extend(columns.iter().map(|&at| self.blocks.index(block, first + at as usize)));
             self.values.extend(values);
         }
     }
@@ -187,7 +239,8 @@ impl Pack for Pattern {
     }
 
     fn pack(rows: &Rows, blocks: KBlocks) -> Pattern {
-        let mut next: Vec<_> = (0..rows.rows()).map(|row| rows.row(row).peekable()).collect();
+        let (starts, index, values) = rows.parts();
+        let mut next = starts.to_vec();
         let mut packed = Pattern {
             rows: rows.rows(),
             columns: rows.columns(),
@@ -205,14 +258,15 @@ impl Pack for Pattern {
                 let band = rows_of(&(band..band + 1), rows.rows());
                 let mut runs = Vec::with_capacity(band.len());
                 for row in band {
-                    let mut run = Run { row: row as u32, mask: vec![0; columns.len().div_ceil(64)], ..Run::default() };
-                    while let Some((column, value)) = next[row].next_if(|&(column, _)| column < columns.end) {
-                        let at = column - columns.start;
-                        run.mask[at / 64] |= 1 << (at % 64);
-                        run.nonzeros.push((at, value));
+                    let from = next[row];
+                    let mut to = from;
+                    while to < starts[row + 1] && (index[to] as usize) < columns.end {
+                        to += 1;
                     }
-                    if every || !run.nonzeros.is_empty() {
-                        runs.push(run);
+                    next[row] = to;
+                    if every || to > from {
+                        let (index, values) = (&index[from..to], &values[from..to]);
+                        runs.push(Run { row: row as u32, first: columns.start, index, values });
                     }
                 }
                 packed.add_band(block, runs);
