@@ -49,6 +49,8 @@ class Dense(Packable):
         self.use_bias = bool(use_bias)
         self._saved: tuple[FloatArray, FloatArray] | None = None
         self._way: PackedMatrix | None = None
+        # Whether samples came in rows, as from an image: so their gradient goes back.
+        self._rows = True
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         if len(input_shape) != 1:
@@ -63,56 +65,44 @@ class Dense(Packable):
         return (self.units,)
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
-        packed = self._current()
+        # Samples lie in columns, from one Dense layer to the next: weights are then read row by row.
+        across = np.ascontiguousarray(x.T)
+        packed, bias = self._current(), self._params.get("bias")
+        relu = self.activation == "relu"
         if packed is not None:
             assert isinstance(packed, PackedMatrix)
-            # Samples in columns: so they come from a packed layer, and go to the next one.
-            x = np.ascontiguousarray(x.T).T
-            relu = "relu" if self.activation == "relu" else None
-            y: FloatArray = packed.matrix.matmul(x.T, self._params.get("bias"), relu).T
-            if self.activation != "relu":
-                y = activate(self.activation, y, out=y)
+            y: FloatArray = packed.matrix.matmul(across, bias, "relu" if relu else None).T
         else:
-            weight, bias = self.params["weight"], self.params.get("bias")
-            if _in_columns(x):
-                y = _core.matmul(x.T, weight, bias, transpose_a=True, transpose_b=True)
-            else:
-                x = np.ascontiguousarray(x)
-                y = _core.matmul(x, weight, bias, transpose_b=True)
+            y = _core.matmul(self.params["weight"], across).T
+            if bias is not None:
+                y += bias
+        if packed is None or not relu:
             y = activate(self.activation, y, out=y)
-        self._saved, self._way = (x, y) if training else None, packed
+        self._saved, self._way, self._rows = (across, y) if training else None, packed, x.flags.c_contiguous
         return y
 
     def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
         if self._saved is None:
             raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
-        x, y = self._saved
-        dz = activation_gradient(self.activation, y, dy)
-        if self._way is not None:
-            return self._backward_packed(self._way, np.ascontiguousarray(dz.T), x.T, need_dx)
-        dz = np.ascontiguousarray(dz)
-        columns, weight = _in_columns(x), self.params["weight"]
-        operand = x.T if columns else x
-        self.grads["weight"] = _core.matmul(dz, operand, transpose_a=True, transpose_b=columns)
-        if self.use_bias:
-            self.grads["bias"] = dz.sum(axis=0)
-        if not need_dx:
-            return NO_GRADIENT
-        # As the layer before has it.
-        return (
-            _core.matmul(weight, dz, transpose_a=True, transpose_b=True).T
-            if columns
-            else _core.matmul(dz, weight)
-        )
-
-    def _backward_packed(
-        self, packed: PackedMatrix, dz: FloatArray, across: FloatArray, need_dx: bool
-    ) -> FloatArray:
-        packed.gradient = packed.matrix.sddmm(dz, across)
-        self._whole_gradient = lambda: _core.matmul(dz, across, transpose_b=True)
+        across, y = self._saved
+        dz = np.ascontiguousarray(activation_gradient(self.activation, y, dy).T)
+        packed = self._way
+        if packed is not None:
+            packed.gradient = packed.matrix.sddmm(dz, across)
+            self._whole_gradient = lambda: _core.matmul(dz, across, transpose_b=True)
+        else:
+            self._grads["weight"] = _core.matmul(dz, across, transpose_b=True)
         if self.use_bias:
             self._grads["bias"] = dz.sum(axis=1)
-        return packed.across.matmul(dz).T if need_dx else NO_GRADIENT
+        if not need_dx:
+            return NO_GRADIENT
+        if packed is not None:
+            dx: FloatArray = packed.across.matmul(dz).T
+        elif self._rows:
+            dx = _core.matmul(dz, self.params["weight"], transpose_a=True)
+        else:
+            dx = _core.matmul(self.params["weight"], dz, transpose_a=True).T
+        return dx
 
     def pack(self, mask: BoolArray) -> PackedMatrix:
         return PackedMatrix(mask)
@@ -134,8 +124,3 @@ class Dense(Packable):
             "activation": self.activation,
             "use_bias": self.use_bias,
         }
-
-
-def _in_columns(x: FloatArray) -> bool:
-    """Whether samples lie in columns, as packed layers leave them."""
-    return x.flags.f_contiguous and not x.flags.c_contiguous
