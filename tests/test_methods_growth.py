@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import test_methods
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,17 +73,18 @@ def run(method, epochs=10, optimizer=None, watch=None, model=None):
     return model, pruner, watch
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*test_methods.METHODS, *METHODS])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_no_weight_revives_in_1000_steps_and_the_target_holds(name, optimizer):
-    method = METHODS[name]()
+    method = {**test_methods.METHODS, **METHODS}[name]()
     model, pruner, watch = run(method, 100, OPTIMIZERS[optimizer]())
     assert watch.steps == 1000
     names = method.names if name != "snip neurons" else model.prunable()
     zeros = sum(int((~model.masks[name]).sum()) for name in names)
     target, size = method.target, sum(model.parameters()[name].size for name in names)
-    group = {"set blocks": 3 * 4 / size, "dns blocks": 3 * 4 / size, "snip neurons": 40 / size}.get(name, 0)
-    assert abs(zeros / size - target) <= 1 / size + group
+    group = {"set blocks": 3 * 4, "dns blocks": 3 * 4, "snip neurons": 40}.get(name, 0)
+    # Where each of the three layers has its own number, each rounds by itself.
+    assert abs(zeros - target * size) <= 3 + group
     assert pruner.sparsity == pytest.approx(zeros / size)
 
 
