@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-import test_methods
 from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur as sc
+import test_methods
 from secateur import nn
 from secateur.budgets import erk, keep_count
 from secateur.granularity import Blocks, Pattern, Weights
