@@ -206,9 +206,9 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
             state.epoch += 1
     finally:
         # However it ends: the best weights come back, files are written, the terminal is left in order.
+        packer.settle()
         for callback in begun:
             callback.on_train_end(state)
-        packer.settle()
         for layer in model.layers:
             layer.release()
     return History(state.history)
