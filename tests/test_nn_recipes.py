@@ -168,3 +168,70 @@ def test_what_does_not_fit_is_refused_before_any_change(changes, message):
         model.fit(x, y, progress=False, **changes)
     assert "\n" not in str(error.value)
     assert same(state(model), before)
+
+
+# Dropout
+
+
+def with_dropout(seed=0, rate=0.4):
+    layers = [
+        nn.Dense(24, activation="relu"),
+        nn.Dropout(rate),
+        nn.Dense(16, activation="relu"),
+        nn.Dropout(rate),
+    ]
+    return nn.Sequential([*layers, nn.Dense(3)]).build((10,), seed)
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+    for rate in (0.0, 0.1, 0.5, 0.9):
+        layer = nn.Dropout(rate)
+        layer.build((400,), np.random.default_rng(0))
+        x = np.random.default_rng(1).normal(size=(300, 400)).astype(np.float32) + 3
+        first, second = layer.forward(x, training=True), layer.forward(x, training=True)
+        kept = second != 0
+        assert kept.mean() == pytest.approx(1 - rate, abs=0.005)
+        np.testing.assert_allclose(second[kept], x[kept] / np.float32(1 - rate), rtol=1e-6)
+        assert rate == 0 or ((first != 0) != kept).any()
+        dy = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+        np.testing.assert_allclose(layer.backward(dy), dy * kept / np.float32(1 - rate), rtol=1e-6)
+        assert layer.forward(x) is x
+        np.testing.assert_array_equal(layer.forward(x.T.copy().T, training=True) == 0, layer._kept == 0)
+
+
+def test_training_with_dropout_resumes_as_if_it_had_not_stopped(tmp_path):
+    x, y = blobs()
+    fit = {"epochs": 6, "random_state": 0, "progress": False}
+    whole, second, keep = with_dropout(), with_dropout(3), Keep(2)
+    whole.fit(x, y, **fit)
+    with_dropout().fit(x, y, callbacks=[keep], **fit)
+    sc.save(keep.checkpoint, tmp_path / "c.safetensors")
+    second.fit(x, y, callbacks=[nn.Callback()], resume=sc.load(tmp_path / "c.safetensors"), **fit)
+    assert same(state(second), state(whole))
+    assert whole.evaluate(x, y)["accuracy"] > 0.9
+    # Looking at gradients draws nothing from the training.
+    before = state(whole)
+    assert whole.compute_gradients(x, y) != pytest.approx(whole.evaluate(x, y)["loss"], rel=1e-3)
+    assert same(state(whole), before)
+
+
+def test_plans_files_and_neurons_see_through_dropout(tmp_path):
+    x, _ = blobs()
+    model = with_dropout()
+    plan = sc.compile(model, batch=8, threads=1)
+    assert [node["op"] for node in plan.description] == ["dense"] * 3
+    np.testing.assert_allclose(plan(x[:8]), model.predict(x[:8]), rtol=1e-4, atol=1e-5)
+    sc.save(model, tmp_path / "m.safetensors")
+    assert same(state(sc.load(tmp_path / "m.safetensors")), state(model))
+    small = sc.prune(model, 0.5, granularity="neuron", round_to=None).model
+    assert small.layers[0].units < 24
+    # A side of a residual that does nothing else.
+    net = nn.Sequential([nn.Dense(4), nn.Residual([nn.Dense(4)], [nn.Dropout(0.5)])]).build((3,), 0)
+    inputs = x[:5, :3].copy()
+    np.testing.assert_allclose(sc.compile(net, threads=1)(inputs), net.predict(inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, "x", True])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match=r"rate: expected a number in \[0, 1\)"):
+        nn.Dropout(rate)

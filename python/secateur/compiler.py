@@ -333,7 +333,7 @@ def _residual(layer: Any, source: str) -> Description:
     one, other = _nodes(layer.layers, source), _nodes(layer.shortcut, source)
     for first in (*one[:1], *other[:1]):
         first.setdefault("inputs", [source])
-    inputs = [one[-1]["name"], other[-1]["name"] if other else source]
+    inputs = [side[-1]["name"] if side else source for side in (one, other)]
     return [*one, *other, {"op": "add", "name": layer.name, "inputs": inputs}]
 
 
@@ -364,6 +364,7 @@ def _batch_norm(layer: Any) -> Description:
 
 
 _LAYERS: dict[str, Callable[[Any], Description]] = {
+    "dropout": lambda layer: [],
     "dense": lambda layer: _weighted(layer, "dense"),
     "conv2d": lambda layer: _weighted(
         layer, "conv2d", **_window(layer), dilation=list(layer.dilation), groups=layer.groups

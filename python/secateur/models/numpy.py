@@ -24,7 +24,7 @@ WIDE = (nn.Dense, nn.Conv2D)
 """The layers that have neurons."""
 
 # What handles every channel or feature by itself.
-SEPARATE = (nn.MaxPool2D, nn.AveragePool2D, nn.ReLU, nn.Tanh, nn.Sigmoid)
+SEPARATE = (nn.MaxPool2D, nn.AveragePool2D, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Dropout)
 KNOWN = (*WIDE, *SEPARATE, nn.Softmax, nn.BatchNorm, nn.Flatten)
 
 

@@ -5,6 +5,7 @@ from .callbacks import Callback, Checkpoint, EarlyStopping, FitState
 from .checkpoint import TrainingCheckpoint
 from .conv import Conv2D
 from .dense import Dense
+from .dropout import Dropout
 from .history import History
 from .layers import Flatten, Layer
 from .learning_rate import LearningRate
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "Conv2D",
     "Dense",
+    "Dropout",
     "EarlyStopping",
     "FitState",
     "Flatten",
