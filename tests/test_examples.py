@@ -33,11 +33,13 @@ def test_article_cnn(capsys):
 
 @pytest.mark.parametrize("method", ["static", "gradual", "sdp", "gdp", "set", "rigl", "dns", "acdc", "snip"])
 def test_lenet(method, capsys):
-    point = ["--method", method, "--sparsity", "0.8", "--epochs", "8", "--random-state", "0"]
+    point = ["--method", method, "--sparsity", "0.8", "--epochs", "16", "--random-state", "0"]
     assert example("lenet").main([*point, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["accuracy"] == 1 - result["error"] > 0.9
-    assert result["weights"] == 266_200 and result["kept"] == round(0.2 * 266_200)
+    # What grows where every image is black stays 0.
+    assert result["weights"] == 266_200
+    assert 0.9 * 53_240 < result["kept"] <= 53_240 and (method == "set" or result["kept"] == 53_240)
     assert result["method"] == method and set(result["density"]) == {
         "dense.weight",
         "dense_1.weight",

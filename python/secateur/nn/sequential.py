@@ -418,7 +418,7 @@ class Sequential:
         resume : TrainingCheckpoint or None
             Go on from there: the model's weights and masks, the optimizer, the order of the samples, the
             history and the callbacks are put into its state. With the same data and arguments the result
-            equals, bit for bit, that of a run never interrupted.
+            equals, bit for bit, that of a run never interrupted; where large layers are pruned, see `packed`.
         teacher : model or array-like of shape (n, classes), optional
             Distillation (Hinton et al., arXiv 1503.02531): what has ``predict(x)``, or its logits for `x`.
             The loss becomes ``(1 - alpha) * loss + alpha * temperature**2 * KL(teacher || model)`` with both
