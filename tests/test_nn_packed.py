@@ -336,3 +336,24 @@ def test_memory_counts_what_is_there():
     assert masked["activations"] == packed["activations"] == 4 * 32 * (10 + 40 + 40 + 24 + 3)
     with pytest.raises(ValueError, match="batch_size: expected a positive integer"):
         model.memory(0)
+
+
+@pytest.mark.parametrize("layer", [nn.Dense(9), nn.Conv2D(4, 3)])
+def test_a_gradient_that_nobody_asked_for_is_not_the_next_one(layer):
+    """From packed to whole arrays between two batches, as where a dense phase begins."""
+    rng = np.random.default_rng(0)
+    shape = (12,) if isinstance(layer, nn.Dense) else (2, 6, 6)
+    layer.build(shape, rng)
+    layer.set_mask("weight", rng.random(layer.params["weight"].shape) < 0.4)
+    layer.packed = layer.pack(layer.masks["weight"])
+    steps = []
+    for _ in range(2):
+        x = rng.normal(size=(10, *shape)).astype(np.float32)
+        layer.forward(x, training=True)
+        layer.backward(np.ones((10, *layer.output_shape), np.float32))
+        layer.packed = None
+        steps.append(x)
+    found = layer.grads["weight"].copy()
+    layer.forward(steps[1], training=True)
+    layer.backward(np.ones((10, *layer.output_shape), np.float32))
+    np.testing.assert_array_equal(found, layer.grads["weight"])

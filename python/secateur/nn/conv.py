@@ -125,6 +125,7 @@ class Conv2D(Packable, WindowLayer):
         if self._saved is None:
             raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
         images, y = self._saved
+        self._whole_gradient = None
         if self._way is not None:
             dz = np.ascontiguousarray(activation_gradient(self.activation, y, dy))
             return self._backward_packed(self._way, dz, images, need_dx)

@@ -85,6 +85,7 @@ class Dense(Packable):
         if self._saved is None:
             raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
         across, y = self._saved
+        self._whole_gradient = None
         dz = np.ascontiguousarray(activation_gradient(self.activation, y, dy).T)
         packed = self._way
         if packed is not None:
