@@ -41,15 +41,15 @@ def summarise(net: str, seeds: range, options: Any) -> dict[str, Any]:
             "accuracy": accuracy,
             "mean": statistics.mean(accuracy),
             "std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
-            "difference": _paired(accuracy, scores["dense"]),
+            "difference": paired(accuracy, scores["dense"]),
             "entries": entries[variant],
         }
         if variant in STATIC:
-            variants[variant]["difference_from_control"] = _paired(accuracy, scores[CONTROL])
+            variants[variant]["difference_from_control"] = paired(accuracy, scores[CONTROL])
     return {"variants": variants}
 
 
-def _paired(mine: list[float], theirs: list[float]) -> dict[str, float | None]:
+def paired(mine: list[float], theirs: list[float]) -> dict[str, float | None]:
     """The mean difference over the seeds and its standard error."""
     differences = [a - b for a, b in zip(mine, theirs, strict=True)]
     many = len(differences) > 1

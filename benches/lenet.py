@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import math
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from .accuracy_report import paired
 from .peers.machine import record
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -86,12 +86,13 @@ def _ours(options: Any, method: str, sparsity: float, data: Any, test: Any, seed
 def _torch(options: Any, method: str, sparsity: float, data: Any, test: Any, seed: int) -> dict[str, Any]:
     import torch
 
-    from .peers import torch_lenet
+    from .peers import torch_baseline, torch_lenet
 
     torch.set_num_threads(1)
     model = torch_lenet.train(options.net, method, sparsity, data, options.epochs, seed)
     kept, weights = torch_lenet.kept(model)
-    return {"accuracy": torch_lenet.accuracy(model, test), "kept": kept, "weights": weights}
+    accuracy = torch_baseline.accuracy(model, *map(torch.from_numpy, test))
+    return {"accuracy": accuracy, "kept": kept, "weights": weights}
 
 
 POINTS = {"ours": _ours, "torch": _torch}
@@ -125,9 +126,8 @@ def summarise(options: Any) -> list[dict[str, Any]]:
                 "std": statistics.stdev(values) if many else None,
             }
             if best is not None and side == "ours":
-                gaps = [a - b for a, b in zip(values, best, strict=True)]
-                entry["difference"] = statistics.mean(gaps)
-                entry["standard_error"] = statistics.stdev(gaps) / math.sqrt(len(gaps)) if many else None
+                gap = paired(values, best)
+                entry |= {"difference": gap["mean"], "standard_error": gap["standard_error"]}
             found.append(entry)
     return found
 

@@ -7,19 +7,13 @@ import secateur as sc
 from secateur import nn
 from secateur.nn import packed as packing
 from secateur.nn.packable import PackedMatrix
-from test_methods import Keep, same, state
+from test_methods import Keep, blobs, same, state
 from test_methods_growth import METHODS, OPTIMIZERS
 
 
 @pytest.fixture(autouse=True)
 def small_layers_too(monkeypatch):
     monkeypatch.setattr(packing, "LEAST", 1)
-
-
-def blobs(n=320, seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, n)
-    return (rng.normal(size=(3, 10))[y] * 2 + rng.normal(size=(n, 10))).astype(np.float32), y
 
 
 def mlp(seed=0, activation="relu"):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .torch_baseline import weights
+
 BATCH, RATE = 100, 2e-3
 
 
@@ -66,20 +68,10 @@ def train(net: str, method: str, sparsity: float, data: Any, epochs: int, seed: 
     return model
 
 
-def accuracy(model: Any, data: Any) -> float:
-    """The share of right answers."""
-    import torch
-
-    x, y = (torch.from_numpy(array) for array in data)
-    with torch.inference_mode():
-        answers = torch.cat([model(part).argmax(1) for part in x.split(500)])
-    return float((answers == y).double().mean())
-
-
 def kept(model: Any) -> tuple[int, int]:
     """How many weights are left, and how many there are."""
-    weights = [layer.weight for layer in model if hasattr(layer, "weight")]
-    return sum(int((w != 0).sum()) for w in weights), sum(w.numel() for w in weights)
+    found = [layer.weight for layer, _ in weights(model)]
+    return sum(int((w != 0).sum()) for w in found), sum(w.numel() for w in found)
 
 
 def _fit(
@@ -116,5 +108,4 @@ def _cut(model: Any, sparsity: float) -> None:
     left, size = kept(model)
     remove = left - (size - round(sparsity * size))
     if remove > 0:
-        layers = [(layer, "weight") for layer in model if hasattr(layer, "weight")]
-        prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=remove)
+        prune.global_unstructured(weights(model), pruning_method=prune.L1Unstructured, amount=remove)

@@ -72,15 +72,14 @@ class ACDC(Method):
         lam: float | None = None,
     ) -> None:
         super().__init__(sparsity, criterion, lam, 1, scope, granularity, include, exclude)
-        self._refuse_neurons()
+        self._without_neurons()
         self.cycles = positive("cycles", cycles)
         self.begin, self.end = check_moment("begin", begin), check_moment("end", end)
         self._turns: list[int] = []
 
     def start(self, model: ModelView, state: FitState) -> None:
         super().start(model, state)
-        steps = state.epochs * state.batches_per_epoch
-        first, last = ordered(steps, begin=self.begin, end=self.end)
+        first, last = ordered(state.steps, begin=self.begin, end=self.end)
         phases = 2 * self.cycles - 2
         turns = [first + round((last - first) * i / phases) for i in range(phases)]
         self._turns = [max(1, step) for step in (*turns, last)]

@@ -10,7 +10,7 @@ import numpy as np
 from .. import masking, ranking
 from ..budgets import check_scope, check_sparsity
 from ..criteria import Criterion
-from ..granularity import Granularity, Neurons, Pattern, Weights, parse_granularity
+from ..granularity import Blocks, Granularity, Neurons, Pattern, Weights, parse_granularity
 from ..models.view import FloatArray, ModelView, Snapshot, view
 from ..names import select_names
 from ..neurons import Layout, Planner, masks_of
@@ -146,11 +146,13 @@ class Method:
             name: masks[name] if name in masks else np.ones(tensors[name].shape, bool) for name in self.names
         }
 
-    def _refuse_neurons(self) -> None:
+    def _without_neurons(self) -> Weights | Blocks | Pattern:
+        """The granularity of a method that takes no neurons."""
         if isinstance(self.granularity, Neurons):
             raise ValueError(
                 f"granularity: {type(self).__name__} takes single weights, blocks and N:M, no neurons"
             )
+        return self.granularity
 
     def select(
         self,

@@ -10,7 +10,6 @@ import numpy as np
 
 from .. import masking
 from ..budgets import check_sparsity
-from ..granularity import Neurons
 from ..models.view import FloatArray, ModelView
 from ..nn.callbacks import FitState
 from ..nn.optimizers import Optimizer
@@ -78,7 +77,7 @@ class DNS(Gradual):
         exclude: str | Iterable[str] | None = None,
     ) -> None:
         super().__init__(sparsity, "l1", every, begin, end, schedule, scope, granularity, include, exclude)
-        self._refuse_neurons()
+        self._unit = self._without_neurons()
         self.until, self.margin = check_moment("until", until), check_sparsity(margin, "margin")
         self._until = 0
         self._optimizer: Optimizer | None = None
@@ -88,7 +87,7 @@ class DNS(Gradual):
 
     def start(self, model: ModelView, state: FitState) -> None:
         super().start(model, state)
-        self._until = max(self._last, batches(self.until, state.epochs * state.batches_per_epoch))
+        self._until = max(self._last, batches(self.until, state.steps))
         self._optimizer = state.optimizer
         self._twin = copy.deepcopy(state.optimizer)
         tensors = model.parameters()
@@ -113,13 +112,12 @@ class DNS(Gradual):
 
     def update(self, model: ModelView, step: int, rng: np.random.Generator) -> masking.Masks:
         self.observe(model)
-        assert not isinstance(self.granularity, Neurons)
         tensors, held = model.parameters(), self._held(model)
         scores = {
             name: np.abs(weights) * np.where(held[name], np.float32(1 + self.margin), np.float32(1))
             for name, weights in self._weights.items()
         }
-        masks = masking.choose(scores, {}, self.granularity, self.scope, self.wanted(step))
+        masks = masking.choose(scores, {}, self._unit, self.scope, self.wanted(step))
         for name, mask in masks.items():
             np.copyto(tensors[name], self._weights[name], where=mask & ~held[name])
         return masks

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import masking
-from ..granularity import Blocks, Neurons, Pattern, Weights, matrix_shape
+from ..granularity import Blocks, Pattern, Weights, matrix_shape
 from ..models.view import BoolArray, ModelView
 from ..nn.callbacks import FitState
 from ..selection import topk_mask
 from .base import Method
-from .moments import batches, check_moment
+from .moments import batches, check_moment, check_share
 
 Scores = Mapping[str, NDArray[Any]]
 
@@ -45,44 +45,38 @@ class Exchange(Method):
     def __init__(
         self,
         sparsity: float,
-        drop: float,
-        every: int,
-        end: int | float,
-        scope: str,
-        granularity: str,
-        include: str | Iterable[str] | None,
-        exclude: str | Iterable[str] | None,
+        drop: float = 0.3,
+        every: int = 100,
+        end: int | float = 0.75,
+        scope: str = "erk",
+        granularity: str = "weight",
+        include: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] | None = None,
     ) -> None:
         super().__init__(sparsity, "l1", None, every, scope, granularity, include, exclude)
-        if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 < drop <= 1:
-            raise ValueError(f"drop: expected a number in (0, 1], got {drop!r}")
         if scope == "lamp":
             raise ValueError("scope: expected erk, layer or global: lamp ranks trained weights, got 'lamp'")
-        self._refuse_neurons()
-        self.drop, self.end = float(drop), check_moment("end", end)
+        self._unit = self._without_neurons()
+        self.drop, self.end = check_share("drop", drop), check_moment("end", end)
         self._last = 0
 
     def start(self, model: ModelView, state: FitState) -> None:
         super().start(model, state)
-        self._last = batches(self.end, state.epochs * state.batches_per_epoch)
+        self._last = batches(self.end, state.steps)
 
     def initial(self, model: ModelView, state: FitState) -> masking.Masks:
-        assert not isinstance(self.granularity, Neurons)
-        tensors = model.parameters()
-        scores = {name: state.rng.random(tensors[name].shape) for name in self.names}
-        return masking.choose(scores, {}, self.granularity, self.scope, self.target)
+        return masking.choose(self._lots(model, state.rng), {}, self._unit, self.scope, self.target)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0 and step <= self._last
 
     def update(self, model: ModelView, step: int, rng: np.random.Generator) -> masking.Masks:
-        assert not isinstance(self.granularity, Neurons)
         tensors = model.parameters()
         magnitudes = {name: np.abs(tensors[name]) for name in self.names}
         shapes = {name: tensors[name].shape for name in self.names}
         sets = [names for names, _ in masking.shares(shapes, self.scope, self.target)]
         growth = self.growth(model, rng)
-        return exchange(self._held(model), magnitudes, growth, self.granularity, sets, self.share(step))
+        return exchange(self._held(model), magnitudes, growth, self._unit, sets, self.share(step))
 
     def finished(self, step: int, sparsity: float) -> bool:
         return step + self.every > self._last
@@ -94,6 +88,10 @@ class Exchange(Method):
     def growth(self, model: ModelView, rng: np.random.Generator) -> Scores:
         """Scores of all weights: of those that are missing, the highest grow."""
         raise NotImplementedError
+
+    def _lots(self, model: ModelView, rng: np.random.Generator) -> Scores:
+        tensors = model.parameters()
+        return {name: rng.random(tensors[name].shape) for name in self.names}
 
 
 def exchange(

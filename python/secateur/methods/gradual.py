@@ -72,8 +72,7 @@ class Gradual(Method):
 
     def start(self, model: ModelView, state: FitState) -> None:
         super().start(model, state)
-        steps = state.epochs * state.batches_per_epoch
-        self._first, last = ordered(steps, begin=self.begin, end=self.end)
+        self._first, last = ordered(state.steps, begin=self.begin, end=self.end)
         self._last = max(1, last)
 
     def due(self, step: int) -> bool:

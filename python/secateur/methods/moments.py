@@ -1,4 +1,4 @@
-"""Moments of a training: batch numbers, or shares of it."""
+"""Moments of a training, batch numbers or shares of it, and shares of other things."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ def check_moment(name: str, value: Any) -> float | int:
     if not number or not value >= 0 or (isinstance(value, (float, np.floating)) and value > 1):
         raise ValueError(f"{name}: expected a number of batches or a share in [0.0, 1.0], got {value!r}")
     return int(value) if isinstance(value, (int, np.integer)) else float(value)
+
+
+def check_share(name: str, value: Any) -> float:
+    """`value` as a share in (0, 1], else a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
+    return float(value)
 
 
 def batches(moment: float | int, steps: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -49,19 +48,6 @@ class RigL(Exchange):
     >>> sc.RigL(0.9, drop=0.3).scope
     'erk'
     """
-
-    def __init__(
-        self,
-        sparsity: float,
-        drop: float = 0.3,
-        every: int = 100,
-        end: int | float = 0.75,
-        scope: str = "erk",
-        granularity: str = "weight",
-        include: str | Iterable[str] | None = None,
-        exclude: str | Iterable[str] | None = None,
-    ) -> None:
-        super().__init__(sparsity, drop, every, end, scope, granularity, include, exclude)
 
     def share(self, step: int) -> float:
         return self.drop / 2 * (1 + math.cos(math.pi * step / self._last))

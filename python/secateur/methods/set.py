@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from ..models.view import ModelView
@@ -56,19 +54,5 @@ class SET(Exchange):
     {0.75}
     """
 
-    def __init__(
-        self,
-        sparsity: float,
-        drop: float = 0.3,
-        every: int = 100,
-        end: int | float = 0.75,
-        scope: str = "erk",
-        granularity: str = "weight",
-        include: str | Iterable[str] | None = None,
-        exclude: str | Iterable[str] | None = None,
-    ) -> None:
-        super().__init__(sparsity, drop, every, end, scope, granularity, include, exclude)
-
     def growth(self, model: ModelView, rng: np.random.Generator) -> Scores:
-        tensors = model.parameters()
-        return {name: rng.random(tensors[name].shape) for name in self.names}
+        return self._lots(model, rng)

@@ -10,7 +10,9 @@ import numpy as np
 from ..criteria import Criterion
 from ..masking import Masks
 from ..models.view import ModelView
+from ..nn.layers import batch_count
 from .base import Method
+from .moments import check_share
 
 
 class Steady(Method):
@@ -40,11 +42,7 @@ class Steady(Method):
         exclude: str | Iterable[str] | None,
     ) -> None:
         super().__init__(sparsity, criterion, lam, every, scope, granularity, include, exclude)
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-            raise ValueError(f"rate: expected a number in (0, 1], got {rate!r}")
-        if isinstance(begin, bool) or not isinstance(begin, (int, np.integer)) or begin < 0:
-            raise ValueError(f"begin: expected a number of batches of at least 0, got {begin!r}")
-        self.rate, self.begin = float(rate), int(begin)
+        self.rate, self.begin = check_share("rate", rate), batch_count("begin", begin)
         # What should be left: what is left may be more, where a whole neuron is too much to remove as yet.
         self._left: float | None = None
 

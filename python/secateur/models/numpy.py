@@ -109,39 +109,23 @@ class SequentialView:
 
     def replace(self, arrays: Mapping[str, FloatArray]) -> None:
         new = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
-        widths: dict[int, int] = {}
-        for name, array in new.items():
-            i, layer, key = self._layer(name)
-            if key == "weight":
-                widths[i] = len(array)
-        # A trial build finds out whether the widths fit together before anything is changed.
-        trial = nn.Sequential([nn.Layer.from_config(layer.config()) for layer in self.model.layers])
-        self._set_widths(trial, widths)
-        trial.build(self._input_shape, random_state=0)
+        for name in new:
+            self._layer(name)
         old = {**self.model.parameters(), **self.model.buffers()}
         final = {**old, **new}
-        for name, array in (trial.parameters() | trial.buffers()).items():
-            if final[name].shape != array.shape:
-                raise ValueError(f"arrays: expected shape {array.shape} for {name}, got {final[name].shape}")
-
         ties = self._ties()
         masks = {name: mask for name, mask in self.model.masks.items() if mask.shape == final[name].shape}
         if any(final[name].shape != array.shape for name, array in old.items()):
-            self._set_widths(self.model, widths)
-            self.model.build(self._input_shape, random_state=0)
+            found = self.model.resize({name: array.shape for name, array in final.items()})
+            for name, shape in found.items():
+                if final[name].shape != shape:
+                    raise ValueError(f"arrays: expected shape {shape} for {name}, got {final[name].shape}")
         for layer in self.model.leaves():
             for group in (layer.params, layer.buffers):
                 for key in group:
                     group[key] = final[f"{layer.name}.{key}"]
         self._tie(self.model, ties)
         self.model.set_masks(masks)
-
-    @staticmethod
-    def _set_widths(model: nn.Sequential, widths: Mapping[int, int]) -> None:
-        leaves = list(model.leaves())
-        for i, width in widths.items():
-            layer = leaves[i]
-            layer.set_width(width)
 
     def _ties(self) -> dict[str, str]:
         return {name: owner for name, owner, _, _ in self._owned() if name != owner}

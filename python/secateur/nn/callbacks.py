@@ -77,6 +77,11 @@ class FitState:
     stop: bool = False
     packer: Packer | None = None
 
+    @property
+    def steps(self) -> int:
+        """The batches of the whole training."""
+        return self.epochs * self.batches_per_epoch
+
     def checkpoint(self) -> TrainingCheckpoint:
         """Everything that the next epoch depends on. Only meaningful in `on_epoch_end`."""
         if self.packer is not None:

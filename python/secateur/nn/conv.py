@@ -100,7 +100,6 @@ class Conv2D(Packable, WindowLayer):
         channels, taps = input_shape[0] // self.groups, self.window[0] * self.window[1]
         shape = (self.filters, channels, *self.window)
         filters = self.filters // self.groups
-        self.packed = None
         self.params = {"weight": glorot_uniform(rng, shape, channels * taps, filters * taps)}
         if self.use_bias:
             self.params["bias"] = np.zeros(self.filters, np.float32)

@@ -58,7 +58,6 @@ class Dense(Packable):
                 f"{self.name}: expected flat samples, got shape {input_shape}; put Flatten() before it"
             )
         features = input_shape[0]
-        self.packed = None
         self.params = {"weight": glorot_uniform(rng, (self.units, features), features, self.units)}
         if self.use_bias:
             self.params["bias"] = np.zeros(self.units, np.float32)

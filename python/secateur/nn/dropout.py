@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .layers import FloatArray, Layer, Shape
+from .layers import FloatArray, Layer, Shape, in_range
 
 
 class Dropout(Layer):
@@ -48,9 +48,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float = 0.5) -> None:
         super().__init__()
-        if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not 0 <= rate < 1:
-            raise ValueError(f"rate: expected a number in [0, 1), got {rate!r}")
-        self.rate = float(rate)
+        self.rate = in_range("rate", rate, 0.0, 1.0)
         self._kept: FloatArray | None = None
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:

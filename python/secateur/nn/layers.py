@@ -229,6 +229,20 @@ def positive(name: str, value: Any) -> int:
     return int(value)
 
 
+def in_range(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as a float in [low, high), or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value < high:
+        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}), got {value!r}")
+    return float(value)
+
+
+def batch_count(name: str, value: Any) -> int:
+    """`value` as a number of batches, perhaps none, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"{name}: expected a number of batches of at least 0, got {value!r}")
+    return int(value)
+
+
 def pair(name: str, value: Any) -> tuple[int, int]:
     """A positive int, or two of them (height, width), as a pair."""
     if isinstance(value, (tuple, list)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .callbacks import Callback, FitState
+from .layers import batch_count
 
 RATES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
@@ -51,10 +52,8 @@ class LearningRate(Callback):
         if not callable(schedule) and (not isinstance(schedule, str) or schedule not in RATES):
             choices = ", ".join(RATES)
             raise ValueError(f"schedule: unknown name {schedule!r}; choose from {choices} or a callable")
-        if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-            raise ValueError(f"warmup: expected a number of batches of at least 0, got {warmup!r}")
         self.curve = schedule if callable(schedule) else RATES[schedule]
-        self.warmup = warmup
+        self.warmup = batch_count("warmup", warmup)
         self.base: float | None = None
 
     def on_train_begin(self, state: FitState) -> None:
@@ -72,7 +71,7 @@ class LearningRate(Callback):
         if self.base is None:
             self.base = state.optimizer.learning_rate
         step = state.batch + 1
-        share = float(self.curve(min(1.0, step / (state.epochs * state.batches_per_epoch))))
+        share = float(self.curve(min(1.0, step / state.steps)))
         if not 0 <= share < math.inf:
             raise ValueError(f"schedule: expected numbers of at least 0, got {share!r} for batch {step}")
         warm = min(1.0, (step + 1) / (self.warmup + 1))

@@ -8,13 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .layers import BoolArray, FloatArray
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value < high:
-        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}), got {value!r}")
-    return float(value)
+from .layers import BoolArray, FloatArray, in_range
 
 
 class Optimizer:
@@ -34,7 +28,7 @@ class Optimizer:
     slot_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, learning_rate: float) -> None:
-        self.learning_rate = _in_range("learning_rate", learning_rate, 0.0, np.inf)
+        self.learning_rate = in_range("learning_rate", learning_rate, 0.0, np.inf)
         self.iterations = 0
         self.slots: dict[str, dict[str, FloatArray]] = {slot: {} for slot in self.slot_names}
 
@@ -133,9 +127,9 @@ class Adam(Optimizer):
         self, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
     ) -> None:
         super().__init__(learning_rate)
-        self.beta1 = _in_range("beta1", beta1, 0.0, 1.0)
-        self.beta2 = _in_range("beta2", beta2, 0.0, 1.0)
-        self.epsilon = _in_range("epsilon", epsilon, 0.0, np.inf)
+        self.beta1 = in_range("beta1", beta1, 0.0, 1.0)
+        self.beta2 = in_range("beta2", beta2, 0.0, 1.0)
+        self.epsilon = in_range("epsilon", epsilon, 0.0, np.inf)
 
     def _update(self, name: str, param: FloatArray, grad: FloatArray, mask: BoolArray | None) -> None:
         _core.adam_step(
@@ -192,7 +186,7 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate)
-        self.momentum = _in_range("momentum", momentum, 0.0, 1.0)
+        self.momentum = in_range("momentum", momentum, 0.0, 1.0)
         self.nesterov = bool(nesterov)
 
     def _update(self, name: str, param: FloatArray, grad: FloatArray, mask: BoolArray | None) -> None:

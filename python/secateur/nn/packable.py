@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from .. import _core
-from .layers import BoolArray, FloatArray, Layer
+from .layers import BoolArray, FloatArray, Layer, Shape
 
 REMOVED = 0.2
 """The share of a packed layer's weights that may go before it is packed anew."""
@@ -31,9 +31,7 @@ class PackedWeight:
     Parameters
     ----------
     mask : ndarray of bool
-        Of the weights' shape.
-    kernels : Kernels
-        Made from the mask: a place for every True.
+        Of the weights' shape. A subclass makes `kernels` of it, with a place for every True.
 
     Attributes
     ----------
@@ -47,8 +45,10 @@ class PackedWeight:
         Where some have been removed since.
     """
 
-    def __init__(self, mask: BoolArray, kernels: Kernels) -> None:
-        self.mask, self._kernels = mask, kernels
+    kernels: Kernels
+
+    def __init__(self, mask: BoolArray) -> None:
+        self.mask = mask
         self.positions = np.flatnonzero(mask)
         self.values: FloatArray = np.zeros(len(self.positions), np.float32)
         self.gradient: FloatArray = np.zeros(0, np.float32)
@@ -60,7 +60,7 @@ class PackedWeight:
     def nbytes(self) -> int:
         """Memory of the nonzeros, as often as they are packed, and of their places."""
         alive = 0 if self.alive is None else self.alive.nbytes
-        return self._kernels.nbytes + self.positions.nbytes + self.values.nbytes + alive
+        return self.kernels.nbytes + self.positions.nbytes + self.values.nbytes + alive
 
     def lend(self, weight: FloatArray) -> None:
         """Bring the layer's array up to date: somebody is going to look at it, and perhaps to change it."""
@@ -72,10 +72,10 @@ class PackedWeight:
     def ready(self, weight: FloatArray) -> None:
         """Take over what others did to the layer's array, and what the optimizer did to the values."""
         if self._lent:
-            self.values = weight.reshape(-1)[self.positions]
+            self.values = self.compress(weight)
             self._lent, self._stale = False, True
         if self._stale:
-            self._kernels.update(self.values)
+            self.kernels.update(self.values)
             self._stale = False
 
     def stepped(self) -> None:
@@ -106,17 +106,17 @@ class PackedMatrix(PackedWeight):
     """Those of a Dense layer; operands hold the samples in columns."""
 
     def __init__(self, mask: BoolArray) -> None:
+        super().__init__(mask)
         starts = np.concatenate([[0], np.cumsum(np.count_nonzero(mask, axis=1))])
-        places = np.flatnonzero(mask) % mask.shape[1]
+        places = self.positions % mask.shape[1]
         # Every place gets a value, also that of a weight which is 0 as yet. Packed is what is asked to
         # multiply, with the order of the values, because they have been replaced before.
         ones = np.ones(len(places), np.float32)
-        self.matrix = _core.PackedMatrix.from_csr(
+        self.kernels = self.matrix = _core.PackedMatrix.from_csr(
             mask.shape, starts, places, ones, "auto", None, (8, 1), None, "f32"
         )
         self.matrix.update(ones)
         self.across = self.matrix.T
-        super().__init__(mask, self.matrix)
 
 
 class PackedFilters(PackedWeight):
@@ -130,9 +130,9 @@ class PackedFilters(PackedWeight):
         dilation: tuple[int, int],
         groups: int,
     ) -> None:
+        super().__init__(mask)
         ones = mask.astype(np.float32)
-        self.filters = _core.PackedConv2D(ones, strides, pads, dilation, groups, "auto", None)
-        super().__init__(mask, self.filters)
+        self.kernels = self.filters = _core.PackedConv2D(ones, strides, pads, dilation, groups, "auto", None)
 
 
 class Packable(Layer):
@@ -171,6 +171,10 @@ class Packable(Layer):
     @grads.setter
     def grads(self, arrays: dict[str, FloatArray]) -> None:
         self._grads = arrays
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
+        self.packed = None
+        return super().build(input_shape, rng)
 
     def pack(self, mask: BoolArray) -> PackedWeight:
         """The nonzeros of a mask."""

@@ -514,29 +514,46 @@ class Sequential:
         ValueError
             If it does not fit the model; nothing is changed then.
         """
-        live = {**self.parameters(), **self.buffers()}
         kept = {**snapshot["parameters"], **snapshot["buffers"]}
         wanted = {name: array.shape for name, array in kept.items()}
-        if resize and {name: array.shape for name, array in live.items()} != wanted:
-            live = self._resized(wanted)
-        if {name: array.shape for name, array in live.items()} != wanted:
+        if resize and self._shapes() != wanted:
+            self.resize(wanted)
+        if self._shapes() != wanted:
             raise ValueError("snapshot: it belongs to a model of another shape")
-        for name, array in live.items():
+        for name, array in {**self.parameters(), **self.buffers()}.items():
             array[...] = kept[name]
         self.set_masks(snapshot["masks"])
 
-    def _resized(self, shapes: Mapping[str, Shape]) -> dict[str, FloatArray]:
-        """Make the layers as wide as the weights of these shapes, if that is all there is to it."""
+    def _shapes(self) -> dict[str, Shape]:
+        """The shapes of parameters and buffers."""
+        return {name: array.shape for name, array in {**self.parameters(), **self.buffers()}.items()}
+
+    def resize(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Make the layers as wide as the weights of these shapes say, with arrays that are built anew.
+
+        Parameters
+        ----------
+        shapes : mapping of name to shape
+            Of all parameters and buffers.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            The shapes that layers of these widths have. If they are not `shapes`, the model is not changed.
+        """
         trial = Sequential([Layer.from_config(layer.config()) for layer in self.layers])
-        for model in (trial, self):
-            for layer in model.leaves():
-                if f"{layer.name}.weight" in shapes:
-                    layer.set_width(shapes[f"{layer.name}.weight"][0])
-            model.build(self._check_built(), random_state=0)
-            arrays = {**model.parameters(), **model.buffers()}
-            if {name: array.shape for name, array in arrays.items()} != dict(shapes):
-                return arrays
-        return arrays
+        input_shape = self._check_built()
+        trial._widen(shapes, input_shape)
+        found = trial._shapes()
+        if found == shapes:
+            self._widen(shapes, input_shape)
+        return found
+
+    def _widen(self, shapes: Mapping[str, Shape], input_shape: Shape) -> None:
+        for layer in self.leaves():
+            if f"{layer.name}.weight" in shapes:
+                layer.set_width(shapes[f"{layer.name}.weight"][0])
+        self.build(input_shape, random_state=0)
 
     def config(self) -> dict[str, Any]:
         """The architecture, ready for JSON: layers, input shape, loss."""

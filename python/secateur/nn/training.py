@@ -112,19 +112,21 @@ def _resume(model: Sequential, state: FitState, resume: TrainingCheckpoint) -> N
         raise ValueError(f"callbacks: the checkpoint holds the state of {', '.join(lost)}, not given here")
     state.optimizer.load_state_dict(resume.optimizer_state)
     if resume.model is not model:
-        narrower = {**resume.model.parameters(), **resume.model.buffers()}
-        wide = {**model.parameters(), **model.buffers()}
-        fits = wide.keys() == narrower.keys() and all(
-            len(a.shape) == len(b.shape) and all(m <= n for m, n in zip(a.shape, b.shape, strict=True))
-            for a, b in zip(narrower.values(), wide.values(), strict=True)
-        )
-        # It may have lost neurons, but not have gained any.
-        model.restore(resume.model.snapshot(), resize=fits)
+        model.restore(resume.model.snapshot(), resize=_narrower(resume.model, model))
     state.rng.bit_generator.state = resume.rng_state
     state.history = [dict(logs) for logs in resume.history]
     state.epoch, state.batch, state.resumed = resume.epoch, resume.batch, True
     for key, callback_state in resume.callbacks_state.items():
         keys[key].load_state_dict(callback_state)
+
+
+def _narrower(model: Sequential, other: Sequential) -> bool:
+    """Whether a model may be the other one after losing neurons: it has not gained any."""
+    one, two = model._shapes(), other._shapes()
+    return one.keys() == two.keys() and all(
+        len(one[name]) == len(two[name]) and all(m <= n for m, n in zip(one[name], two[name], strict=True))
+        for name in one
+    )
 
 
 def _keep_memory() -> None:
@@ -227,11 +229,10 @@ def _epoch(
     order = state.rng.permutation(len(x)) if shuffle else None
     mean = _Mean()
     state.logs = {}
-    packer.prepare(anew=True)
     for start in range(0, len(x), batch_size):
         part: Any = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
         batch, labels = x[part], targets[part]
-        packer.prepare()
+        packer.prepare(anew=start == 0)
         outputs = model.forward(batch, training=True)
         value, dy = (
             loss.gradient(outputs, labels) if distilled is None else distilled.gradient(outputs, labels, part)

@@ -361,7 +361,7 @@ impl PackedMatrix {
         let mut packed = Packed::many(&self.rows.ordinals(), kind, self.target);
         let order = Order::of(packed.values_mut());
         order.fill(&Sequential, self.rows().parts().2, packed.values_mut());
-        Many { packed, order: Some(self.source.as_ref().map_or_else(|| order.clone(), |source| order.after(source))) }
+        Many { packed, order: Some(self.traced(order)) }
     }
 
     /// How the values lie in memory where columns are few.
@@ -411,8 +411,16 @@ impl PackedMatrix {
 
     /// Where the values of the transposed matrix come from, among those given to [`Self::update`].
     fn order_across(&self) -> Order {
-        let order = Order::of(self.rows.ordinals().transposed().values_mut());
-        self.source.as_ref().map_or_else(|| order.clone(), |source| order.after(source))
+        self.traced(Order::of(self.rows.ordinals().transposed().values_mut()))
+    }
+
+    /// From an order of the own values that of the values given to [`Self::update`], perhaps of the matrix that this is the
+    /// transposed of.
+    fn traced(&self, order: Order) -> Order {
+        match &self.source {
+            Some(source) => order.after(source),
+            None => order,
+        }
     }
 
     /// Replaces the values, in the order of [`Rows::parts`]: the structure stays, and so does the packing for many columns,

@@ -11,8 +11,8 @@ pub(super) struct Order(Vec<u32>);
 
 impl Order {
     /// The order of what was packed from [`Rows::ordinals`](super::Rows::ordinals).
-    pub fn of<'a>(packed: impl IntoIterator<Item = &'a mut f32>) -> Order {
-        Order(packed.into_iter().map(|ordinal| ordinal.to_bits()).collect())
+    pub fn of(packed: &[f32]) -> Order {
+        Order(packed.iter().map(|ordinal| ordinal.to_bits()).collect())
     }
 
     /// The order of something packed from values that were themselves in the order `earlier`.

@@ -12,6 +12,7 @@
 use super::conv2d::{Conv2d, Over};
 use super::convolve::Convolution;
 use super::matrix::SMALL;
+use super::order::Order;
 use super::panels::Spare;
 use super::phases::Phase;
 use super::sweep::{Sweep, run_kernel};
@@ -52,8 +53,8 @@ macro_rules! each {
 struct Packed {
     convolution: Convolution,
     filters: Filters,
-    /// Which value, counted from 1, is at each place; 0 for none.
-    order: Vec<u32>,
+    /// Where the values of each group come from.
+    orders: Vec<Order>,
 }
 
 impl Packed {
@@ -71,26 +72,24 @@ impl Packed {
                 Filters::Pattern(pack(ordinals, &convolution, target))
             }
         };
-        let order = each!(&mut filters, groups => {
-            groups.iter_mut().flat_map(|group| group.values_mut().iter().map(|x| x.to_bits())).collect()
-        });
-        let mut packed = Packed { convolution, filters, order };
+        let orders =
+            each!(&mut filters, groups => groups.iter_mut().map(|group| Order::of(group.values_mut())).collect());
+        let mut packed = Packed { convolution, filters, orders };
         packed.update(values);
         packed
     }
 
     fn update(&mut self, values: &[f32]) {
         each!(&mut self.filters, groups => {
-            let places = groups.iter_mut().flat_map(|group| group.values_mut());
-            for (to, &from) in places.zip(&self.order) {
-                *to = if from == 0 { 0.0 } else { values[from as usize - 1] };
+            for (group, order) in groups.iter_mut().zip(&self.orders) {
+                order.fill(&Sequential, values, group.values_mut());
             }
         });
     }
 
     fn nbytes(&self) -> usize {
         let filters: usize = each!(&self.filters, groups => groups.iter().map(Format::nbytes).sum());
-        filters + self.order.len() * size_of::<u32>()
+        filters + self.orders.iter().map(Order::nbytes).sum::<usize>()
     }
 }
 
