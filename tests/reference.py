@@ -149,3 +149,33 @@ def numeric_gradient(function, array, step=1e-6):
         array[index] = kept
         gradient[index] = (high - low) / (2 * step)
     return gradient
+
+
+def recurrent(cell, x, params, return_sequences, counts=None):
+    """A recurrent layer by its definition, step by step; x (n, steps, features)."""
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    n, steps, _ = x.shape
+    w, u = params["weight"], params["recurrent_weight"]
+    units = u.shape[1]
+    h, c, outputs = np.zeros((n, units)), np.zeros((n, units)), np.zeros((n, steps, units))
+    for t in range(steps):
+        zx = x[:, t] @ w.T + params.get("bias", 0)
+        zu = h @ u.T + params.get("recurrent_bias", 0)
+        after = c
+        if cell == "lstm":
+            i, f, g, o = np.split(zx + zu, 4, axis=1)
+            after = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            new = sigmoid(o) * np.tanh(after)
+        elif cell == "gru":
+            (xr, xz, xn), (ur, uz, un) = np.split(zx, 3, axis=1), np.split(zu, 3, axis=1)
+            z = sigmoid(xz + uz)
+            new = (1 - z) * np.tanh(xn + sigmoid(xr + ur) * un) + z * h
+        else:
+            new = np.maximum(zx + zu, 0) if cell == "relu" else np.tanh(zx + zu)
+        valid = np.ones((n, 1), bool) if counts is None else counts[:, t, None]
+        h, c = np.where(valid, new, h), np.where(valid, after, c)
+        outputs[:, t] = np.where(valid, h, 0)
+    return outputs if return_sequences else h

@@ -35,9 +35,10 @@ def built(layer, shape, seed=0):
     return layer, rng
 
 
-def check_layer(layer, shape, reference_forward, n=2, seed=0, distinct=False):
+def check_layer(layer, shape, reference_forward, n=2, seed=0, distinct=False, steps=None):
     """Forward, and every gradient against finite differences of `reference_forward(x, params)`."""
     layer, rng = built(layer, shape, seed)
+    layer.steps = steps
     x = rng.normal(size=(n, *shape)).astype(np.float32)
     if distinct:  # no two values close enough for a step to swap a maximum
         x = rng.permutation(x.size).reshape(x.shape).astype(np.float32) / x.size

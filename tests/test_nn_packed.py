@@ -53,13 +53,15 @@ def test_a_layer_forward_and_backward(activation, batch):
             layer.build((features,), np.random.default_rng(1))
             layer.set_mask("weight", mask)
             if layer is layers[1]:
-                layer.packed = layer.pack(layer.masks["weight"])
+                layer.packed = {"weight": layer.pack("weight", layer.masks["weight"])}
             y = layer.forward(x, training=True)
             dx = layer.backward(dy)
             found.append((y, dx, layer.grads["weight"], layer.grads["bias"]))
         for dense, packed in zip(*found, strict=True):
             np.testing.assert_allclose(packed, dense, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(layers[1].packed.gradient, found[0][2][mask], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            layers[1].packed["weight"].gradient, found[0][2][mask], rtol=1e-4, atol=1e-5
+        )
         assert layers[1].backward(dy, need_dx=False).size == 0
 
 
@@ -84,13 +86,13 @@ def test_a_convolution_forward_and_backward(activation, shape, arguments):
         dy = np.random.default_rng(3).normal(size=(12, *layer.output_shape)).astype(np.float32)
         layer.set_mask("weight", mask)
         if layer is layers[1]:
-            layer.packed = layer.pack(layer.masks["weight"])
+            layer.packed = {"weight": layer.pack("weight", layer.masks["weight"])}
         y = layer.forward(x, training=True)
         dx = layer.backward(dy)
         found.append((y, dx, *(layer.grads[key] for key in layer.params)))
     for dense, packed in zip(*found, strict=True):
         np.testing.assert_allclose(packed, dense, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(layers[1].packed.gradient, found[0][2][mask], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layers[1].packed["weight"].gradient, found[0][2][mask], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -230,7 +232,7 @@ def test_the_best_weights_come_back_whole():
         x, y, epochs=30, optimizer=nn.Adam(0.05), random_state=0, callbacks=[stopping], packed=1.0,
         validation_data=blobs(100, seed=0), progress=False,
     )  # fmt: skip
-    assert all(layer.packed is None for layer in model.layers if isinstance(layer, nn.Dense))
+    assert all(not layer.packed for layer in model.layers if isinstance(layer, nn.Dense))
     assert model.evaluate(*blobs(100, seed=0))["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
 
 
@@ -255,7 +257,7 @@ def test_layers_are_packed_where_that_was_measured_to_pay(monkeypatch):
     calls = []
 
     def measure(layer, packed, samples, optimizer):
-        density = packed.mask.mean()
+        density = packed["weight"].mask.mean()
         calls.append((layer.name, round(float(density), 2)))
         return {"dense": 2.0, "dense_1": 0.15 / density, "dense_2": 0.5}[layer.name]
 
@@ -280,7 +282,7 @@ def test_measuring_leaves_everything_as_it_was():
     model = pruned()
     layer, adam = model.layers[0], nn.Adam(0.01)
     before = state(model)
-    gain = packing.measure(layer, layer.pack(layer.masks["weight"]), 32, adam)
+    gain = packing.measure(layer, {"weight": layer.pack("weight", layer.masks["weight"])}, 32, adam)
     assert gain > 0
     assert same(state(model), before) and adam.iterations == 0 and adam.slots == {"m": {}, "v": {}}
 
@@ -339,13 +341,13 @@ def test_a_gradient_that_nobody_asked_for_is_not_the_next_one(layer):
     shape = (12,) if isinstance(layer, nn.Dense) else (2, 6, 6)
     layer.build(shape, rng)
     layer.set_mask("weight", rng.random(layer.params["weight"].shape) < 0.4)
-    layer.packed = layer.pack(layer.masks["weight"])
+    layer.packed = {"weight": layer.pack("weight", layer.masks["weight"])}
     steps = []
     for _ in range(2):
         x = rng.normal(size=(10, *shape)).astype(np.float32)
         layer.forward(x, training=True)
         layer.backward(np.ones((10, *layer.output_shape), np.float32))
-        layer.packed = None
+        layer.packed = {}
         steps.append(x)
     found = layer.grads["weight"].copy()
     layer.forward(steps[1], training=True)

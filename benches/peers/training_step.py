@@ -7,6 +7,7 @@ by the zeros, and lets them grow.
 
     python -m benches.peers.training_step --threads 2                            # the reference CNN, dense
     python -m benches.peers.training_step --threads 2 --net mlp --batch 128 --sparsity 0 0.8 0.9 0.95
+    python -m benches.peers.training_step --threads 2 --net lstm --sparsity 0 0.9
 """
 
 from __future__ import annotations
@@ -51,6 +52,19 @@ def torch_network(net: str) -> Any:
         return nn.Sequential(
             nn.Linear(784, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 10)
         )
+    if net == "lstm":
+
+        class Last(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.lstm, self.dense = nn.LSTM(512, 512, batch_first=True), nn.Linear(512, 10)
+                # Ours has one bias a gate, torch two.
+                self.lstm.bias_hh_l0.requires_grad_(False).zero_()
+
+            def forward(self, x: Any) -> Any:
+                return self.dense(self.lstm(x)[0][:, -1])
+
+        return Last()
     return nn.Sequential(
         nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(1600, 64), nn.ReLU(), nn.Linear(64, 10),
@@ -65,9 +79,10 @@ def torch_eager(net: str, weights: list[Any], batches: Batches, threads: int) ->
     torch.set_num_threads(threads)
     model = torch_network(net)
     with torch.no_grad():
-        for parameter, array in zip(model.parameters(), weights, strict=True):
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter, array in zip(trained, weights, strict=True):
             parameter.copy_(torch.from_numpy(array))
-    optimizer, loss = torch.optim.Adam(model.parameters()), nn.CrossEntropyLoss()
+    optimizer, loss = torch.optim.Adam(trained), nn.CrossEntropyLoss()
     turn = cycle([(torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches])
 
     def step() -> float:
@@ -83,14 +98,17 @@ def torch_eager(net: str, weights: list[Any], batches: Batches, threads: int) ->
 
 def networks() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
     """Ours, with the shape of their samples."""
-    from secateur.nn import Dense, Sequential
+    from secateur.nn import LSTM, Dense, Sequential
 
     from ..nets import IMAGE, reference_cnn
 
     def mlp() -> Any:
         return Sequential([Dense(2048, activation="relu"), Dense(2048, activation="relu"), Dense(10)])
 
-    return {"reference": (reference_cnn, IMAGE), "mlp": (mlp, (784,))}
+    def lstm() -> Any:
+        return Sequential([LSTM(512), Dense(10)])
+
+    return {"reference": (reference_cnn, IMAGE), "mlp": (mlp, (784,)), "lstm": (lstm, (32, 512))}
 
 
 def measure(sparsity: float, options: Any) -> dict[str, Any]:
@@ -131,7 +149,7 @@ def measure(sparsity: float, options: Any) -> dict[str, Any]:
 def main() -> None:
     """Run the command line."""
     parser = arguments(__doc__)
-    parser.add_argument("--net", choices=["reference", "mlp"], default="reference")
+    parser.add_argument("--net", choices=["reference", "mlp", "lstm"], default="reference")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
         "--sparsity", type=float, nargs="+", default=[0.0], help="by the ERK rule (default 0)"

@@ -160,6 +160,23 @@ def average_pool(x: _Floats, pool_size: _Pair, strides: _Pair, pads: _Pads) -> _
 def average_pool_backward(
     dy: _Floats, shape: tuple[int, int, int, int], pool_size: _Pair, strides: _Pair, pads: _Pads
 ) -> _Floats: ...
+def recurrent_forward(
+    cell: str,
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32] | PackedMatrix,
+    bias: NDArray[np.float32] | None = None,
+    skip: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
+def recurrent_backward(
+    cell: str,
+    gates: NDArray[np.float32],
+    states: NDArray[np.float32],
+    memory: NDArray[np.float32],
+    weight: NDArray[np.float32] | PackedMatrix,
+    skip: NDArray[np.bool_] | None = None,
+    dy: NDArray[np.float32] | None = None,
+    last: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 def adam_step(
     weight: _Floats,
     gradient: _Floats,

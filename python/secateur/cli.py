@@ -161,8 +161,8 @@ def _layer_row(layer: nn.Layer) -> dict[str, Any]:
         "output_shape": list(layer.output_shape),
         "parameters": size,
         "kept": kept,
-        "density": float(np.count_nonzero(weights[0]) / weights[0].size) if weights else None,
-        "macs": layer.macs(),
+        "density": sum(map(np.count_nonzero, weights)) / sum(map(np.size, weights)) if weights else None,
+        "macs": layer.macs() * layer.times,
     }
 
 

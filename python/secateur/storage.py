@@ -20,7 +20,7 @@ import numpy as np
 from . import _core
 from .compiler import Plan, cpu_signature
 from .errors import FormatError
-from .nn import Sequential, TrainingCheckpoint
+from .nn import Embedding, Sequential, TrainingCheckpoint
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 T = TypeVar("T")
@@ -188,6 +188,9 @@ class _Shapes(np.random.Generator):
         super().__init__(np.random.PCG64(0))
         self._left = list(shapes)
 
+    def standard_normal(self, size: Any = None, *unused: Any, **also: Any) -> Any:
+        return self.uniform(size=size)
+
     def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
         if size not in self._left:
             raise ValueError(f"there are no weights of shape {size}")
@@ -207,7 +210,11 @@ def _restore_model(contents: Contents) -> Sequential:
     model = Sequential.from_config({**config, "input_shape": None})
     if input_shape is None:
         return model
-    if tensors and input_shape[0] > max(max(array.shape, default=0) for array in tensors.values()):
+    # Features or channels; how many ids or steps there are says nothing of arrays.
+    width = input_shape[1] if len(input_shape) == 2 else input_shape[0]
+    looked_up = isinstance(next(model.leaves()), Embedding)
+    longest = max((max(array.shape, default=0) for array in tensors.values()), default=width)
+    if width > longest and not looked_up:
         raise ValueError(f"there are no weights for samples of shape {input_shape}")
     model.build(input_shape, _Shapes(array.shape for array in tensors.values()))
     parameters = model.parameters()

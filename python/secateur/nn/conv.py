@@ -106,7 +106,7 @@ class Conv2D(Packable, WindowLayer):
         return (self.filters, *size)
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
-        packed, relu = self._current(), self.activation == "relu"
+        packed, relu = self._current("weight"), self.activation == "relu"
         if packed is not None:
             assert isinstance(packed, PackedFilters)
             images = np.ascontiguousarray(x)
@@ -124,7 +124,7 @@ class Conv2D(Packable, WindowLayer):
         if self._saved is None:
             raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
         images, y = self._saved
-        self._whole_gradient = None
+        self._whole_gradients = {}
         if self._way is not None:
             dz = np.ascontiguousarray(activation_gradient(self.activation, y, dy))
             return self._backward_packed(self._way, dz, images, need_dx)
@@ -148,12 +148,12 @@ class Conv2D(Packable, WindowLayer):
             x, weight = channels_last(images), self._params["weight"]
             return _core.conv2d_backward(x, weight, channels_last(dz), None, *self._geometry(), False)[1]
 
-        self._whole_gradient = whole
+        self._whole_gradients["weight"] = whole
         if self.use_bias:
             self._grads["bias"] = dz.sum(axis=(0, 2, 3))
         return packed.filters.grad_input(dz, images.shape[2:]) if need_dx else NO_GRADIENT
 
-    def pack(self, mask: BoolArray) -> PackedFilters:
+    def pack(self, key: str, mask: BoolArray) -> PackedFilters:
         return PackedFilters(mask, self.strides, self.pads, self.dilation, self.groups)
 
     def _geometry(self) -> tuple[tuple[int, int], tuple[int, int], int, tuple[int, int, int, int]]:

@@ -8,11 +8,11 @@ import numpy as np
 
 from .. import _core
 from .activations import activate, activation_gradient, check_activation
-from .layers import NO_GRADIENT, BoolArray, FloatArray, Shape, glorot_uniform, positive
-from .packable import Packable, PackedMatrix
+from .layers import NO_GRADIENT, FloatArray, Shape, glorot_uniform, positive
+from .packable import PackableMatrices, PackedMatrix
 
 
-class Dense(Packable):
+class Dense(PackableMatrices):
     """``activation(x @ weight.T + bias)`` with weights of shape (units, features).
 
     Parameters
@@ -66,13 +66,12 @@ class Dense(Packable):
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
         # Samples lie in columns, from one Dense layer to the next: weights are then read row by row.
         across = np.ascontiguousarray(x.T)
-        packed, bias = self._current(), self._params.get("bias")
+        packed, bias = self._matrix("weight"), self._params.get("bias")
         relu = self.activation == "relu"
         if packed is not None:
-            assert isinstance(packed, PackedMatrix)
             y: FloatArray = packed.matrix.matmul(across, bias, "relu" if relu else None).T
         else:
-            y = _core.matmul(self.params["weight"], across).T
+            y = _core.matmul(self._params["weight"], across).T
             if bias is not None:
                 y += bias
         if packed is None or not relu:
@@ -84,28 +83,16 @@ class Dense(Packable):
         if self._saved is None:
             raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
         across, y = self._saved
-        self._whole_gradient = None
         dz = np.ascontiguousarray(activation_gradient(self.activation, y, dy).T)
-        packed = self._way
-        if packed is not None:
-            packed.gradient = packed.matrix.sddmm(dz, across)
-            self._whole_gradient = lambda: _core.matmul(dz, across, transpose_b=True)
-        else:
-            self._grads["weight"] = _core.matmul(dz, across, transpose_b=True)
+        self._correlate("weight", self._way, dz, across)
         if self.use_bias:
             self._grads["bias"] = dz.sum(axis=1)
         if not need_dx:
             return NO_GRADIENT
-        if packed is not None:
-            dx: FloatArray = packed.across.matmul(dz).T
-        elif self._rows:
-            dx = _core.matmul(dz, self.params["weight"], transpose_a=True)
-        else:
-            dx = _core.matmul(self.params["weight"], dz, transpose_a=True).T
+        if self._way is None and self._rows:
+            return _core.matmul(dz, self._params["weight"], transpose_a=True)
+        dx: FloatArray = self._multiply_across("weight", self._way, dz).T
         return dx
-
-    def pack(self, mask: BoolArray) -> PackedMatrix:
-        return PackedMatrix(mask)
 
     def release(self) -> None:
         super().release()

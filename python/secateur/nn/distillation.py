@@ -73,13 +73,16 @@ class Distillation:
         hard, dy = self.loss.gradient(outputs, y)
         if self.alpha == 0:
             return hard, dy
-        student = _log_softmax(outputs / np.float32(self.temperature))
-        teacher = _log_softmax(self.logits[part] / np.float32(self.temperature))
+        logits, _, places = self.loss.counted(outputs, y)
+        known, _, _ = self.loss.counted(self.logits[part], y)
+        student = _log_softmax(logits / np.float32(self.temperature))
+        teacher = _log_softmax(known / np.float32(self.temperature))
         shares = np.exp(teacher)
-        n = len(outputs)
+        n = max(1, len(logits))
         soft = float((shares * (teacher - student)).sum(dtype=np.float64)) / n * self.temperature**2
         dy *= np.float32(1 - self.alpha)
-        dy += np.float32(self.alpha * self.temperature / n) * (np.exp(student) - shares)
+        pull = np.float32(self.alpha * self.temperature / n) * (np.exp(student) - shares)
+        dy.reshape(-1, dy.shape[-1])[places] += pull
         return (1 - self.alpha) * hard + self.alpha * soft, dy
 
 

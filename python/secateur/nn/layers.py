@@ -36,6 +36,11 @@ class Layer:
         Where False, the parameter of that name is and stays 0.
     input_shape, output_shape : tuple of int
         Shapes of one sample, known after `build`.
+    times : int
+        How often the layer is run for one sample of the model; more than once within `TimeDistributed`.
+    steps : ndarray of bool (n, t) or None
+        Which steps of the batch's sequences count, where some are padding; set before `forward` by what holds
+        the layer.
     """
 
     kind: ClassVar[str] = "layer"
@@ -57,6 +62,8 @@ class Layer:
         self.masks: dict[str, BoolArray] = {}
         self.input_shape: Shape = ()
         self.output_shape: Shape = ()
+        self.times = 1
+        self.steps: BoolArray | None = None
 
     def rename(self, name: str) -> None:
         """Take a name, and name what the layer is made of after it."""
@@ -76,6 +83,7 @@ class Layer:
         """
         self.output_shape = self._build(input_shape, rng)
         self.input_shape = input_shape
+        self.times = 1
         self.masks = {}
         self.release()
         return self.output_shape
@@ -94,12 +102,17 @@ class Layer:
         """
         raise NotImplementedError
 
+    def steps_after(self, x: FloatArray) -> BoolArray | None:
+        """The `steps` of the output for a batch `x`: those of the input, unless the layer has no time left."""
+        whole = len(self.output_shape) > 1 and self.output_shape[0] == self.input_shape[0]
+        return self.steps if whole else None
+
     def release(self) -> None:
         """Forget what the latest forward pass kept for `backward`, and the gradients."""
-        self.grads = {}
+        self.grads, self.steps = {}, None
 
     def macs(self) -> int:
-        """Multiply-adds for one sample."""
+        """Multiply-adds of one run for one sample."""
         return 0
 
     def set_width(self, width: int) -> None:
@@ -203,6 +216,17 @@ def name_layers(layers: Iterable[Layer], prefix: str = "") -> None:
         count = counts.get(layer.kind, 0)
         layer.rename(f"{prefix}{layer.kind}_{count}" if count else f"{prefix}{layer.kind}")
         counts[layer.kind] = count + 1
+
+
+def forward_through(
+    layers: Sequence[Layer], x: FloatArray, training: bool, steps: BoolArray | None = None
+) -> FloatArray:
+    """`Layer.forward` of a chain of layers; `steps` as in `Layer`."""
+    for layer in layers:
+        layer.steps = steps
+        steps = layer.steps_after(x)
+        x = layer.forward(x, training)
+    return x
 
 
 def backward_through(layers: Sequence[Layer], dy: FloatArray, need_dx: bool) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Batch normalization."""
+"""Normalization over batches and over features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .layers import FloatArray, Layer, Shape
+from .layers import NO_GRADIENT, FloatArray, Layer, Shape
 
 
 class BatchNorm(Layer):
@@ -105,3 +105,79 @@ class BatchNorm(Layer):
 
     def config(self) -> dict[str, Any]:
         return {"kind": self.kind, "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+class LayerNorm(Layer):
+    """Layer normalization (Ba, Kiros & Hinton, 1607.06450) over the features of (n, f) or (n, steps, f).
+
+    Every sample's features, those of every step by themselves, are brought to mean 0 and variance 1, then
+    scaled by ``gamma`` and shifted by ``beta``.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-5
+        Added to the variance; positive.
+
+    Raises
+    ------
+    ValueError
+        If epsilon is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur import nn
+    >>> layer = nn.LayerNorm()
+    >>> layer.build((7, 4), np.random.default_rng(0))
+    (7, 4)
+    >>> y = layer.forward(np.random.default_rng(0).normal(5, 2, (3, 7, 4)).astype(np.float32))
+    >>> bool(abs(y.mean(axis=-1)).max() < 1e-5)
+    True
+    """
+
+    kind = "layer_norm"
+
+    def __init__(self, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        if not epsilon > 0:
+            raise ValueError(f"epsilon: expected a positive number, got {epsilon!r}")
+        self.epsilon = float(epsilon)
+        self._saved: tuple[FloatArray, FloatArray] | None = None
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
+        if len(input_shape) not in (1, 2):
+            raise ValueError(f"{self.name}: expected features or (steps, features), got shape {input_shape}")
+        n = input_shape[-1]
+        self.params = {"gamma": np.ones(n, np.float32), "beta": np.zeros(n, np.float32)}
+        return input_shape
+
+    def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        var = (centred * centred).mean(axis=-1, keepdims=True)
+        scale = np.float32(1) / np.sqrt(var + np.float32(self.epsilon))
+        normal = np.multiply(centred, scale, out=centred)
+        self._saved = (normal, scale) if training else None
+        y: FloatArray = normal * self.params["gamma"] + self.params["beta"]
+        return y
+
+    def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
+        if self._saved is None:
+            raise RuntimeError(f"{self.name}: backward needs a forward pass with training=True before it")
+        normal, scale = self._saved
+        axes = tuple(range(dy.ndim - 1))
+        self.grads["beta"] = dy.sum(axis=axes, dtype=np.float64).astype(np.float32)
+        self.grads["gamma"] = (dy * normal).sum(axis=axes, dtype=np.float64).astype(np.float32)
+        if not need_dx:
+            return NO_GRADIENT
+        slope = dy * self.params["gamma"]
+        mean = slope.mean(axis=-1, keepdims=True)
+        along = (slope * normal).mean(axis=-1, keepdims=True)
+        dx: FloatArray = scale * (slope - mean - normal * along)
+        return dx
+
+    def release(self) -> None:
+        super().release()
+        self._saved = None
+
+    def config(self) -> dict[str, Any]:
+        return {"kind": self.kind, "epsilon": self.epsilon}

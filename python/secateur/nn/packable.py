@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -136,24 +136,26 @@ class PackedFilters(PackedWeight):
 
 
 class Packable(Layer):
-    """Base of the layers with a ``"weight"`` that training may pack.
+    """Base of the layers whose `prunable` weights training may pack.
 
     While it does, the layer's own arrays fall behind; whoever asks for parameters or gradients gets them
     whole.
 
     Attributes
     ----------
-    packed : PackedWeight or None
-        Set by `Packer`; None where the layer runs on whole arrays.
+    packed : dict of str to PackedWeight
+        Set by `Packer`; of the weights that are not in it the layer uses the whole arrays.
     """
 
-    packed: PackedWeight | None = None
-    _whole_gradient: Callable[[], FloatArray] | None = None
+    def __init__(self, *arguments: Any) -> None:
+        self.packed: dict[str, PackedWeight] = {}
+        self._whole_gradients: dict[str, Callable[[], FloatArray]] = {}
+        super().__init__(*arguments)
 
     @property
     def params(self) -> dict[str, FloatArray]:
-        if self.packed is not None:
-            self.packed.lend(self._params["weight"])
+        for key, packed in self.packed.items():
+            packed.lend(self._params[key])
         return self._params
 
     @params.setter
@@ -162,10 +164,9 @@ class Packable(Layer):
 
     @property
     def grads(self) -> dict[str, FloatArray]:
-        if self._whole_gradient is not None:
-            # Packed, only the nonzeros' gradient was computed.
-            self._grads["weight"] = self._whole_gradient()
-            self._whole_gradient = None
+        # Packed, only the nonzeros' gradient was computed.
+        self._grads |= {key: whole() for key, whole in self._whole_gradients.items()}
+        self._whole_gradients = {}
         return self._grads
 
     @grads.setter
@@ -173,30 +174,70 @@ class Packable(Layer):
         self._grads = arrays
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
-        self.packed = None
+        self.packed = {}
         return super().build(input_shape, rng)
 
-    def pack(self, mask: BoolArray) -> PackedWeight:
-        """The nonzeros of a mask."""
+    def pack(self, key: str, mask: BoolArray) -> PackedWeight:
+        """The nonzeros of a mask of the weights `key`."""
         raise NotImplementedError
 
-    def _current(self) -> PackedWeight | None:
-        """What is packed, ready to compute, unless it belongs to another mask than the layer's own.
+    def _current(self, key: str) -> PackedWeight | None:
+        """What is packed of the weights `key`, ready to compute, unless it belongs to another mask than the
+        layer's own.
 
         Between a new mask and the next batch of training it does.
         """
-        packed = self.packed
-        if packed is None or packed.mask is not self.masks.get("weight"):
+        packed = self.packed.get(key)
+        if packed is None or packed.mask is not self.masks.get(key):
             return None
-        packed.ready(self._params["weight"])
+        packed.ready(self._params[key])
         return packed
 
     def release(self) -> None:
         super().release()
-        self._whole_gradient = None
+        self._whole_gradients = {}
 
     def arrays(self) -> tuple[FloatArray, ...]:
         return tuple(self._params.values())
 
     def packed_bytes(self) -> int:
-        return 0 if self.packed is None else self.packed.nbytes
+        return sum(packed.nbytes for packed in self.packed.values())
+
+
+class PackableMatrices(Packable):
+    """Base of the packable layers whose weights are matrices, multiplied by samples in columns."""
+
+    def pack(self, key: str, mask: BoolArray) -> PackedWeight:
+        return PackedMatrix(mask)
+
+    def _matrix(self, key: str) -> PackedMatrix | None:
+        """As `_current`."""
+        packed = self._current(key)
+        assert packed is None or isinstance(packed, PackedMatrix)
+        return packed
+
+    def _multiply(self, key: str, packed: PackedMatrix | None, x: FloatArray) -> FloatArray:
+        """The weights times `x` of shape (columns of the weights, n)."""
+        if packed is not None:
+            return packed.matrix.matmul(x)
+        return _core.matmul(self._params[key], x)
+
+    def _multiply_across(self, key: str, packed: PackedMatrix | None, dy: FloatArray) -> FloatArray:
+        """The transposed weights times `dy` of shape (rows of the weights, n)."""
+        if packed is not None:
+            return packed.across.matmul(dy)
+        return _core.matmul(self._params[key], dy, transpose_a=True)
+
+    def _correlate(self, key: str, packed: PackedMatrix | None, dy: FloatArray, x: FloatArray) -> None:
+        """Note the gradient of the weights, ``dy @ x.T``; of packed ones that of the nonzeros, and the rest when
+        somebody asks."""
+
+        def whole() -> FloatArray:
+            return _core.matmul(dy, x, transpose_b=True)
+
+        if packed is not None:
+            packed.gradient = packed.matrix.sddmm(dy, x)
+            self._whole_gradients[key] = whole
+        else:
+            self._whole_gradients.pop(key, None)
+            self._grads[key] = whole()

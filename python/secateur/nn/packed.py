@@ -7,7 +7,7 @@ becomes the faster one, and switches.
 
 ::
 
-    masks change ──> prepare ──> layer.packed = PackedWeight(nonzeros, slots of the optimizer)
+    masks change ──> prepare ──> layer.packed = {key: PackedWeight(nonzeros)}, slots of the optimizer alike
     forward, backward, step      on the nonzeros; the layer's arrays fall behind
     layer.params, layer.grads    whoever asks gets them up to date, and may change them
     settle                       arrays and slots are whole again
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,17 +58,18 @@ class Packer:
         self.model, self.optimizer, self.packed, self.batch_size = model, optimizer, packed, batch_size
         self.limits: dict[str, float] = {}
         """By layer: the density up to which it runs packed; where it never did, minus the one tried last."""
-        self._masks: dict[str, BoolArray | None] = {}
+        self._masks: dict[str, dict[str, BoolArray]] = {}
         self._macs = self._packed_macs = 0
         layers = [layer for layer in model.leaves() if isinstance(layer, Packable)]
-        weights = [layer._params["weight"] for layer in layers]
-        # Weights that several layers share stay whole.
-        owned = [sum(weight is other for other in weights) == 1 for weight in weights]
+        uses = Counter(id(layer._params[key]) for layer in layers for key in layer.prunable)
         pack = packed is not None and batch_size > FEW
         self._layers = [
             layer
-            for layer, alone in zip(layers, owned, strict=True)
-            if pack and alone and layer.macs() >= LEAST
+            for layer in layers
+            # Weights that several layers share stay whole.
+            if pack
+            and all(uses[id(layer._params[key])] == 1 for key in layer.prunable)
+            and layer.macs() * layer.times >= LEAST
         ]
 
     def prepare(self, anew: bool = False) -> None:
@@ -77,49 +79,52 @@ class Packer:
         on how they came about, and a resumed training equals one that was not interrupted.
         """
         for layer in self._layers:
-            mask, packed = layer.masks.get("weight"), layer.packed
-            dirty = anew and packed is not None and packed.alive is not None
-            if layer.name in self._masks and self._masks[layer.name] is mask and not dirty:
+            masks = {key: layer.masks[key] for key in layer.prunable if key in layer.masks}
+            dirty = anew and any(packed.alive is not None for packed in layer.packed.values())
+            if not dirty and _same(self._masks.get(layer.name), masks):
                 continue
-            self._masks[layer.name] = mask
-            if packed is not None and mask is not None and not anew and packed.shrink(mask):
-                continue
+            self._masks[layer.name] = masks
+            if layer.packed and not anew and layer.packed.keys() == masks.keys():
+                if all(packed.shrink(masks[key]) for key, packed in layer.packed.items()):
+                    continue
             self._unpack(layer)
-            if mask is not None:
-                self._pack(layer, mask)
+            if masks:
+                self._pack(layer, masks)
 
-    def _pack(self, layer: Packable, mask: BoolArray) -> None:
-        density = np.count_nonzero(mask) / mask.size
+    def _pack(self, layer: Packable, masks: dict[str, BoolArray]) -> None:
+        left = [np.count_nonzero(mask) for mask in masks.values()]
+        density = sum(left) / sum(mask.size for mask in masks.values())
         limit = (
             self.packed if isinstance(self.packed, float) else self.limits.get(layer.name, -HIGHEST / FALL)
         )
-        if 0 < density <= limit:
-            self._install(layer, layer.pack(mask))
-        elif 0 < density <= -limit * FALL:
-            packed = layer.pack(mask)
+        if not all(left) or density > max(limit, -limit * FALL):
+            return
+        packed = {key: layer.pack(key, mask) for key, mask in masks.items()}
+        if limit < 0:
             gain = measure(layer, packed, self.batch_size, self.optimizer)
             # The time of a packed layer is nearly all for its nonzeros.
             self.limits[layer.name] = float(min(HIGHEST, density * gain) if gain > 1 else -density)
-            if gain > 1:
-                self._install(layer, packed)
-
-    def _install(self, layer: Packable, packed: PackedWeight) -> None:
-        name = f"{layer.name}.weight"
-        for memory in self.optimizer.slots.values():
-            if name in memory:
-                memory[name] = packed.compress(memory[name])
+            if gain <= 1:
+                return
+        for memory, name, weight in self._slots(layer, packed):
+            memory[name] = weight.compress(memory[name])
         layer.packed = packed
 
     def _unpack(self, layer: Packable) -> None:
-        packed = layer.packed
-        if packed is None:
-            return
-        packed.lend(layer._params["weight"])
-        layer.packed = None
-        name = f"{layer.name}.weight"
-        for memory in self.optimizer.slots.values():
-            if name in memory:
-                memory[name] = packed.expand(memory[name])
+        packed, layer.packed = layer.packed, {}
+        for key, weight in packed.items():
+            weight.lend(layer._params[key])
+        for memory, name, weight in self._slots(layer, packed):
+            memory[name] = weight.expand(memory[name])
+
+    def _slots(
+        self, layer: Packable, packed: dict[str, PackedWeight]
+    ) -> Iterator[tuple[dict[str, FloatArray], str, PackedWeight]]:
+        """Where the optimizer remembers something of packed weights."""
+        for key, weight in packed.items():
+            for memory in self.optimizer.slots.values():
+                if f"{layer.name}.{key}" in memory:
+                    yield memory, f"{layer.name}.{key}", weight
 
     def step(self, samples: int) -> None:
         """One step of the optimizer: on the nonzeros of what is packed, on whole arrays elsewhere."""
@@ -128,12 +133,13 @@ class Packer:
         masks: dict[str, BoolArray] = {}
         packed_weights = []
         for layer in self.model.leaves():
-            packed = layer.packed if isinstance(layer, Packable) else None
             own = layer._params if isinstance(layer, Packable) else layer.params
             slopes = layer._grads if isinstance(layer, Packable) else layer.grads
+            parts = layer.packed if isinstance(layer, Packable) else {}
             for key, array in own.items():
                 name = f"{layer.name}.{key}"
-                if key == "weight" and packed is not None:
+                packed = parts.get(key)
+                if packed is not None:
                     packed.ready(array)
                     params[name], grads[name] = packed.values, packed.gradient
                     if packed.alive is not None:
@@ -143,9 +149,9 @@ class Packer:
                 params[name], grads[name] = array, slopes[key]
                 if key in layer.masks:
                     masks[name] = layer.masks[key]
-            macs = layer.macs() * samples
+            macs = layer.macs() * layer.times * samples
             self._macs += macs
-            self._packed_macs += macs if packed is not None else 0
+            self._packed_macs += macs if parts else 0
         self.optimizer.step(params, grads, masks)
         for packed in packed_weights:
             packed.stepped()
@@ -163,37 +169,52 @@ class Packer:
         self._masks = {}
 
 
-def measure(layer: Packable, packed: PackedWeight, samples: int, optimizer: Optimizer) -> float:
+def _same(known: dict[str, BoolArray] | None, masks: dict[str, BoolArray]) -> bool:
+    """Whether masks are the very objects that are known."""
+    return (
+        known is not None
+        and known.keys() == masks.keys()
+        and all(known[key] is mask for key, mask in masks.items())
+    )
+
+
+def measure(layer: Packable, packed: dict[str, PackedWeight], samples: int, optimizer: Optimizer) -> float:
     """How much faster a training step of a layer is packed than masked, by the least of a few times."""
     rng = np.random.default_rng(0)
+    samples *= layer.times
     x = rng.standard_normal((samples, *layer.input_shape), np.float32)
     dy = rng.standard_normal((samples, *layer.output_shape), np.float32)
     if x.ndim == 4:
         # In memory as between layers that are not packed.
         x, dy = channels_first(channels_last(x)), channels_first(channels_last(dy))
-    weight = layer._params["weight"]
-    whole, part, copied = _alone(optimizer), _alone(optimizer), weight.copy()
-    packed.ready(weight)
-    values = packed.values.copy()
+    weights = {key: layer._params[key] for key in packed}
+    masks = {key: weight.mask for key, weight in packed.items()}
+    whole, part = _alone(optimizer), _alone(optimizer)
+    copied = {key: weight.copy() for key, weight in weights.items()}
+    for key, weight in packed.items():
+        weight.ready(weights[key])
+    values = {key: weight.values.copy() for key, weight in packed.items()}
 
     def dense() -> None:
         layer.forward(x, training=True)
         layer.backward(dy)
-        whole.step({"w": copied}, {"w": layer.grads["weight"]}, {"w": packed.mask})
+        whole.step(copied, {key: layer.grads[key] for key in copied}, masks)
 
     def sparse() -> None:
-        packed.stepped()
+        for weight in packed.values():
+            weight.stepped()
         layer.forward(x, training=True)
         layer.backward(dy)
-        part.step({"w": values}, {"w": packed.gradient})
+        part.step(values, {key: weight.gradient for key, weight in packed.items()})
 
     slow = _least(dense)
     layer.packed = packed
     try:
         fast = _least(sparse)
-        packed.lend(weight)
+        for key, weight in packed.items():
+            weight.lend(weights[key])
     finally:
-        layer.packed = None
+        layer.packed = {}
         layer.release()
     return slow / fast
 

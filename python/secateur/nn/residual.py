@@ -14,6 +14,7 @@ from .layers import (
     Shape,
     backward_through,
     checked_layers,
+    forward_through,
     name_layers,
 )
 
@@ -92,11 +93,8 @@ class Residual(Layer):
         return one
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
-        one = other = x
-        for layer in self.layers:
-            one = layer.forward(one, training)
-        for layer in self.shortcut:
-            other = layer.forward(other, training)
+        one = forward_through(self.layers, x, training, self.steps)
+        other = forward_through(self.shortcut, x, training, self.steps)
         return one + other
 
     def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
@@ -110,7 +108,7 @@ class Residual(Layer):
             leaf.release()
 
     def macs(self) -> int:
-        return sum(leaf.macs() for leaf in self.leaves())
+        return sum(leaf.macs() * leaf.times for leaf in self.leaves())
 
     def config(self) -> dict[str, Any]:
         return {

@@ -21,10 +21,11 @@ from .layers import (
     Shape,
     backward_through,
     checked_layers,
+    forward_through,
     name_layers,
     positive,
 )
-from .losses import Loss, SparseCategoricalCrossentropy, get_loss
+from .losses import Loss, SparseCategoricalCrossentropy, get_loss, loss_config, loss_from_config
 from .optimizers import Optimizer
 
 
@@ -196,7 +197,7 @@ class Sequential:
     def macs(self) -> int:
         """Multiply-adds of one sample's forward pass, pruned or not."""
         self._check_built()
-        return sum(layer.macs() for layer in self.layers)
+        return sum(layer.macs() * layer.times for layer in self.leaves())
 
     def memory(self, batch_size: int = 32, optimizer: Optimizer | None = None) -> dict[str, int]:
         """How many bytes the model takes in training, as it is now.
@@ -247,7 +248,13 @@ class Sequential:
             size = sum(array.size for array in layer.params.values())
             nonzero = sum(int(np.count_nonzero(array)) for array in layer.params.values())
             rows.append(
-                (layer.name, str(layer.output_shape), f"{size:,}", f"{nonzero:,}", f"{layer.macs():,}")
+                (
+                    layer.name,
+                    str(layer.output_shape),
+                    f"{size:,}",
+                    f"{nonzero:,}",
+                    f"{layer.macs() * layer.times:,}",
+                )
             )
         rows.append(
             (
@@ -276,9 +283,7 @@ class Sequential:
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
         """The outputs for a float32 batch (n, *input_shape); `training` keeps what `backward` needs."""
-        for layer in self.layers:
-            x = layer.forward(x, training)
-        return x
+        return forward_through(self.layers, x, training)
 
     def backward(self, dy: FloatArray) -> None:
         """Fill the layers' gradients from that of the outputs of the latest ``forward(x, training=True)``."""
@@ -561,7 +566,7 @@ class Sequential:
         return {
             "layers": [layer.config() for layer in self.layers],
             "input_shape": shape,
-            "loss": self.loss.name,
+            "loss": loss_config(self.loss),
         }
 
     @classmethod
@@ -574,7 +579,7 @@ class Sequential:
             If the configuration names an unknown layer or loss, or wrong arguments.
         """
         model = cls([Layer.from_config(layer) for layer in config["layers"]])
-        model.loss = get_loss(config["loss"])
+        model.loss = loss_from_config(config["loss"])
         if config["input_shape"] is not None:
             model.build(config["input_shape"], random_state=0)
         return model

@@ -64,7 +64,7 @@ class _Mean:
             self.sums[name] = self.sums.get(name, 0.0) + value * samples
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        return {prefix + name: total / self.count for name, total in self.sums.items()}
+        return {prefix + name: total / max(1, self.count) for name, total in self.sums.items()}
 
 
 def _metrics(loss: Loss, value: float, outputs: FloatArray, targets: NDArray[Any]) -> dict[str, float]:
@@ -81,7 +81,7 @@ def evaluate(
     for start in range(0, len(x), batch_size):
         batch = targets[start : start + batch_size]
         outputs = model.forward(x[start : start + batch_size])
-        mean.add(len(batch), _metrics(loss, loss.value(outputs, batch), outputs, batch))
+        mean.add(loss.count(batch), _metrics(loss, loss.value(outputs, batch), outputs, batch))
     return mean.means()
 
 
@@ -239,7 +239,7 @@ def _epoch(
         )
         model.backward(dy)
         packer.step(len(batch))
-        mean.add(len(batch), _metrics(loss, value, outputs, labels))
+        mean.add(loss.count(labels), _metrics(loss, value, outputs, labels))
         state.batch += 1
         state.x_batch, state.y_batch = batch, labels
         state.logs = mean.means()

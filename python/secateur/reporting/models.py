@@ -25,9 +25,10 @@ def nonzero_macs(model: Sequential) -> int:
     """The multiply-adds of one sample whose weight is not 0."""
     total = 0
     for layer in model.leaves():
-        for key in layer.prunable:
-            weight = layer.params[key]
-            total += layer.macs() // weight.size * int(np.count_nonzero(weight))
+        weights = [layer.params[key] for key in layer.prunable]
+        nonzero = sum(int(np.count_nonzero(weight)) for weight in weights)
+        # All weights of a layer are used equally often.
+        total += layer.macs() * layer.times * nonzero // max(1, sum(weight.size for weight in weights))
     return total
 
 

@@ -27,7 +27,7 @@ impl PackedMatrix {
     }
 
     /// Calls `work` with the matrix that this is a view of, transposed where the view is.
-    fn with<R>(&self, work: impl FnOnce(&secateur_core::formats::PackedMatrix) -> R) -> R {
+    pub fn with<R>(&self, work: impl FnOnce(&secateur_core::formats::PackedMatrix) -> R) -> R {
         let matrix = self.read();
         work(if self.transposed { matrix.transposed() } else { &matrix })
     }
@@ -231,7 +231,7 @@ impl PackedMatrix {
     }
 
     #[getter]
-    fn shape(&self) -> (usize, usize) {
+    pub fn shape(&self) -> (usize, usize) {
         let matrix = self.read();
         let rows = matrix.rows();
         if self.transposed { (rows.columns(), rows.rows()) } else { (rows.rows(), rows.columns()) }

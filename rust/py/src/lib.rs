@@ -6,6 +6,7 @@ mod arrays;
 mod errors;
 mod formats;
 mod plan;
+mod recurrent;
 mod runtime;
 mod select;
 mod store;
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
     plan::register(m)?;
+    recurrent::register(m)?;
     runtime::register(m)?;
     select::register(m)?;
     train::register(m)?;

@@ -2,6 +2,7 @@
 //!
 //! An operator is built for one batch size and one pair of layouts, and then only runs.
 
+pub mod cell;
 pub mod depthwise;
 pub mod elementwise;
 pub mod layout;

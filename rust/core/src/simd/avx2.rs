@@ -46,6 +46,20 @@ impl Vector for Avx2 {
         unsafe { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
     }
     #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { (_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn power_of_two(self, n: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let bias = _mm256_set1_epi32(127);
+            let power = |n: __m256| _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), bias));
+            (_mm256_castsi256_ps(power(n.0)), _mm256_castsi256_ps(power(n.1)))
+        }
+    }
+    #[inline(always)]
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }

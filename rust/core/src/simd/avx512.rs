@@ -48,6 +48,16 @@ impl Vector for Avx512 {
         unsafe { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn power_of_two(self, n: Self::F32) -> Self::F32 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_scalef_ps(_mm512_set1_ps(1.0), n) }
+    }
+    #[inline(always)]
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         // SAFETY: see above the impl.
         unsafe { _mm512_max_ps(a, b) }

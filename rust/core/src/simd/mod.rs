@@ -26,6 +26,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod buffer;
+pub mod math;
 mod peak;
 mod scalar;
 mod stored;
@@ -76,6 +77,10 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane `a · b`.
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane `a / b`.
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane 2ⁿ, for whole numbers n from -126 to 127.
+    fn power_of_two(self, n: Self::F32) -> Self::F32;
     /// Lane by lane maximum.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane `a · b + c`, rounded once.
@@ -281,6 +286,16 @@ pub trait Vector: Copy + Send + Sync + 'static {
         assert!(to.len() >= n);
         // SAFETY: the slice holds at least `n` floats.
         unsafe { self.store_first(to.as_mut_ptr(), a, n) }
+    }
+    /// Stores the first `n` lanes, at most all 16, but those whose bit is set in `but`; panics where `to` holds fewer than `n`.
+    #[inline(always)]
+    fn store_but(self, to: &mut [f32], a: Self::F32, n: usize, but: u16) {
+        if but == 0 {
+            return self.store_some(to, a, n);
+        }
+        assert!(to.len() >= n);
+        // SAFETY: the slice holds at least `n` floats, and no lane beyond them is stored.
+        unsafe { self.store_masked(to.as_mut_ptr(), a, first_lanes(n) & !but) }
     }
     /// The lanes as an array.
     #[inline(always)]

@@ -36,6 +36,14 @@ impl Vector for Scalar {
         std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn power_of_two(self, n: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }

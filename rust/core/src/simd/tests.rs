@@ -16,6 +16,9 @@ impl Kernel for Laws {
         assert_eq!(v.to_array(v.sub(x, y)), each(|a, b| a - b));
         assert_eq!(v.to_array(v.mul(x, y)), each(|a, b| a * b));
         assert_eq!(v.to_array(v.max(x, y)), each(f32::max));
+        assert_eq!(v.to_array(v.div(x, y)), each(|a, b| a / b));
+        let powers: [f32; LANES] = std::array::from_fn(|i| i as f32 * 16.0 - 126.0);
+        assert_eq!(v.to_array(v.power_of_two(v.with_lanes(powers))), powers.map(f32::exp2));
         assert_eq!(v.to_array(v.mul_add(x, y, v.splat(1.5))), each(|a, b| a.mul_add(b, 1.5)));
         assert_eq!(v.sum(x), 0.0);
         let halves: [f32; LANES] = std::array::from_fn(|i| {

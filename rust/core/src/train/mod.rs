@@ -9,6 +9,7 @@ mod depthwise;
 pub mod grouped;
 pub mod optimizer;
 pub mod pool;
+pub mod recurrent;
 mod tile;
 pub mod window;
 
@@ -28,4 +29,10 @@ fn for_each_chunk<T: Send>(
 ) {
     let executor = if work < WORTH_A_THREAD { &Sequential } else { executor };
     executor::for_each_chunk(executor, out, size, task);
+}
+
+/// Calls `task` on every part, on the executor's threads where `work` is worth it.
+fn for_each_part<T: Send>(executor: &dyn Executor, work: usize, parts: Vec<T>, task: impl Fn(T) + Sync) {
+    let executor = if work < WORTH_A_THREAD { &Sequential } else { executor };
+    executor::map(executor, parts, task);
 }

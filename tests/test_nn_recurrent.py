@@ -1,0 +1,251 @@
+"""Recurrent and text layers against plain float64 loops, and their gradients against differences of these."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference
+import secateur as sc
+from secateur import nn
+from test_nn_layers import CASES, built, check_layer, close
+
+RNG = np.random.default_rng(0)
+RECURRENT = {
+    "tanh": lambda units, **more: nn.SimpleRNN(units, **more),
+    "relu": lambda units, **more: nn.SimpleRNN(units, activation="relu", **more),
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
+}
+
+
+@pytest.mark.parametrize("cell", RECURRENT)
+@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_recurrent_gradients(cell, return_sequences, use_bias):
+    layer = RECURRENT[cell](3, return_sequences=return_sequences, use_bias=use_bias)
+
+    def forward(x, params):
+        return reference.recurrent(cell, x, params, return_sequences)
+
+    check_layer(layer, (4, 5), forward, n=3)
+
+
+@pytest.mark.parametrize("cell", RECURRENT)
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_recurrent_gradients_with_padding(cell, return_sequences):
+    layer = RECURRENT[cell](3, return_sequences=return_sequences)
+    steps = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1]], bool)
+
+    def forward(x, params):
+        return reference.recurrent(cell, x, params, return_sequences, steps)
+
+    check_layer(layer, (4, 2), forward, n=4, steps=steps)
+
+
+@settings(max_examples=CASES // 5, deadline=None)
+@given(
+    cell=st.sampled_from(list(RECURRENT)),
+    n=st.sampled_from([1, 2, 3, 15, 16, 17, 33, 64]),
+    steps=st.integers(1, 5),
+    features=st.sampled_from([1, 3, 16, 31]),
+    units=st.sampled_from([1, 2, 7, 16, 33, 65]),
+    density=st.sampled_from([1.0, 0.3, 0.05]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_recurrent_layers_masked_and_packed(cell, n, steps, features, units, density, seed):
+    rng = np.random.default_rng(seed)
+    layer, rng = built(RECURRENT[cell](units, return_sequences=bool(seed % 2)), (steps, features), seed)
+    for array in layer.params.values():
+        array *= 0.5
+    x, dy = rng.normal(size=(n, steps, features)).astype(np.float32), None
+    layer.steps = None if seed % 3 else rng.random((n, steps)) < 0.7
+    for key in layer.prunable:
+        mask = rng.random(layer.params[key].shape) < density
+        mask.flat[0] = True
+        layer.set_mask(key, mask)
+    params = {key: array.astype(np.float64) for key, array in layer.params.items()}
+    y = layer.forward(x, training=True)
+    close(y, reference.recurrent(cell, x.astype(np.float64), params, layer.return_sequences, layer.steps))
+    dy = rng.normal(size=y.shape).astype(np.float32)
+    dx = layer.backward(dy)
+    whole = {key: gradient.copy() for key, gradient in layer.grads.items()}
+    layer.packed = {key: layer.pack(key, layer.masks[key]) for key in layer.prunable}
+    close(layer.forward(x, training=True), y)
+    close(layer.backward(dy), dx)
+    for key, packed in layer.packed.items():
+        close(packed.gradient, packed.compress(whole[key]))
+    for key, gradient in layer.grads.items():
+        close(gradient, whole[key])
+
+
+def test_recurrences_do_not_depend_on_the_threads():
+    layer, rng = built(nn.LSTM(130, return_sequences=True), (6, 9))
+    for array in layer.params.values():
+        array *= 0.1
+    x, dy = (rng.normal(size=(33, 6, size)).astype(np.float32) for size in (9, 130))
+    found = []
+    before = sc.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 8):
+            sc.set_num_threads(threads)
+            y = layer.forward(x, training=True)
+            found.append([y, layer.backward(dy), *layer.grads.values()])
+    finally:
+        sc.set_num_threads(before)
+    for other in found[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_bidirectional_gradients(return_sequences):
+    layer = nn.Bidirectional(nn.GRU(3, return_sequences=return_sequences))
+    layer, rng = built(layer, (4, 2))
+    for leaf in layer.leaves():
+        for array in leaf.params.values():
+            array[...] = rng.normal(0.1, 0.7, array.shape)
+    x = rng.normal(size=(3, 4, 2)).astype(np.float32)
+    steps = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
+
+    def forward(x):
+        sides = []
+        for leaf, turn in ((layer.ahead, False), (layer.back, True)):
+            params = {key: array.astype(np.float64) for key, array in leaf.params.items()}
+            flip = (lambda a: a[:, ::-1]) if turn else (lambda a: a)
+            y = reference.recurrent("gru", flip(x), params, return_sequences, flip(steps))
+            sides.append(flip(y) if return_sequences else y)
+        return np.concatenate(sides, axis=-1)
+
+    layer.steps = steps
+    y = layer.forward(x, training=True)
+    close(y, forward(x.astype(np.float64)))
+    weights = rng.normal(size=y.shape).astype(np.float32)
+    dx = layer.backward(weights)
+    close(dx, reference.numeric_gradient(lambda v: float((forward(v) * weights).sum()), x), 3e-4)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5)])
+def test_layer_norm_gradients(shape):
+    def forward(x, params):
+        centred = x - x.mean(axis=-1, keepdims=True)
+        normal = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+        return normal * params["gamma"] + params["beta"]
+
+    check_layer(nn.LayerNorm(), shape, forward, n=3)
+
+
+def test_embedding_gradients_of_ids_that_repeat():
+    layer, rng = built(nn.Embedding(6, 3), (4,))
+    x = np.array([[1, 1, 2, 5], [0, 5, 1, 1]], np.float32)
+    np.testing.assert_array_equal(layer.forward(x, training=True), layer.params["weight"][x.astype(int)])
+    dy = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    layer.backward(dy)
+    wanted = np.zeros((6, 3))
+    np.add.at(wanted, x.astype(int), dy)
+    close(layer.grads["weight"], wanted)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 6.0, 0.5, np.nan])
+def test_ids_without_a_vector_are_named(wrong):
+    layer, _ = built(nn.Embedding(6, 3), (2,))
+    with pytest.raises(ValueError, match=f"x: embedding: expected ids from 0 to 5, got {wrong:g}"):
+        layer.forward(np.array([[1, wrong]], np.float32))
+
+
+def test_time_distributed_layers_see_every_step():
+    layers = [nn.Dense(4, activation="tanh"), nn.Dense(3)]
+    model = nn.Sequential([nn.TimeDistributed(layers)]).build((5, 2), random_state=0)
+    x = np.random.default_rng(1).normal(size=(3, 5, 2)).astype(np.float32)
+    alone = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(3)]).build((2,), random_state=0)
+    alone.set_weights(model.get_weights())
+    wanted = alone.predict(x.reshape(15, 2)).reshape(3, 5, 3)
+    np.testing.assert_allclose(model.predict(x), wanted, rtol=0, atol=1e-6)
+    assert model.macs() == 5 * alone.macs()
+    assert next(iter(model.parameters())) == "time_distributed.dense.weight"
+    # Gradients of all steps add up.
+    y = np.random.default_rng(2).normal(size=(3, 5, 3))
+    model.compute_gradients(x, y, "mse")
+    alone.compute_gradients(x.reshape(15, 2), y.reshape(15, 3), "mse")
+    for one, other in zip(model.gradients().values(), alone.gradients().values(), strict=True):
+        close(one, other)
+
+
+def tagger():
+    return nn.Sequential(
+        [
+            nn.Embedding(20, 8, mask_zero=True),
+            nn.Bidirectional(nn.LSTM(12, return_sequences=True)),
+            nn.Dropout(0.1),
+            nn.TimeDistributed(nn.Dense(3)),
+        ]
+    )
+
+
+def sentences(rng, n=200, longest=9):
+    """Tag 1 behind an even word, tag 2 before one; else 0."""
+    x = rng.integers(1, 20, (n, longest))
+    for row, length in zip(x, rng.integers(1, longest + 1, n), strict=True):
+        row[length:] = 0
+    even = (x % 2 == 0) & (x > 0)
+    y = np.where(np.roll(even, -1, axis=1), 2, 0)
+    y[:, 1:] = np.where(even[:, :-1], 1, y[:, 1:])
+    return x, np.where(x > 0, y, -1)
+
+
+def test_padding_changes_nothing():
+    model = tagger().build((9,), random_state=0)
+    x, _ = sentences(np.random.default_rng(0), 20)
+    whole = model.predict(x)
+    longer = tagger().build((14,), random_state=1)
+    longer.set_weights(model.get_weights())
+    padded = longer.predict(np.pad(x, ((0, 0), (0, 5))))
+    counts = x > 0
+    np.testing.assert_allclose(padded[:, :9][counts], whole[counts], rtol=0, atol=1e-6)
+
+
+def test_a_tagger_learns_pruned_and_packed(tmp_path):
+    x, y = sentences(np.random.default_rng(0), 400)
+    loss = nn.SparseCategoricalCrossentropy(ignore_index=-1)
+    model = tagger()
+    pruner = sc.DynamicPruner(sc.Gradual(0.7, every=10))
+    arguments = {"loss": loss, "optimizer": nn.Adam(0.01), "random_state": 0, "progress": False}
+    model.fit(x, y, epochs=12, batch_size=32, callbacks=[pruner], packed=0.9, **arguments)
+    vx, vy = sentences(np.random.default_rng(1), 100)
+    assert model.evaluate(vx, vy, loss=loss)["accuracy"] > 0.9
+    masked = sum(mask.sum() for mask in model.masks.values())
+    assert abs(masked / sum(mask.size for mask in model.masks.values()) - 0.3) < 0.01
+    sc.save(model, tmp_path / "tagger.safetensors")
+    again = sc.load(tmp_path / "tagger.safetensors")
+    np.testing.assert_array_equal(again.predict(vx), model.predict(vx))
+    assert again.evaluate(vx, vy) == model.evaluate(vx, vy)
+
+
+def test_what_ignored_labels_do():
+    loss = nn.SparseCategoricalCrossentropy(ignore_index=-1)
+    outputs = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    labels = np.array([0, -1, 2, -1])
+    value, gradient = loss.gradient(outputs, labels)
+    kept, part = nn.SparseCategoricalCrossentropy().gradient(outputs[::2], labels[::2])
+    assert value == pytest.approx(kept)
+    np.testing.assert_allclose(gradient[::2], part, rtol=1e-6)
+    assert not gradient[1::2].any()
+    assert loss.gradient(outputs, np.full(4, -1)) == (0.0, pytest.approx(0 * outputs))
+    with pytest.raises(ValueError, match="y: expected labels from 0 to 2 or -1, got -2 at 1"):
+        loss.check(np.array([0, -2]), (3,))
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: nn.LSTM(0), "units: expected a positive integer"),
+    (lambda: nn.SimpleRNN(3, activation="sigmoid"), 'activation: expected "tanh" or "relu"'),
+    (lambda: nn.GRU(3).build((4,), RNG), r"gru: expected samples of \(steps, features\)"),
+    (lambda: nn.Bidirectional(nn.Dense(3)), "layer: expected a recurrent layer, got Dense"),
+    (lambda: nn.Embedding(1 << 25, 3), "input_dim: expected at most 16777216"),
+    (lambda: nn.TimeDistributed([]), "layers: expected at least one layer"),
+    (lambda: nn.TimeDistributed(nn.Dense(2)).build((4,), RNG), "time_distributed: expected samples"),
+    (lambda: nn.LayerNorm(0), "epsilon: expected a positive number"),
+])  # fmt: skip
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
