@@ -10,7 +10,7 @@ import pytest
 import reference
 import secateur as sc
 from secateur import nn
-from secateur.compiler import describe
+from secateur.description import describe
 
 
 def cnn(**options):

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.compiler import INPUT, describe
+from secateur.description import INPUT, describe
 
 Array = NDArray[np.float32]
 

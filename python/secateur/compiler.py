@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core
-from .errors import UnsupportedOpError
-
-Description = list[dict[str, Any]]
-"""A network as plain data: one dict a node, with its arrays; what plans are built from and saved as."""
+from .description import Description, describe, graph_of
 
 Choices = dict[str, list[list[Any]]]
 """For each batch size, [node, {"kernel", "input", "output"}] in running order; made of JSON types."""
@@ -102,7 +98,7 @@ class Plan:
     Parameters
     ----------
     input_shape : tuple of int
-        Shape of one input: (features,) or (channels, height, width).
+        Shape of one input: (features,), (steps, features), (channels, height, width), or (steps,) of ids.
     description : list of dict
         The network, a dict a node (see `describe`).
     batch : sequence of int
@@ -138,7 +134,7 @@ class Plan:
         self.description = description
         self.batch = list(batch)
         self.winograd = bool(winograd)
-        graph = _graph(self.input_shape, description)
+        graph = graph_of(self.input_shape, description)
         given = None if choices is None else json.dumps(dict(choices))
         self._plan = graph.compile(self.batch, threads, target, given, timed, self.winograd)
 
@@ -147,19 +143,19 @@ class Plan:
 
         Parameters
         ----------
-        x : array-like of shape (n, features) or (n, channels, height, width)
+        x : array-like of shape (n, *input_shape)
             Inputs, converted to float32.
         check_finite : bool, default=False
             Raise for NaN and infinities, whose effect on a sparse layer is unspecified.
 
         Returns
         -------
-        ndarray of shape (n, outputs), float32
+        ndarray of shape (n, outputs), (n, steps, outputs) or (n, channels, height, width), float32
 
         Raises
         ------
         ValueError
-            Inputs of another shape, or not finite where that is checked.
+            Inputs of another shape, ids without a vector, or not finite where that is checked.
         TypeError
             Inputs that are not real numbers.
         """
@@ -277,141 +273,3 @@ def cpu_signature(target: str) -> str:
     except OSError:
         names = []
     return f"{names[0] if names else platform.processor() or platform.machine()} / {target}"
-
-
-def describe(model: Any) -> tuple[tuple[int, ...], Description]:
-    """A built model as plain data.
-
-    Returns
-    -------
-    input_shape : tuple of int
-    description : list of dict
-        For each node ``op``, ``name``, its attributes and its arrays (copies); ``inputs``, the names of the
-        nodes that it reads, unless that is the one before.
-
-    Raises
-    ------
-    UnsupportedOpError
-        A layer that plans cannot run.
-    ValueError
-        A model that is not built, or whose weights are not finite.
-    """
-    layers = getattr(model, "layers", None)
-    if layers is None:
-        raise UnsupportedOpError(
-            f"model: cannot compile a {type(model).__name__}; expected a secateur.nn.Sequential"
-        )
-    if getattr(model, "input_shape", None) is None:
-        raise ValueError("model: not built yet; call build(input_shape) or fit first")
-    description = _nodes(layers, INPUT)
-    for node in description:
-        for key, value in node.items():
-            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-                raise ValueError(f"model: {node['name']}'s {key} holds NaN or infinity")
-    return tuple(model.input_shape), description
-
-
-INPUT = "input"
-"""What the network's input is called among a node's ``inputs``."""
-
-
-def _nodes(layers: Iterable[Any], source: str) -> Description:
-    """The nodes of a chain of layers that reads the node `source`."""
-    nodes: Description = []
-    for layer in layers:
-        if layer.kind == "residual":
-            nodes += _residual(layer, nodes[-1]["name"] if nodes else source)
-            continue
-        convert = _LAYERS.get(layer.kind)
-        if convert is None:
-            raise UnsupportedOpError(f"{layer.name}: plans cannot run a layer of type {type(layer).__name__}")
-        nodes += convert(layer)
-    return nodes
-
-
-def _residual(layer: Any, source: str) -> Description:
-    one, other = _nodes(layer.layers, source), _nodes(layer.shortcut, source)
-    for first in (*one[:1], *other[:1]):
-        first.setdefault("inputs", [source])
-    inputs = [side[-1]["name"] if side else source for side in (one, other)]
-    return [*one, *other, {"op": "add", "name": layer.name, "inputs": inputs}]
-
-
-def _weighted(layer: Any, op: str, **attributes: Any) -> Description:
-    """A layer with weights; softmax is a node of its own, since it is not elementwise."""
-    softmax = layer.activation == "softmax"
-    bias = layer.params.get("bias")
-    node = {
-        "op": op,
-        "name": layer.name,
-        "activation": None if softmax else layer.activation,
-        "weight": np.array(layer.params["weight"], dtype=np.float32),
-        "bias": None if bias is None else np.array(bias, dtype=np.float32),
-        **attributes,
-    }
-    return [node, {"op": "softmax", "name": f"{layer.name}.softmax"}] if softmax else [node]
-
-
-def _window(layer: Any) -> dict[str, Any]:
-    return {"size": list(layer.window), "strides": list(layer.strides), "pads": list(layer.pads)}
-
-
-def _batch_norm(layer: Any) -> Description:
-    mean, var = layer.buffers["running_mean"], layer.buffers["running_var"]
-    scale = layer.params["gamma"] / np.sqrt(var + layer.epsilon)
-    shift = layer.params["beta"] - mean * scale
-    return [{"op": "scale", "name": layer.name, "scale": np.float32(scale), "shift": np.float32(shift)}]
-
-
-_LAYERS: dict[str, Callable[[Any], Description]] = {
-    "dropout": lambda layer: [],
-    "dense": lambda layer: _weighted(layer, "dense"),
-    "conv2d": lambda layer: _weighted(
-        layer, "conv2d", **_window(layer), dilation=list(layer.dilation), groups=layer.groups
-    ),
-    "max_pool2d": lambda layer: [{"op": "pool", "name": layer.name, "kind": "max", **_window(layer)}],
-    "average_pool2d": lambda layer: [{"op": "pool", "name": layer.name, "kind": "average", **_window(layer)}],
-    "batch_norm": _batch_norm,
-    "flatten": lambda layer: [{"op": "flatten", "name": layer.name}],
-    "softmax": lambda layer: [{"op": "softmax", "name": layer.name}],
-    **{
-        kind: lambda layer: [{"op": "activation", "name": layer.name, "kind": layer.kind}]
-        for kind in ("relu", "tanh", "sigmoid")
-    },
-}
-
-
-def _graph(input_shape: tuple[int, ...], description: Description) -> _core.Graph:
-    shape = (*input_shape, 1, 1)[:3]
-    graph = _core.Graph(*shape)
-    edges = {INPUT: 0}
-    last = INPUT
-    for node in description:
-        op, name = node["op"], node["name"]
-        x, *others = (edges[source] for source in node.get("inputs", [last]))
-        if op == "dense":
-            edge = graph.dense(name, x, node["weight"], node["bias"], node["activation"])
-        elif op == "conv2d":
-            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
-            # Files from before these attributes existed do not have them.
-            dilation, groups = tuple(node.get("dilation", (1, 1))), node.get("groups", 1)
-            weight, bias, activation = node["weight"], node["bias"], node["activation"]
-            edge = graph.conv2d(name, x, weight, bias, size, strides, dilation, groups, pads, activation)
-        elif op == "pool":
-            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
-            edge = graph.pool(name, x, node["kind"], size, strides, pads)
-        elif op == "activation":
-            edge = graph.activation(name, x, node["kind"])
-        elif op == "scale":
-            edge = graph.scale(name, x, node["scale"], node["shift"])
-        elif op == "softmax":
-            edge = graph.softmax(name, x)
-        elif op == "flatten":
-            edge = graph.flatten(name, x)
-        elif op == "add":
-            edge = graph.add(name, x, *others)
-        else:
-            raise UnsupportedOpError(f"{name}: plans cannot run a node of type {op!r}")
-        edges[name] = edge
-        last = name
-    return graph

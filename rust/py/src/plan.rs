@@ -11,6 +11,7 @@ use secateur_core::executor;
 use secateur_core::formats::Reduction;
 use secateur_core::formats::{Activation, Rows, Window};
 use secateur_core::ops::Shape;
+use secateur_core::ops::cell::Cell;
 use secateur_core::ops::relayout::Border;
 use secateur_core::plan;
 use std::time::Duration;
@@ -51,6 +52,12 @@ impl Graph {
     #[new]
     fn new(c: usize, h: usize, w: usize) -> Graph {
         Graph { graph: plan::Graph::new(Shape { c, h, w }) }
+    }
+
+    /// A network over sequences (n, steps, features); of ids (n, steps), which have one feature.
+    #[staticmethod]
+    fn of_sequences(steps: usize, features: usize) -> Graph {
+        Graph { graph: plan::Graph::of_sequences(steps, features) }
     }
 
     #[pyo3(signature = (name, x, weight, bias, activation))]
@@ -130,6 +137,47 @@ impl Graph {
         self.graph.add(name, (x, y)).map_err(to_py)
     }
 
+    fn look_up(&mut self, name: &str, x: usize, table: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let table = arrays::floats("table", table)?;
+        let features = table.shape().get(1).copied().unwrap_or(0);
+        self.graph.look_up(name, x, table.as_slice()?.to_vec(), features).map_err(to_py)
+    }
+
+    #[pyo3(signature = (name, cell, products, ids, weight, bias, sequences, reverse))]
+    #[expect(clippy::too_many_arguments, reason = "the attributes of a recurrent layer")]
+    fn recurrent(
+        &mut self,
+        py: Python<'_>,
+        name: &str,
+        cell: &str,
+        products: usize,
+        ids: Option<usize>,
+        weight: &Bound<'_, PyAny>,
+        bias: Option<&Bound<'_, PyAny>>,
+        sequences: bool,
+        reverse: bool,
+    ) -> PyResult<usize> {
+        let (weights, bias) = (weights(py, weight)?, values("bias", bias)?);
+        let cell = Cell::parse(cell).map_err(to_py)?;
+        self.graph.recurrent(name, cell, (products, ids), weights, bias, (sequences, reverse)).map_err(to_py)
+    }
+
+    fn layer_norm(
+        &mut self,
+        name: &str,
+        x: usize,
+        scale: &Bound<'_, PyAny>,
+        shift: &Bound<'_, PyAny>,
+        epsilon: f32,
+    ) -> PyResult<usize> {
+        let (scale, shift) = (arrays::floats("scale", scale)?, arrays::floats("shift", shift)?);
+        self.graph.layer_norm(name, x, scale.as_slice()?.to_vec(), shift.as_slice()?.to_vec(), epsilon).map_err(to_py)
+    }
+
+    fn concat(&mut self, name: &str, x: usize, y: usize) -> PyResult<usize> {
+        self.graph.concat(name, (x, y)).map_err(to_py)
+    }
+
     /// Choices as JSON by batch size, or None to choose; timed, or by the cost model; with Winograd's algorithm, or without.
     #[pyo3(signature = (batch, threads, target, choices, timed, winograd))]
     #[expect(clippy::too_many_arguments, reason = "the arguments of sc.compile")]
@@ -161,26 +209,29 @@ pub struct CompiledPlan {
     plan: plan::Plan,
 }
 
+/// The axes that users see of an edge: those of an image, a vector, a sequence, or of ids.
+fn shown(plan::Edge { shape: Shape { c, h, w }, timed, .. }: plan::Edge, ids: bool) -> Vec<usize> {
+    match (timed, h * w) {
+        (true, _) if ids => vec![h],
+        (true, _) => vec![h, c],
+        (false, 1) => vec![c],
+        _ => vec![c, h, w],
+    }
+}
+
 #[pymethods]
 impl CompiledPlan {
     fn run<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let x = arrays::floats("x", x)?;
-        let (input, output) = (self.plan.graph().input(), self.plan.graph().output());
-        let fits = match *x.shape() {
-            [_, c, h, w] => (c, h, w) == (input.c, input.h, input.w),
-            [_, features] => features == input.c && input.h * input.w == 1,
-            _ => false,
+        let graph = self.plan.graph();
+        let (input, output) = (graph.edge(plan::Graph::INPUT), graph.edge(graph.output_edge()));
+        let wanted = shown(input, graph.ids().is_some());
+        let Some((&images, _)) = x.shape().split_first().filter(|(_, rest)| *rest == wanted) else {
+            let wanted: Vec<String> = wanted.iter().map(usize::to_string).collect();
+            let wanted = wanted.join(", ");
+            return Err(PyValueError::new_err(format!("x: expected shape (n, {wanted}), got {:?}", x.shape())));
         };
-        if !fits {
-            let Shape { c, h, w } = input;
-            let wanted = if h * w == 1 { format!("(n, {c})") } else { format!("(n, {c}, {h}, {w})") };
-            return Err(PyValueError::new_err(format!("x: expected shape {wanted}, got {:?}", x.shape())));
-        }
-        let images = x.shape()[0];
-        let shape = match output {
-            Shape { c, h: 1, w: 1 } => vec![images, c],
-            Shape { c, h, w } => vec![images, c, h, w],
-        };
+        let shape = [vec![images], shown(output, false)].concat();
         let y = PyArrayDyn::zeros(py, shape, false);
         {
             let (x, mut y) = (x.as_slice()?, y.readwrite());

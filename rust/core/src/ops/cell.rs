@@ -15,8 +15,9 @@
 
 use crate::argument;
 use crate::error::Result;
+use crate::executor::{self, Executor};
 use crate::simd::math::{sigmoid, tanh};
-use crate::simd::{Kernel, LANES, Vector};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
 
 /// What a recurrent layer's units are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +97,29 @@ impl Lines {
     }
 }
 
-/// What is kept of a step for the gradient, of the runs of a [`Step`]; runs are [`Step::apart`] floats from each other.
+/// One step of a recurrence, and where its numbers are. Runs of the state and the memory follow each other.
+#[derive(Clone, Copy)]
+pub struct Step<'a> {
+    /// The units.
+    pub cell: Cell,
+    /// How many runs, and the floats of one.
+    pub runs: (usize, usize),
+    /// Whether runs are samples, and their floats units; else it is the other way round.
+    pub samples: bool,
+    /// The products with the input.
+    pub x: (&'a [f32], Lines),
+    /// The products with the state.
+    pub u: (&'a [f32], Lines),
+    /// Of the samples, whether this step is padding: the state stays.
+    pub skip: Option<&'a [bool]>,
+    /// Whether the output of padding is 0, and not the state that stays.
+    pub blank: bool,
+    /// From one run in the output, and in what is kept, to the next.
+    pub apart: usize,
+}
+
+/// What is kept of a step for the gradient.
+#[derive(Default)]
 pub struct Kept<'a> {
     /// After their activations, one slice a gate.
     pub gates: Vec<&'a mut [f32]>,
@@ -104,125 +127,137 @@ pub struct Kept<'a> {
     pub memory: &'a mut [f32],
 }
 
-/// One step of some runs.
-pub struct Step<'a> {
-    /// The units.
-    pub cell: Cell,
-    /// Floats of a run.
-    pub width: usize,
-    /// The first of the runs, and how many; those of the slices below begin with it.
-    pub runs: (usize, usize),
-    /// The products with the input.
-    pub x: (&'a [f32], Lines),
-    /// The products with the state.
-    pub u: (&'a [f32], Lines),
-    /// Of the samples, whether this step is padding: such a sample's state stays. One a float of a run, or else one a run.
-    pub skip: Option<&'a [bool]>,
-    /// Whether runs are samples, and floats units.
-    pub samples: bool,
-    /// The state, run by run; before the step and after it.
-    pub state: &'a mut [f32],
-    /// The memory, if there is one.
-    pub memory: &'a mut [f32],
-    /// The state again, for the next layer.
-    pub output: &'a mut [f32],
-    /// From one run in `output`, and in what is kept, to the next.
-    pub apart: usize,
-    /// Whether the output of padding is 0, and not the state that stays.
-    pub blank: bool,
-    /// What is kept.
-    pub kept: Option<Kept<'a>>,
+/// Floats of all gates below which a step is not worth waking other threads for.
+const SMALL: usize = 1 << 13;
+
+impl Step<'_> {
+    /// From the state and the memory before the step to those after it; `output` gets the state as well.
+    pub fn run(
+        &self,
+        executor: &dyn Executor,
+        target: Target,
+        state: &mut [f32],
+        memory: &mut [f32],
+        output: &mut [f32],
+        kept: Kept<'_>,
+    ) {
+        let (runs, width) = self.runs;
+        if runs * width * self.cell.gates() < SMALL || executor.threads() == 1 {
+            return dispatch(target, Part { step: self, first: 0, state, memory, output, kept });
+        }
+        let part = runs.div_ceil(8);
+        let mut memory = memory.chunks_mut(part * width);
+        let mut gates: Vec<_> = kept.gates.into_iter().map(|gate| gate.chunks_mut(part * self.apart)).collect();
+        let mut remembered = kept.memory.chunks_mut(part * self.apart);
+        let outputs = output.chunks_mut(part * self.apart);
+        let parts = state.chunks_mut(part * width).zip(outputs).enumerate().map(|(task, (state, output))| Part {
+            step: self,
+            first: task * part,
+            state,
+            memory: memory.next().unwrap_or_default(),
+            output,
+            kept: Kept {
+                gates: gates.iter_mut().filter_map(Iterator::next).collect(),
+                memory: remembered.next().unwrap_or_default(),
+            },
+        });
+        executor::map(executor, parts.collect(), |part| dispatch(target, part));
+    }
 }
 
-impl Kernel for Step<'_> {
+/// Some runs of a step, and theirs of all slices.
+struct Part<'a> {
+    step: &'a Step<'a>,
+    first: usize,
+    state: &'a mut [f32],
+    memory: &'a mut [f32],
+    output: &'a mut [f32],
+    kept: Kept<'a>,
+}
+
+impl Kernel for Part<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
-        for run in 0..self.runs.1 {
-            for from in (0..self.width).step_by(LANES) {
-                let lanes = (self.width - from).min(LANES);
+        let width = self.step.runs.1;
+        for run in 0..self.state.len() / width.max(1) {
+            for from in (0..width).step_by(LANES) {
+                let lanes = (width - from).min(LANES);
                 self.lanes(v, run, from, lanes);
             }
         }
     }
 }
 
-impl Step<'_> {
+impl Part<'_> {
     /// Up to 16 floats of a run.
     #[inline(always)]
     fn lanes<V: Vector>(&mut self, v: V, run: usize, from: usize, lanes: usize) {
-        let number = self.runs.0 + run;
+        let Step { cell, x, u, .. } = *self.step;
+        let number = self.first + run;
         let at = (number, from, lanes);
-        let (here, there) = (run * self.width + from, run * self.apart + from);
+        let (here, there) = (run * self.step.runs.1 + from, run * self.step.apart + from);
         let before = v.load_some(&self.state[here..], lanes);
         let mut gates = [before; MOST];
         let mut kept = before;
-        let after = match self.cell {
+        let after = match cell {
             Cell::Tanh => {
-                gates[0] = tanh(v, self.sum(v, at, 0));
+                gates[0] = tanh(v, sum(v, (x, u), at, 0));
                 gates[0]
             }
             Cell::Relu => {
-                gates[0] = v.max(self.sum(v, at, 0), v.splat(0.0));
+                gates[0] = v.max(sum(v, (x, u), at, 0), v.splat(0.0));
                 gates[0]
             }
             Cell::Lstm => {
                 gates = [
-                    sigmoid(v, self.sum(v, at, 0)),
-                    sigmoid(v, self.sum(v, at, 1)),
-                    tanh(v, self.sum(v, at, 2)),
-                    sigmoid(v, self.sum(v, at, 3)),
+                    sigmoid(v, sum(v, (x, u), at, 0)),
+                    sigmoid(v, sum(v, (x, u), at, 1)),
+                    tanh(v, sum(v, (x, u), at, 2)),
+                    sigmoid(v, sum(v, (x, u), at, 3)),
                 ];
                 let memory = v.load_some(&self.memory[here..], lanes);
                 kept = v.mul_add(gates[1], memory, v.mul(gates[0], gates[2]));
                 v.mul(gates[3], tanh(v, kept))
             }
             Cell::Gru => {
-                let (r, z) = (sigmoid(v, self.sum(v, at, 0)), sigmoid(v, self.sum(v, at, 1)));
-                kept = load(v, self.u, at, 2);
-                let n = tanh(v, v.mul_add(r, kept, load(v, self.x, at, 2)));
+                let (r, z) = (sigmoid(v, sum(v, (x, u), at, 0)), sigmoid(v, sum(v, (x, u), at, 1)));
+                kept = load(v, u, at, 2);
+                let n = tanh(v, v.mul_add(r, kept, load(v, x, at, 2)));
                 gates = [r, z, n, n];
                 v.mul_add(z, v.sub(before, n), n)
             }
         };
         let stays = self.stays(number, from, lanes);
         v.store_but(&mut self.state[here..], after, lanes, stays);
-        if self.cell.has_memory() {
+        if cell.has_memory() {
             v.store_but(&mut self.memory[here..], kept, lanes, stays);
         }
         let state = v.load_some(&self.state[here..], lanes);
         let output = &mut self.output[there..];
-        if self.blank && stays != 0 {
+        if self.step.blank && stays != 0 {
             v.store_some(output, v.splat(0.0), lanes);
             v.store_but(output, state, lanes, stays);
         } else {
             v.store_some(output, state, lanes);
         }
-        if let Some(Kept { gates: to, memory }) = &mut self.kept {
-            for (to, &gate) in to.iter_mut().zip(&gates) {
-                v.store_some(&mut to[there..], gate, lanes);
-            }
-            if self.cell.has_memory() {
+        for (to, &gate) in self.kept.gates.iter_mut().zip(&gates) {
+            v.store_some(&mut to[there..], gate, lanes);
+        }
+        if !self.kept.memory.is_empty() {
+            if cell.has_memory() {
                 kept = v.load_some(&self.memory[here..], lanes);
             }
-            if !memory.is_empty() {
-                v.store_some(&mut memory[there..], kept, lanes);
-            }
+            v.store_some(&mut self.kept.memory[there..], kept, lanes);
         }
-    }
-
-    /// The sum of a gate's products.
-    #[inline(always)]
-    fn sum<V: Vector>(&self, v: V, at: (usize, usize, usize), gate: usize) -> V::F32 {
-        v.add(load(v, self.x, at, gate), load(v, self.u, at, gate))
     }
 
     /// The lanes that are padding.
     #[inline(always)]
     fn stays(&self, run: usize, from: usize, lanes: usize) -> u16 {
-        let Some(skip) = self.skip else { return 0 };
-        if self.samples {
+        let Some(skip) = self.step.skip else { return 0 };
+        if self.step.samples {
             return if skip[run] { u16::MAX } else { 0 };
         }
         skip[from..from + lanes].iter().enumerate().fold(0, |bits, (i, &skip)| bits | u16::from(skip) << i)
@@ -238,4 +273,10 @@ fn load<V: Vector>(
     gate: usize,
 ) -> V::F32 {
     v.load_some(&data[lines.at(gate, run) + from..], lanes)
+}
+
+/// The sum of a gate's products.
+#[inline(always)]
+fn sum<V: Vector>(v: V, (x, u): ((&[f32], Lines), (&[f32], Lines)), at: (usize, usize, usize), gate: usize) -> V::F32 {
+    v.add(load(v, x, at, gate), load(v, u, at, gate))
 }

@@ -13,6 +13,7 @@ use crate::ops::elementwise::{Activate, Add, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::{Pool, halves};
 use crate::ops::relayout::{Border, Relayout};
+use crate::ops::sequence::{Concat, LayerNorm, LookUp};
 use crate::ops::winograd::Winograd;
 use crate::ops::{Layout, Operator, Shape};
 use crate::simd::{Buffer, LANES, Target};
@@ -148,12 +149,12 @@ impl<'a> Costs<'a> {
 
     /// The cost model: microseconds, in the proportions of a 100 GFLOP/s core.
     fn estimate(&self, node: &Node, choice: &Choice) -> f64 {
-        let output = self.graph.edge(node.output).shape;
         let images = match choice.output {
             Layout::BatchInner { .. } | Layout::Pooled { .. } => self.images.next_multiple_of(LANES),
             _ => self.images,
         } as f64;
-        let (Op::Linear(linear), Some(kernel)) = (&node.op, choice.kernel) else {
+        let output = self.graph.edge(node.output).shape;
+        let (Some((linear, times)), Some(kernel)) = (node.weights(), choice.kernel) else {
             return match node.op {
                 _ if is_free(node, choice) => 0.0,
                 _ => 0.3 + choice.output.len(output, self.images) as f64 * 0.4e-3,
@@ -163,6 +164,7 @@ impl<'a> Costs<'a> {
             Layout::PixelPanel => output.w.next_multiple_of(LANES) as f64 / output.w.max(1) as f64,
             _ => 1.0,
         };
+        let (output, images) = (linear.output, images * times as f64);
         let (all, kept) = (linear.macs() as f64 * images * pitch, linear.nonzero_macs() as f64 * images * pitch);
         let rows = linear.weights.rows() as f64;
         // Storing and loading partial results costs about as much as 8 multiply-adds of an output.
@@ -202,7 +204,7 @@ impl<'a> Costs<'a> {
     /// The choices that cost least together.
     pub fn choose(&mut self) -> Vec<Choice> {
         let graph = self.graph;
-        let mut ways = vec![Way { frontier: vec![(Graph::INPUT, Layout::RowMajor)], cost: 0.0, path: Vec::new() }];
+        let mut ways = vec![Way { frontier: lying(graph, &[]).collect(), cost: 0.0, path: Vec::new() }];
         for (at, node) in graph.nodes().iter().enumerate() {
             let later = &graph.nodes()[at + 1..];
             let open = |edge: usize| later.iter().any(|node| node.inputs.contains(&edge));
@@ -235,7 +237,7 @@ impl<'a> Costs<'a> {
         }
         let (output, shape) = (graph.output_edge(), graph.output());
         for way in &mut ways {
-            way.cost += self.relayout(shape, layout_of(&way.frontier, output), Layout::RowMajor);
+            way.cost += self.relayout(shape, layout_of(&way.frontier, output), graph.outer(shape));
         }
         ways.into_iter().min_by(|a, b| a.cost.total_cmp(&b.cost)).map(|way| way.path).unwrap_or_default()
     }
@@ -274,7 +276,7 @@ impl<'a> Costs<'a> {
         let frontier: Vec<_> = lying(graph, choices).collect();
         let nodes = graph.nodes().iter().zip(choices);
         let wanted = nodes.flat_map(|(node, choice)| reads(node, choice)).filter(|&(edge, _)| edge == node.output);
-        let last = (at + 1 == choices.len()).then_some((node.output, Layout::RowMajor));
+        let last = (at + 1 == choices.len()).then_some((node.output, graph.outer(graph.output())));
         let after: Vec<_> = wanted.chain(last).map(|(_, layout)| layout).collect();
         let output = graph.edge(node.output).shape;
         let (mut chosen, mut dense) = (f64::INFINITY, f64::INFINITY);
@@ -305,7 +307,7 @@ pub(super) fn reads(node: &Node, choice: &Choice) -> impl Iterator<Item = (usize
 /// How the network's input and what the nodes write lie in memory.
 pub(super) fn lying(graph: &Graph, choices: &[Choice]) -> impl Iterator<Item = (usize, Layout)> {
     let outputs = graph.nodes().iter().zip(choices).map(|(node, choice)| (node.output, choice.output));
-    [(Graph::INPUT, Layout::RowMajor)].into_iter().chain(outputs)
+    [(Graph::INPUT, graph.outer(graph.input()))].into_iter().chain(outputs)
 }
 
 /// The layout of an edge among those known.
@@ -328,7 +330,18 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
             same(layouts(input, images)).into_iter().chain(pooled).collect()
         }
         Op::Activation(_) | Op::Scale { .. } | Op::Add(_) => same(layouts(input, images)),
-        Op::Softmax => vec![plain(Layout::RowMajor, Layout::RowMajor)],
+        Op::Concat if graph.is_of_sequences() => same(layouts(input, images)),
+        Op::Concat => same(layouts(input, images).into_iter().filter(|&it| it != Layout::ChannelsLast).collect()),
+        Op::Softmax | Op::LayerNorm { .. } | Op::LookUp(_) => vec![plain(graph.outer(input), graph.outer(output))],
+        Op::Recurrent(layer) => linear_candidates(graph, node, &layer.product, images)
+            .into_iter()
+            .map(|choice| {
+                let layout = if choice.input == Layout::RowMajor { Layout::ChannelsLast } else { choice.input };
+                Choice { input: layout.canonical(input), output: layout.canonical(output), ..choice }
+            })
+            .collect(),
+        // What follows each other is the features of a step.
+        Op::Flatten if graph.is_of_sequences() => vec![plain(graph.outer(input), Layout::RowMajor)],
         Op::Flatten => same(
             layouts(input, images)
                 .into_iter()
@@ -523,6 +536,15 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
             Box::new(Add { activation: *activation, len: choice.output.len(output, images), target })
         }
         Op::Softmax => Box::new(Softmax { features: input.c }),
+        Op::LookUp(table) => Box::new(LookUp { table: table.clone(), features: output.c }),
+        Op::Recurrent(layer) => layer.build(choice.kernel.unwrap_or(Kernel::Gemm), choice.input, images, target),
+        Op::LayerNorm { scale, shift, epsilon } => {
+            Box::new(LayerNorm { scale: scale.clone(), shift: shift.clone(), epsilon: *epsilon })
+        }
+        Op::Concat => {
+            let other = graph.edge(node.inputs[1]).shape;
+            Box::new(Concat { shapes: (input, other), layout: choice.output, images })
+        }
         Op::Flatten => Box::new(Relayout::new(output, Border::default(), choice.output, choice.output, images, target)),
         Op::Pad(border) => Box::new(Relayout::new(input, *border, choice.input, choice.output, images, target)),
     }

@@ -4,8 +4,11 @@ use crate::argument;
 use crate::error::Result;
 use crate::formats::Reduction;
 use crate::formats::{Activation, Rows, Window};
+use crate::ops::Layout;
 use crate::ops::Shape;
+use crate::ops::cell::Cell;
 use crate::ops::linear::{Linear, depthwise};
+use crate::ops::recurrent::Recurrent;
 use crate::ops::relayout::Border;
 
 /// The element type of an edge.
@@ -22,6 +25,8 @@ pub struct Edge {
     pub dtype: Dtype,
     /// Shape of one image.
     pub shape: Shape,
+    /// Whether its rows are the steps of a sequence.
+    pub timed: bool,
 }
 
 /// What a node does.
@@ -55,6 +60,21 @@ pub enum Op {
     Pad(Border),
     /// The sum of two edges, then an activation.
     Add(Activation),
+    /// A row of a table for every id.
+    LookUp(Vec<f32>),
+    /// All steps of a recurrent layer behind the product with its input; a second edge holds ids, 0 for padding.
+    Recurrent(Recurrent),
+    /// Features brought to mean 0 and variance 1.
+    LayerNorm {
+        /// Factors.
+        scale: Vec<f32>,
+        /// Summands.
+        shift: Vec<f32>,
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// The channels of two edges, side by side.
+    Concat,
 }
 
 /// A node: reads edges, writes another.
@@ -64,7 +84,7 @@ pub struct Node {
     pub name: String,
     /// What it does.
     pub op: Op,
-    /// The edge that it reads; the second is added to what is made of the first.
+    /// The edges that it reads, one or two.
     pub inputs: Vec<usize>,
     /// The edge it writes.
     pub output: usize,
@@ -75,6 +95,15 @@ impl Node {
     pub fn input(&self) -> usize {
         self.inputs[0]
     }
+
+    /// The weights that can be pruned, and how often they are multiplied with a pixel of their output for an image.
+    pub fn weights(&self) -> Option<(&Linear, usize)> {
+        match &self.op {
+            Op::Linear(linear) => Some((linear, 1)),
+            Op::Recurrent(layer) => Some((&layer.product, layer.steps)),
+            _ => None,
+        }
+    }
 }
 
 /// A network. Nodes are in the order in which they run, and edges numbers: that of the network's input is [`Graph::INPUT`],
@@ -84,6 +113,7 @@ pub struct Graph {
     edges: Vec<Edge>,
     nodes: Vec<Node>,
     winograd: bool,
+    sequences: bool,
 }
 
 impl Graph {
@@ -92,7 +122,37 @@ impl Graph {
 
     /// A graph of no nodes over images of this shape.
     pub fn new(input: Shape) -> Graph {
-        Graph { edges: vec![Edge { dtype: Dtype::F32, shape: input }], nodes: Vec::new(), winograd: true }
+        let edges = vec![Edge { dtype: Dtype::F32, shape: input, timed: false }];
+        Graph { edges, nodes: Vec::new(), winograd: true, sequences: false }
+    }
+
+    /// A graph of no nodes over sequences of so many steps and features: images of one column, features their channels, that lie
+    /// (step, feature). A sequence of ids has one feature.
+    pub fn of_sequences(steps: usize, features: usize) -> Graph {
+        let mut graph = Graph::new(Shape { c: features, h: steps, w: 1 });
+        (graph.sequences, graph.edges[Graph::INPUT].timed) = (true, true);
+        graph
+    }
+
+    /// Whether images are sequences.
+    pub fn is_of_sequences(&self) -> bool {
+        self.sequences
+    }
+
+    /// How inputs and outputs lie in memory.
+    pub fn outer(&self, shape: Shape) -> Layout {
+        if self.sequences { Layout::ChannelsLast.canonical(shape) } else { Layout::RowMajor }
+    }
+
+    /// Ids are below this number, where the input is ids.
+    pub fn ids(&self) -> Option<usize> {
+        let table = self.nodes.iter().find_map(|node| match &node.op {
+            Op::LookUp(table) if node.input() == Graph::INPUT => {
+                Some(table.len() / self.edge(node.output).shape.c.max(1))
+            }
+            _ => None,
+        });
+        table
     }
 
     /// Whether dense convolutions may run by Winograd's algorithm, whose error has a wider bound (see
@@ -144,7 +204,12 @@ impl Graph {
 
     fn push(&mut self, name: &str, op: Op, inputs: &[usize], shape: Shape) -> usize {
         let output = self.edges.len();
-        self.edges.push(Edge { dtype: Dtype::F32, shape });
+        let over = match &op {
+            Op::Flatten => true,
+            Op::Recurrent(layer) => !layer.sequences,
+            _ => false,
+        };
+        self.edges.push(Edge { dtype: Dtype::F32, shape, timed: self.edges[inputs[0]].timed && !over });
         self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec(), output });
         output
     }
@@ -290,7 +355,7 @@ impl Graph {
     /// Where the input is an image.
     pub fn softmax(&mut self, name: &str, from: usize) -> Result<usize> {
         let shape = self.read(name, from)?;
-        if shape.h * shape.w != 1 {
+        if shape.h * shape.w != 1 && !self.sequences {
             return Err(argument!("{name}: softmax takes vectors, not images of {} x {}", shape.h, shape.w));
         }
         Ok(self.push(name, Op::Softmax, &[from], shape))
@@ -303,6 +368,96 @@ impl Graph {
     pub fn flatten(&mut self, name: &str, from: usize) -> Result<usize> {
         let shape = Shape::features(self.read(name, from)?.len());
         Ok(self.push(name, Op::Flatten, &[from], shape))
+    }
+
+    /// A row of `table` (ids, features) for every id.
+    ///
+    /// # Errors
+    /// Where the edge has more than one feature, or the table no whole rows.
+    pub fn look_up(&mut self, name: &str, from: usize, table: Vec<f32>, features: usize) -> Result<usize> {
+        let Shape { c, h, w } = self.read(name, from)?;
+        if c != 1 || !self.sequences || from != Graph::INPUT {
+            return Err(argument!("{name}: takes the ids of the network's input, not ({c}, {h}, {w})"));
+        }
+        if features == 0 || table.is_empty() || !table.len().is_multiple_of(features) {
+            return Err(argument!("{name}: {} numbers are not rows of {features}", table.len()));
+        }
+        Ok(self.push(name, Op::LookUp(table), &[from], Shape { c: features, h, w }))
+    }
+
+    /// A recurrent layer: `products` holds those with its input, all gates of every step, and `weights` (gates · units, units)
+    /// multiply the state. Where `ids` are 0 a step is padding.
+    ///
+    /// # Errors
+    /// Where the weights, the bias and the edges do not fit.
+    #[expect(clippy::too_many_arguments, reason = "the attributes of a recurrent layer")]
+    pub fn recurrent(
+        &mut self,
+        name: &str,
+        cell: Cell,
+        (products, ids): (usize, Option<usize>),
+        weights: Rows,
+        bias: Option<Vec<f32>>,
+        (sequences, reverse): (bool, bool),
+    ) -> Result<usize> {
+        let Shape { c, h, w } = self.read(name, products)?;
+        let (rows, units) = (weights.rows(), weights.columns());
+        if !self.sequences || w != 1 || rows != units * cell.gates() || c != rows {
+            return Err(argument!("{name}: {rows} x {units} weights do not go with products of ({c}, {h}, {w})"));
+        }
+        check_bias(name, bias.as_deref(), rows)?;
+        if let Some(ids) = ids {
+            let shape = self.read(name, ids)?;
+            if shape != (Shape { c: 1, h, w }) {
+                return Err(argument!("{name}: {} x {} ids for {h} steps", shape.c, shape.h));
+            }
+        }
+        let product = Linear {
+            weights,
+            bias,
+            residual: false,
+            activation: Activation::None,
+            window: Window::ONE,
+            groups: 1,
+            border: Border::default(),
+            input: Shape::features(units),
+            output: Shape::features(rows),
+        };
+        let op = Op::Recurrent(Recurrent { cell, product, steps: h, sequences, reverse });
+        let inputs: Vec<usize> = [products].into_iter().chain(ids).collect();
+        Ok(self.push(name, op, &inputs, Shape { c: units, h: if sequences { h } else { 1 }, w }))
+    }
+
+    /// Normalization over features.
+    ///
+    /// # Errors
+    /// Where there is not a factor and a summand a feature, or the edge is an image.
+    pub fn layer_norm(
+        &mut self,
+        name: &str,
+        from: usize,
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+        epsilon: f32,
+    ) -> Result<usize> {
+        let shape = self.read(name, from)?;
+        let Shape { c, h, w } = shape;
+        if scale.len() != c || shift.len() != c || (h * w != 1 && !self.sequences) {
+            return Err(argument!("{name}: {} scales and {} shifts for ({c}, {h}, {w})", scale.len(), shift.len()));
+        }
+        Ok(self.push(name, Op::LayerNorm { scale, shift, epsilon }, &[from], shape))
+    }
+
+    /// The channels of two edges, side by side.
+    ///
+    /// # Errors
+    /// Where they have other numbers of pixels.
+    pub fn concat(&mut self, name: &str, (a, b): (usize, usize)) -> Result<usize> {
+        let (one, other) = (self.read(name, a)?, self.read(name, b)?);
+        if (one.h, one.w) != (other.h, other.w) {
+            return Err(argument!("{name}: {} x {} next to {} x {}", one.h, one.w, other.h, other.w));
+        }
+        Ok(self.push(name, Op::Concat, &[a, b], Shape { c: one.c + other.c, ..one }))
     }
 
     /// The nodes, for rewriting; edges keep their numbers and shapes.

@@ -10,5 +10,5 @@ mod settle;
 mod tests;
 
 pub use choose::{Choice, Choices};
-pub use graph::{Dtype, Graph, Op};
+pub use graph::{Dtype, Edge, Graph, Op};
 pub use run::{Plan, StepReport};

@@ -64,7 +64,7 @@ impl Program {
     pub fn new(graph: &Graph, choices: &[Choice], images: usize, target: Target) -> Program {
         let mut steps =
             Steps { graph, images, target, steps: Vec::new(), made: HashMap::new(), written: HashMap::new() };
-        steps.wrote(Graph::INPUT, Layout::RowMajor, 0);
+        steps.wrote(Graph::INPUT, graph.outer(graph.input()), 0);
         for (at, (node, choice)) in graph.nodes().iter().zip(choices).enumerate() {
             let values: Vec<usize> = reads(node, choice).map(|(edge, layout)| steps.value(edge, layout)).collect();
             let value = if is_free(node, choice) {
@@ -76,9 +76,10 @@ impl Program {
             };
             steps.wrote(node.output, choice.output, value);
         }
-        let output = steps.value(graph.output_edge(), Layout::RowMajor);
+        let outer = graph.outer(graph.output());
+        let output = steps.value(graph.output_edge(), outer);
         if output == 0 || output != steps.steps.len() {
-            steps.relayout(graph.output_edge(), Layout::RowMajor);
+            steps.relayout(graph.output_edge(), outer);
         }
         let mut steps = steps.steps;
         let slots = assign(&mut steps);

@@ -8,7 +8,7 @@ use super::settle::settle;
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
-use crate::ops::Layout;
+use crate::ops::cell::Cell;
 use crate::simd::{Buffer, Target, peak_flops};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -126,7 +126,7 @@ impl Plan {
     /// Times the first program with all threads and the second with the caller alone, in turns: whether the threads bring
     /// more than it costs to wake them.
     fn threads_pay(&self, images: usize, together: &Program, alone: &Program) -> bool {
-        let macs = |node: &Node| if let Op::Linear(linear) = &node.op { linear.nonzero_macs() } else { 0 };
+        let macs = |node: &Node| node.weights().map_or(0, |(linear, times)| linear.nonzero_macs() * times);
         if self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG {
             return true;
         }
@@ -167,7 +167,7 @@ impl Plan {
             }
             for (edge, wanted) in reads(node, choice) {
                 let written = lying(&self.graph, &choices).find(|&(written, _)| written == edge);
-                let lies = written.map_or(Layout::RowMajor, |(_, layout)| layout);
+                let lies = written.map_or(wanted, |(_, layout)| layout);
                 if !can_become(lies, wanted) {
                     return Err(argument!("choices: {name} cannot read what lies as {} at batch {batch}", lies.name()));
                 }
@@ -254,6 +254,12 @@ impl Plan {
         if x.len() != images * input || y.len() != images * output {
             return Err(argument!("x: {} values for {images} images of {input}", x.len()));
         }
+        if let Some(ids) = self.graph.ids() {
+            let wrong = x.iter().find(|&&id| !(id >= 0.0 && id < ids as f32 && id.fract() == 0.0));
+            if let Some(id) = wrong {
+                return Err(argument!("x: expected ids from 0 to {}, got {id}", ids.saturating_sub(1)));
+            }
+        }
         let most = self.at_once(images);
         for start in (0..images).step_by(most.max(1)) {
             let images = most.min(images - start);
@@ -314,18 +320,21 @@ impl Plan {
         let mut reports = Vec::new();
         for (step, us) in program.steps.iter().zip(best) {
             let node = step.node.map(|at| &self.graph.nodes()[at]);
-            let linear = node.and_then(|node| if let Op::Linear(linear) = &node.op { Some(linear) } else { None });
+            let weights = node.and_then(Node::weights);
+            let macs = weights.map_or((0, 0), |(linear, times)| {
+                (linear.nonzero_macs() * images * times, linear.macs() * images * times)
+            });
             reports.push(StepReport {
                 name: node.map_or("relayout".into(), |node| node.name.clone()),
                 op: node.map_or("Relayout", |node| op_name(&node.op)),
                 kernel: step.operator.kernel(),
                 format: step.node.and_then(|at| choices[at].kernel).map_or("", |kernel| kernel.format()),
-                density: linear.map_or(1.0, |linear| linear.weights.density()),
+                density: weights.map_or(1.0, |(linear, _)| linear.weights.density()),
                 layouts: (step.layouts.0.name(), step.layouts.1.name()),
                 us,
                 against_dense: step.node.filter(|_| dense).and_then(|at| costs.against_dense(&choices, at)),
-                roofline: linear.map_or(0.0, |linear| (2 * linear.nonzero_macs() * images) as f64 / (us * 1e-6 * peak)),
-                macs: linear.map_or((0, 0), |linear| (linear.nonzero_macs() * images, linear.macs() * images)),
+                roofline: (2 * macs.0) as f64 / (us * 1e-6 * peak),
+                macs,
                 nbytes: step.operator.nbytes(),
             });
         }
@@ -344,6 +353,14 @@ fn op_name(op: &Op) -> &'static str {
         Op::Flatten => "Flatten",
         Op::Pad(_) => "Pad",
         Op::Add(_) => "Add",
+        Op::LookUp(_) => "Embedding",
+        Op::Recurrent(layer) => match layer.cell {
+            Cell::Lstm => "LSTM",
+            Cell::Gru => "GRU",
+            Cell::Tanh | Cell::Relu => "RNN",
+        },
+        Op::LayerNorm { .. } => "LayerNorm",
+        Op::Concat => "Concat",
     }
 }
 

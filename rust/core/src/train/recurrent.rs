@@ -104,39 +104,25 @@ pub fn forward(
     let mut product = Buffer::zeroed(cell.gates() * units * samples);
     let mut second = Buffer::zeroed(if cell.has_memory() { units * samples } else { 0 });
     let own = Lines { start: 0, run: samples, gate: units * samples };
-    let (part, work) = sizes.tasks();
     for step in 0..steps {
         multiply(executor, weights, (cell.gates() * units, units, samples), &state, None, bias, &mut product);
         let at = step * samples;
+        let kept = Kept {
+            gates: gates.chunks_mut(units * row).map(|gate| &mut gate[at..]).collect(),
+            memory: memory.get_mut(at..).unwrap_or_default(),
+        };
         let skip = skip.map(|skip| &skip[at..][..samples]).filter(|skip| skip.contains(&true));
-        let mut gates: Vec<_> = gates.chunks_mut(units * row).map(|gate| gate.chunks_mut(part * row)).collect();
-        let mut memory = memory.chunks_mut(part * row);
-        let mut second = second.chunks_mut(part * samples);
-        let tasks = states.chunks_mut(part * row).zip(state.chunks_mut(part * samples)).enumerate();
-        let tasks: Vec<_> = tasks
-            .map(|(task, (output, state))| {
-                let kept = Kept {
-                    gates: gates.iter_mut().filter_map(Iterator::next).map(|gate| &mut gate[at..]).collect(),
-                    memory: memory.next().map(|memory| &mut memory[at..]).unwrap_or_default(),
-                };
-                Step {
-                    cell,
-                    width: samples,
-                    runs: (task * part, state.len() / samples),
-                    x: (x, sizes.lines(step)),
-                    u: (&product, own),
-                    skip,
-                    samples: false,
-                    state,
-                    memory: second.next().unwrap_or_default(),
-                    output: &mut output[at..],
-                    apart: row,
-                    blank: false,
-                    kept: Some(kept),
-                }
-            })
-            .collect();
-        for_each_part(executor, work, tasks, |task| dispatch(target, task));
+        let step = Step {
+            cell,
+            runs: (units, samples),
+            samples: false,
+            x: (x, sizes.lines(step)),
+            u: (&product, own),
+            skip,
+            blank: false,
+            apart: row,
+        };
+        step.run(executor, target, &mut state, &mut second, &mut states[at..], kept);
     }
 }
 

@@ -1,0 +1,260 @@
+"""Models as plain data, from which plans are built and as which they are saved: one dict a node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .errors import UnsupportedOpError
+
+Description = list[dict[str, Any]]
+"""A network: one dict a node, with its arrays."""
+
+INPUT = "input"
+"""What the network's input is called among a node's ``inputs``."""
+
+
+def describe(model: Any) -> tuple[tuple[int, ...], Description]:
+    """A built model as plain data.
+
+    Returns
+    -------
+    input_shape : tuple of int
+    description : list of dict
+        For each node ``op``, ``name``, its attributes and its arrays (copies); ``inputs``, the names of the
+        nodes that it reads, unless that is the one before.
+
+    Raises
+    ------
+    UnsupportedOpError
+        A layer that plans cannot run.
+    ValueError
+        A model that is not built, or whose weights are not finite.
+    """
+    layers = getattr(model, "layers", None)
+    if layers is None:
+        raise UnsupportedOpError(
+            f"model: cannot compile a {type(model).__name__}; expected a secateur.nn.Sequential"
+        )
+    if getattr(model, "input_shape", None) is None:
+        raise ValueError("model: not built yet; call build(input_shape) or fit first")
+    chain = _Chain([], INPUT)
+    chain.extend(layers)
+    for node in chain.nodes:
+        for key, value in node.items():
+            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                raise ValueError(f"model: {node['name']}'s {key} holds NaN or infinity")
+    return tuple(model.input_shape), chain.nodes
+
+
+class _Chain:
+    """The nodes of a chain of layers, as they are found.
+
+    Parameters
+    ----------
+    nodes : list of dict
+        Of the whole network so far.
+    last : str
+        The node that the next layer reads.
+    ids : str or None
+        The node of which zeros say what is padding.
+    """
+
+    def __init__(self, nodes: Description, last: str, ids: str | None = None) -> None:
+        self.nodes, self.last, self.ids = nodes, last, ids
+
+    def add(self, op: str, name: str, inputs: list[str] | None = None, **attributes: Any) -> None:
+        node = {"op": op, "name": name, **attributes}
+        inputs = inputs or [self.last]
+        if inputs != [self.nodes[-1]["name"] if self.nodes else INPUT]:
+            node["inputs"] = inputs
+        self.nodes.append(node)
+        self.last = name
+
+    def side(self) -> _Chain:
+        """Another chain that reads what this one read last."""
+        return _Chain(self.nodes, self.last, self.ids)
+
+    def extend(self, layers: Iterable[Any]) -> None:
+        for layer in layers:
+            convert = getattr(self, f"_{layer.kind}", None)
+            if convert is None:
+                raise UnsupportedOpError(
+                    f"{layer.name}: plans cannot run a layer of type {type(layer).__name__}"
+                )
+            convert(layer)
+
+    def _weighted(self, layer: Any, op: str, **attributes: Any) -> None:
+        """A layer with weights; softmax is a node of its own, since it is not elementwise."""
+        softmax = layer.activation == "softmax"
+        weight = attributes.pop("weight", layer.params["weight"])
+        attributes |= {"weight": np.array(weight, np.float32), "bias": _bias(layer)}
+        self.add(op, layer.name, activation=None if softmax else layer.activation, **attributes)
+        if softmax:
+            self.add("softmax", f"{layer.name}.softmax")
+
+    def _dense(self, layer: Any) -> None:
+        self._weighted(layer, "dense")
+
+    def _conv2d(self, layer: Any) -> None:
+        self._weighted(layer, "conv2d", **_window(layer), dilation=list(layer.dilation), groups=layer.groups)
+
+    def _max_pool2d(self, layer: Any) -> None:
+        self.add("pool", layer.name, kind="max", **_window(layer))
+
+    def _average_pool2d(self, layer: Any) -> None:
+        self.add("pool", layer.name, kind="average", **_window(layer))
+
+    def _batch_norm(self, layer: Any) -> None:
+        mean, var = layer.buffers["running_mean"], layer.buffers["running_var"]
+        scale = layer.params["gamma"] / np.sqrt(var + layer.epsilon)
+        shift = layer.params["beta"] - mean * scale
+        self.add("scale", layer.name, scale=np.float32(scale), shift=np.float32(shift))
+
+    def _layer_norm(self, layer: Any) -> None:
+        scale, shift = (np.array(layer.params[key], np.float32) for key in ("gamma", "beta"))
+        self.add("layer_norm", layer.name, scale=scale, shift=shift, epsilon=layer.epsilon)
+
+    def _dropout(self, layer: Any) -> None:
+        pass
+
+    def _flatten(self, layer: Any) -> None:
+        self.add("flatten", layer.name)
+        self.ids = None
+
+    def _softmax(self, layer: Any) -> None:
+        self.add("softmax", layer.name)
+
+    def _relu(self, layer: Any) -> None:
+        self.add("activation", layer.name, kind=layer.kind)
+
+    _tanh = _sigmoid = _relu
+
+    def _residual(self, layer: Any) -> None:
+        one, other = self.side(), self.side()
+        one.extend(layer.layers)
+        other.extend(layer.shortcut)
+        self.add("add", layer.name, [one.last, other.last])
+
+    # Sequences: images of one column, whose rows are the steps
+
+    def _embedding(self, layer: Any) -> None:
+        if self.last != INPUT:
+            raise UnsupportedOpError(f"{layer.name}: plans look up the ids of the model's input alone")
+        if layer.mask_zero:
+            self.ids = self.last
+        self.add("embedding", layer.name, weight=np.array(layer.params["weight"], np.float32))
+
+    def _each_step(self, name: str, weight: Any, bias: Any, activation: str | None) -> None:
+        """A product with every step by itself: a convolution by one pixel."""
+        weight = np.array(weight, np.float32)[:, :, None, None]
+        one = {"size": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilation": [1, 1], "groups": 1}
+        self.add("conv2d", name, activation=activation, weight=weight, bias=bias, **one)
+
+    def _time_distributed(self, layer: Any) -> None:
+        for inner in layer.layers:
+            if inner.kind == "dense":
+                softmax = inner.activation == "softmax"
+                activation = None if softmax else inner.activation
+                self._each_step(inner.name, inner.params["weight"], _bias(inner), activation)
+                if softmax:
+                    self.add("softmax", f"{inner.name}.softmax")
+            elif inner.kind in ("relu", "tanh", "sigmoid", "softmax", "layer_norm", "dropout"):
+                self.extend([inner])
+            else:
+                kind = type(inner).__name__
+                raise UnsupportedOpError(f"{inner.name}: plans cannot run a {kind} for every step")
+
+    def _recurrent(self, layer: Any, reverse: bool = False) -> None:
+        self._each_step(f"{layer.name}.input", layer.params["weight"], _bias(layer), None)
+        self.add(
+            "recurrent",
+            layer.name,
+            [self.last] if self.ids is None else [self.last, self.ids],
+            cell=layer.cell,
+            sequences=layer.return_sequences,
+            reverse=reverse,
+            weight=np.array(layer.params["recurrent_weight"], np.float32),
+            bias=_bias(layer, "recurrent_bias"),
+        )
+        if not layer.return_sequences:
+            self.ids = None
+
+    _lstm = _gru = _simple_rnn = _recurrent
+
+    def _bidirectional(self, layer: Any) -> None:
+        one, other = self.side(), self.side()
+        one._recurrent(layer.ahead)
+        other._recurrent(layer.back, reverse=True)
+        self.ids = one.ids
+        self.add("concat", layer.name, [one.last, other.last])
+
+
+def _bias(layer: Any, key: str = "bias") -> Any:
+    bias = layer.params.get(key)
+    return None if bias is None else np.array(bias, np.float32)
+
+
+def _window(layer: Any) -> dict[str, Any]:
+    return {"size": list(layer.window), "strides": list(layer.strides), "pads": list(layer.pads)}
+
+
+def graph_of(input_shape: tuple[int, ...], description: Description) -> _core.Graph:
+    """The core's graph of a network.
+
+    Raises
+    ------
+    UnsupportedOpError
+        A node that plans cannot run.
+    ValueError
+        Nodes that do not fit together.
+    """
+    if len(input_shape) == 2:
+        graph = _core.Graph.of_sequences(*input_shape)
+    elif description and description[0]["op"] == "embedding":
+        graph = _core.Graph.of_sequences(input_shape[0], 1)
+    else:
+        graph = _core.Graph(*(*input_shape, 1, 1)[:3])
+    edges = {INPUT: 0}
+    last = INPUT
+    for node in description:
+        op, name = node["op"], node["name"]
+        x, *others = (edges[source] for source in node.get("inputs", [last]))
+        if op == "dense":
+            edge = graph.dense(name, x, node["weight"], node["bias"], node["activation"])
+        elif op == "conv2d":
+            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
+            # Files from before these attributes existed do not have them.
+            dilation, groups = tuple(node.get("dilation", (1, 1))), node.get("groups", 1)
+            weight, bias, activation = node["weight"], node["bias"], node["activation"]
+            edge = graph.conv2d(name, x, weight, bias, size, strides, dilation, groups, pads, activation)
+        elif op == "pool":
+            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
+            edge = graph.pool(name, x, node["kind"], size, strides, pads)
+        elif op == "activation":
+            edge = graph.activation(name, x, node["kind"])
+        elif op == "scale":
+            edge = graph.scale(name, x, node["scale"], node["shift"])
+        elif op == "softmax":
+            edge = graph.softmax(name, x)
+        elif op == "flatten":
+            edge = graph.flatten(name, x)
+        elif op == "add":
+            edge = graph.add(name, x, *others)
+        elif op == "embedding":
+            edge = graph.look_up(name, x, node["weight"])
+        elif op == "recurrent":
+            ids, ways = others[0] if others else None, (node["sequences"], node["reverse"])
+            edge = graph.recurrent(name, node["cell"], x, ids, node["weight"], node["bias"], *ways)
+        elif op == "layer_norm":
+            edge = graph.layer_norm(name, x, node["scale"], node["shift"], node["epsilon"])
+        elif op == "concat":
+            edge = graph.concat(name, x, *others)
+        else:
+            raise UnsupportedOpError(f"{name}: plans cannot run a node of type {op!r}")
+        edges[name] = edge
+        last = name
+    return graph
