@@ -3,6 +3,7 @@
 use crate::formats::Reduction;
 use crate::formats::{Activation, Rows, Window};
 use crate::ops::Shape;
+use crate::ops::cell::Cell;
 use crate::ops::relayout::Border;
 
 /// Rounding error of a float32 operation, relative.
@@ -286,4 +287,59 @@ fn each(
 fn pixel(border: Border, image: Shape, x: &[f32], c: usize, row: usize, column: usize) -> Option<f64> {
     let (row, column) = (row.checked_sub(border.top)?, column.checked_sub(border.left)?);
     (row < image.h && column < image.w).then(|| f64::from(x[(c * image.h + row) * image.w + column]))
+}
+
+/// The states of a recurrent layer, from the products with its input (steps, gates · units): all of them, those of padding 0,
+/// or the last one.
+pub fn recurrent(
+    cell: Cell,
+    (weights, bias): (&Rows, Option<&[f32]>),
+    (sequences, reverse): (bool, bool),
+    products: &[f32],
+    skip: &[bool],
+) -> Vec<f64> {
+    let (rows, units, steps) = (weights.rows(), weights.columns(), skip.len());
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let (mut h, mut c, mut all) = (vec![0.0; units], vec![0.0; units], vec![0.0; steps * units]);
+    for turn in 0..steps {
+        let step = if reverse { steps - 1 - turn } else { turn };
+        if skip[step] {
+            continue;
+        }
+        let x = |row: usize| f64::from(products[step * rows + row]);
+        let u: Vec<f64> = (0..rows)
+            .map(|row| {
+                let product: f64 = weights.row(row).map(|(column, w)| f64::from(w) * h[column]).sum();
+                product + bias.map_or(0.0, |bias| f64::from(bias[row]))
+            })
+            .collect();
+        for j in 0..units {
+            let gate = |gate: usize| x(gate * units + j) + u[gate * units + j];
+            h[j] = match cell {
+                Cell::Tanh => gate(0).tanh(),
+                Cell::Relu => gate(0).max(0.0),
+                Cell::Lstm => {
+                    c[j] = sigmoid(gate(1)) * c[j] + sigmoid(gate(0)) * gate(2).tanh();
+                    sigmoid(gate(3)) * c[j].tanh()
+                }
+                Cell::Gru => {
+                    let n = (x(2 * units + j) + sigmoid(gate(0)) * u[2 * units + j]).tanh();
+                    let z = sigmoid(gate(1));
+                    (1.0 - z) * n + z * h[j]
+                }
+            };
+        }
+        all[step * units..][..units].copy_from_slice(&h);
+    }
+    if sequences { all } else { h }
+}
+
+/// Features of mean 0 and variance 1, scaled and shifted.
+pub fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f64) -> Vec<f64> {
+    let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / x.len() as f64;
+    let middle = mean(&mut x.iter().copied());
+    let var = mean(&mut x.iter().map(|x| (x - middle).powi(2)));
+    let parts = x.iter().zip(scale).zip(shift);
+    parts.map(|((x, &s), &t)| (x - middle) / (var + epsilon).sqrt() * f64::from(s) + f64::from(t)).collect()
 }

@@ -1,5 +1,7 @@
 //! Every candidate of every kind of node, on every target, against plain loops in f64.
 
+mod sequences;
+
 use super::*;
 use crate::executor::{Executor, Sequential, with_threads};
 use crate::formats::{Activation, Reduction, Rows, Window};

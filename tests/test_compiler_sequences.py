@@ -1,0 +1,108 @@
+"""Compiled recurrent networks against their models, on every CPU target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import secateur as sc
+from secateur import nn
+
+SMALLEST = 1e-5
+
+
+def stack(cell, return_sequences):
+    """Everything that a sequence may meet, with padding."""
+    return nn.Sequential(
+        [
+            nn.Embedding(30, 12, mask_zero=True),
+            nn.Bidirectional(cell(10, return_sequences=True)),
+            nn.LayerNorm(),
+            nn.Dropout(0.2),
+            cell(9, return_sequences=True),
+            nn.Residual([nn.TimeDistributed([nn.Dense(9, activation="tanh"), nn.ReLU()])]),
+            cell(17, return_sequences=return_sequences),
+            *([nn.TimeDistributed(nn.Dense(4, activation="softmax"))] if return_sequences else [nn.Dense(4)]),
+        ]
+    )
+
+
+def ids(rng, n, steps=7):
+    x = rng.integers(1, 30, (n, steps))
+    for row, length in zip(x, rng.integers(0, steps + 1, n), strict=True):
+        row[length:] = 0
+    return x
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.SimpleRNN])
+@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize("target", sc._core.cpu_targets())
+def test_recurrent_plans_equal_their_models(cell, return_sequences, target):
+    model = stack(cell, return_sequences).build((7,), random_state=0)
+    rng = np.random.default_rng(0)
+    for sparsity in (None, 0.7):
+        if sparsity is not None:
+            model = sc.prune(model, sparsity, progress=False).model
+        plan = sc.compile(model, batch=(1, 20), target=target)
+        for n in (0, 1, 3, 20, 37):
+            x = ids(rng, n)
+            wanted = model.predict(x) if n else np.empty((0, *model.output_shape))
+            got = plan(x)
+            assert got.shape == wanted.shape
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=SMALLEST)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_sequences_of_numbers_flattened(steps):
+    model = nn.Sequential([nn.GRU(6, return_sequences=True), nn.Flatten(), nn.Dense(3)])
+    model = model.build((steps, 4), random_state=0)
+    x = np.random.default_rng(1).normal(size=(19, steps, 4))
+    plan = sc.compile(model, batch=(1, 16))
+    for n in (1, 19):
+        np.testing.assert_allclose(plan(x[:n]), model.predict(x[:n]), rtol=0, atol=SMALLEST)
+    one = nn.Sequential([nn.LSTM(6, return_sequences=True)]).build((steps, 4), random_state=0)
+    np.testing.assert_allclose(sc.compile(one, batch=1)(x), one.predict(x), rtol=0, atol=SMALLEST)
+
+
+def test_plans_of_sequences_survive_files(tmp_path):
+    model = sc.prune(stack(nn.LSTM, True).build((7,), random_state=0), 0.8, progress=False).model
+    plan = sc.compile(model, batch=(1, 20))
+    sc.save(plan, tmp_path / "plan.safetensors")
+    again = sc.load(tmp_path / "plan.safetensors")
+    x = ids(np.random.default_rng(0), 20)
+    np.testing.assert_array_equal(again(x), plan(x))
+    assert again.choices == plan.choices
+    table = plan.explain(20)
+    for word in ("Embedding", "lstm_1.input", "LSTM", "Concat", "LayerNorm"):
+        assert word in table
+    row = next(row for row in plan.report(20) if row["name"] == "lstm_1")
+    assert row["macs"] == 20 * 7 * 4 * 17 * 17 and row["nonzero_macs"] < row["macs"] and row["us_dense"] > 0
+
+
+def test_bits_do_not_depend_on_threads():
+    model = nn.Sequential([nn.LSTM(96, return_sequences=True), nn.LSTM(64)]).build((5, 40), random_state=0)
+    model = sc.prune(model, 0.8, progress=False).model
+    x = np.random.default_rng(0).normal(size=(48, 5, 40)).astype(np.float32)
+    first = sc.compile(model, batch=(1, 48), threads=1)
+    for threads in (2, 3, 8):
+        other = sc.compile(model, batch=(1, 48), threads=threads, choices=first.choices)
+        for n in (1, 48):
+            np.testing.assert_array_equal(other(x[:n]), first(x[:n]))
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 30.0, 0.5, np.nan])
+def test_ids_without_a_vector_are_named(wrong):
+    plan = sc.compile(stack(nn.GRU, False).build((7,), random_state=0), batch=1)
+    x = np.ones((1, 7))
+    x[0, 3] = wrong
+    with pytest.raises(ValueError, match="x: expected ids from 0 to 29, got"):
+        plan(x)
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, 7\), got \[1, 8\]"):
+        plan(np.ones((1, 8)))
+
+
+def test_what_plans_cannot_run_for_every_step_is_named():
+    inner = nn.TimeDistributed([nn.Embedding(9, 3), nn.Flatten()])
+    model = nn.Sequential([inner, nn.LSTM(3)]).build((4, 5), random_state=0)
+    with pytest.raises(sc.UnsupportedOpError, match=r"time_distributed.embedding: plans cannot run"):
+        sc.compile(model)
