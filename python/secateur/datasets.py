@@ -1,4 +1,4 @@
-"""Image data sets: scikit-learn's digits, Fashion-MNIST, any ``.npz`` file, and MNIST's idx files."""
+"""Data sets of images: digits, Fashion-MNIST, ``.npz`` and idx files; and of named entities: WNUT-17."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from . import idx
+from . import conll, idx
 from .errors import FormatError, MissingExtraError
 
 Images: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int64]
 Split: TypeAlias = tuple[Images, Labels]
+Sentences: TypeAlias = list[conll.Sentence]
 
 TEST_EVERY = 5
 """Of data without a test set, every fifth sample of each class becomes one."""
@@ -141,22 +142,26 @@ def find(name: str, files: tuple[str, ...]) -> Path | None:
 
 
 def _fashion_mnist() -> tuple[Split, Split]:
-    folder = find("fashion-mnist", tuple(_FILES)) or _download()
+    hashes = {name: f"md5:{md5}" for name, (md5, _, _) in _FILES.items()}
+    folder = _folder("fashion-mnist", _SOURCE, hashes)
     x_train, y_train, x_test, y_test = (_idx(folder / name) for name in _FILES)
     return _as_split(x_train, y_train), _as_split(x_test, y_test)
 
 
-def _download() -> Path:
+def _folder(data: str, source: str, hashes: dict[str, str]) -> Path:
+    """The folder with the files of a data set, downloaded if need be."""
+    if folder := find(data, tuple(hashes)):
+        return folder
     try:
         import pooch
     except ImportError as error:
         raise MissingExtraError(
-            "data: fashion-mnist is neither in $SECATEUR_DATA nor in the cache; to download it, "
+            f"data: {data} is neither in $SECATEUR_DATA nor in the cache; to download it, "
             "pip install 'secateur[data]'"
         ) from error
-    folder = cache_folder() / "fashion-mnist"
-    for name, (md5, _, _) in _FILES.items():
-        pooch.retrieve(_SOURCE + name, known_hash=f"md5:{md5}", fname=name, path=folder)
+    folder = cache_folder() / data
+    for name, known in hashes.items():
+        pooch.retrieve(source + name, known_hash=known, fname=name, path=folder)
     return folder
 
 
@@ -171,9 +176,13 @@ def _idx(path: Path) -> NDArray[np.uint8]:
             content = file.read(size + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise FormatError(f"{path}: {error}") from error
-    if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
-        raise FormatError(f"{path}: damaged; remove it to download it again")
+    _check_hash(path, content, sha256)
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _check_hash(path: Path, content: bytes, sha256: str) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise FormatError(f"{path}: damaged; remove it to download it again")
 
 
 def _as_split(x: NDArray[Any], y: NDArray[Any]) -> Split:
@@ -183,6 +192,56 @@ def _as_split(x: NDArray[Any], y: NDArray[Any]) -> Split:
     if images.ndim == 3:
         images = images[:, None]
     return images, y.astype(np.int64)
+
+
+# WNUT-17
+
+_WNUT17_SOURCE = "https://github.com/leondz/emerging_entities_17/raw/master/"
+# For training, validation and testing: file and hash.
+_WNUT17 = {
+    "wnut17train.conll": "sha256:731820e13f71af324c6b55a1575ec2ce59fbaa2a0806f8f0400b98d56cd6a7a5",
+    "emerging.dev.conll": "sha256:e053b752b8155113ca66e7db08af5f2f5f43ab993694e4774f1ec5bad42312d8",
+    "emerging.test.annotated": "sha256:2aa79b764e56ec9264a1b30fdd9b70195bd00ff400b62edd8f399d5f13c178f0",
+}
+
+
+def load_tagging(data: str) -> tuple[Sentences, Sentences, Sentences]:
+    """Load sentences with tagged named entities.
+
+    Parameters
+    ----------
+    data : {"wnut17"}
+        WNUT-17, new and rare entities (Derczynski, Nichols, van Erp & Limsopatham, W-NUT 2017; CC-BY 4.0):
+        six types in 3,394 tweets, 1,009 comments on YouTube, and 1,287 texts from Twitter, Reddit and
+        Stack Overflow. Looked for in folders ``wnut17``, where `load` looks for Fashion-MNIST.
+
+    Returns
+    -------
+    train, validation, test : list of Sentence
+        As `secateur.conll.read` gives them.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set.
+    FormatError
+        If a file is damaged.
+    MissingExtraError
+        If pooch is needed and not installed.
+    """
+    if data != "wnut17":
+        raise ValueError(f"data: unknown data set {data!r}; choose from wnut17")
+    folder = _folder(data, _WNUT17_SOURCE, _WNUT17)
+    train, validation, test = (_conll(folder / name) for name in _WNUT17)
+    return train, validation, test
+
+
+def _conll(path: Path) -> Sentences:
+    try:
+        _check_hash(path, path.read_bytes(), _WNUT17[path.name].removeprefix("sha256:"))
+    except OSError as error:
+        raise FormatError(f"{path}: {error.strerror}") from error
+    return conll.read(path)
 
 
 # Files of others

@@ -103,7 +103,7 @@ class Layer:
         raise NotImplementedError
 
     def steps_after(self, x: FloatArray) -> BoolArray | None:
-        """The `steps` of the output for a batch `x`: those of the input, unless the layer has no time left."""
+        """The `steps` of the output for a batch `x`: those of the input, unless no time is left."""
         whole = len(self.output_shape) > 1 and self.output_shape[0] == self.input_shape[0]
         return self.steps if whole else None
 

@@ -229,8 +229,8 @@ class PackableMatrices(Packable):
         return _core.matmul(self._params[key], dy, transpose_a=True)
 
     def _correlate(self, key: str, packed: PackedMatrix | None, dy: FloatArray, x: FloatArray) -> None:
-        """Note the gradient of the weights, ``dy @ x.T``; of packed ones that of the nonzeros, and the rest when
-        somebody asks."""
+        """Note the gradient of the weights, ``dy @ x.T``; of packed ones that of the nonzeros, and the rest
+        when somebody asks."""
 
         def whole() -> FloatArray:
             return _core.matmul(dy, x, transpose_b=True)

@@ -84,9 +84,9 @@ class Packer:
             if not dirty and _same(self._masks.get(layer.name), masks):
                 continue
             self._masks[layer.name] = masks
-            if layer.packed and not anew and layer.packed.keys() == masks.keys():
-                if all(packed.shrink(masks[key]) for key, packed in layer.packed.items()):
-                    continue
+            may = layer.packed and not anew and layer.packed.keys() == masks.keys()
+            if may and all(packed.shrink(masks[key]) for key, packed in layer.packed.items()):
+                continue
             self._unpack(layer)
             if masks:
                 self._pack(layer, masks)

@@ -142,7 +142,7 @@ class Recurrent(PackableMatrices):
 
 
 def orthogonal(rng: np.random.Generator, gates: int, units: int) -> FloatArray:
-    """A random orthogonal matrix (units, units) for every gate (Saxe et al., 1312.6120), one below another."""
+    """A random orthogonal matrix (units, units) for every gate (Saxe et al., 1312.6120), in one column."""
     q, r = np.linalg.qr(rng.standard_normal((gates * units, units)).reshape(gates, units, units))
     signs = np.sign(np.diagonal(r, axis1=1, axis2=2))
     matrices: FloatArray = (q * signs[:, None]).reshape(-1, units).astype(np.float32)
@@ -236,8 +236,8 @@ class GRU(Recurrent):
     """Gated recurrent units (Cho et al., 1406.1078), with the reset gate after the product.
 
     The rows of the weights are those of the reset, update and new gates, as in PyTorch: ``weight`` is
-    (3 · units, features), ``recurrent_weight`` (3 · units, units); ``bias`` and ``recurrent_bias``, (3 · units,),
-    are added to the two products: the new gate is ``tanh(W x + b + r * (U h + b'))``.
+    (3 · units, features), ``recurrent_weight`` (3 · units, units). ``bias`` and ``recurrent_bias``, each
+    (3 · units,), are added to the two products: the new gate is ``tanh(W x + b + r * (U h + b'))``.
 
     Parameters
     ----------
