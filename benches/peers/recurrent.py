@@ -2,7 +2,7 @@
 
 As many features as units, random inputs. Magnitudes of fresh weights decide what goes: single weights, blocks
 of 8 and 16 rows, hidden units (``--sparsity`` of all weights in each case). Whole calls from Python, from
-(n, steps, features) to the last state.
+(n, steps, features) to ten outputs behind the last state.
 
     python -m benches.peers.recurrent --threads 1
     python -m benches.peers.recurrent --threads 2 --units 128 256 512 --batch 1 32
@@ -16,7 +16,8 @@ from typing import Any
 
 from .machine import arguments, pin_threads, record
 
-GRANULARITIES = ("weight", "8x1", "16x1")
+OUTPUTS = 10
+GRANULARITIES = ("weight", "8x1", "16x1", "neuron")
 
 
 def torch_lstm(model: Any, x: Any, threads: int) -> Callable[[], Any]:
@@ -26,16 +27,19 @@ def torch_lstm(model: Any, x: Any, threads: int) -> Callable[[], Any]:
     torch.set_num_threads(threads)
     layer = model.layers[0]
     lstm = torch.nn.LSTM(x.shape[2], layer.units, batch_first=True)
+    dense = torch.nn.Linear(layer.units, OUTPUTS)
     zeros = torch.zeros(4 * layer.units)
     arrays = [torch.from_numpy(layer.params[key]) for key in ("weight", "recurrent_weight", "bias")]
     with torch.inference_mode():
         for parameter, array in zip(lstm.parameters(), [*arrays, zeros], strict=True):
             parameter.copy_(array)
+        for parameter, array in zip(dense.parameters(), model.layers[1].get_weights(), strict=True):
+            parameter.copy_(torch.from_numpy(array))
     data = torch.from_numpy(x)
 
     def call() -> Any:
         with torch.inference_mode():
-            return lstm(data)[0][:, -1].numpy()
+            return dense(lstm(data)[0][:, -1]).numpy()
 
     return call
 
@@ -50,7 +54,7 @@ def measure(units: int, batch: int, options: Any) -> dict[str, Any]:
 
     rng = np.random.default_rng(options.seed)
     x = aligned(rng.standard_normal((batch, options.steps, units)))
-    dense = sc.nn.Sequential([sc.nn.LSTM(units)]).build(x.shape[1:], options.seed)
+    dense = sc.nn.Sequential([sc.nn.LSTM(units), sc.nn.Dense(OUTPUTS)]).build(x.shape[1:], options.seed)
     candidates: dict[str, Callable[[], Any]] = {"torch": torch_lstm(dense, x, options.threads)}
     plans = {}
     for name in ("dense", *GRANULARITIES):

@@ -213,7 +213,7 @@ def load_tagging(data: str) -> tuple[Sentences, Sentences, Sentences]:
     data : {"wnut17"}
         WNUT-17, new and rare entities (Derczynski, Nichols, van Erp & Limsopatham, W-NUT 2017; CC-BY 4.0):
         six types in 3,394 tweets, 1,009 comments on YouTube, and 1,287 texts from Twitter, Reddit and
-        Stack Overflow. Looked for in folders ``wnut17``, where `load` looks for Fashion-MNIST.
+        Stack Overflow. Found or downloaded as `load` does it with Fashion-MNIST.
 
     Returns
     -------

@@ -151,7 +151,7 @@ class _Chain:
     def _each_step(self, name: str, weight: Any, bias: Any, activation: str | None) -> None:
         """A product with every step by itself: a convolution by one pixel."""
         weight = np.array(weight, np.float32)[:, :, None, None]
-        one = {"size": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilation": [1, 1], "groups": 1}
+        one: dict[str, Any] = {"size": [1, 1], "strides": [1, 1], "pads": [0] * 4}
         self.add("conv2d", name, activation=activation, weight=weight, bias=bias, **one)
 
     def _time_distributed(self, layer: Any) -> None:

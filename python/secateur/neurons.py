@@ -8,7 +8,7 @@ the way, until the number of weights left is as near to the target as whole neur
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,32 +25,26 @@ Widths = dict[str, int]
 class Layout:
     """The prunable tensors of a model and how their sizes follow from the layers' widths.
 
-    A tensor holds ``unit * width * width of the layer it reads`` weights, each used `positions` times for a
-    sample.
+    A tensor holds `unit` weights times the widths of what it belongs to: its own neurons, and those that it
+    reads. Each is used `positions` times for a sample.
 
     Attributes
     ----------
     widths : dict of str to int
-        The output neurons of every prunable tensor.
+        The output neurons of every prunable tensor that has some of its own.
+    unit, positions : dict of str to int
+        By prunable tensor.
     removable : dict of str to list of Consumer
-        The tensors whose neurons may go, and what goes with them.
+        The tensors whose neurons may go, and all that belongs to these, the tensor itself first.
+    factors : dict of str to list of str
+        The tensors whose widths a tensor's size is proportional to; twice the same for recurrent weights.
     """
 
     widths: Widths
     unit: dict[str, int]
     positions: dict[str, int]
     removable: dict[str, list[Consumer]]
-    feeds: dict[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.feeds = {
-            consumer.name: name
-            for name, consumers in self.removable.items()
-            for consumer in consumers
-            if consumer.name in self.widths
-        }
-        for name, feed in self.feeds.items():
-            self.unit[name] //= self.widths[feed]
+    factors: dict[str, list[str]]
 
     @classmethod
     def of(cls, view: ModelView, names: Collection[str] | None = None) -> Layout:
@@ -71,32 +65,41 @@ class Layout:
                     raise
                 return []
 
-        consumers = {name: readers(name) for name in tensors}
-        return cls(
-            widths={name: len(tensor) for name, tensor in tensors.items()},
-            unit={name: int(np.prod(tensor.shape[1:])) for name, tensor in tensors.items()},
-            positions={name: view.positions(name) for name in tensors},
-            removable={
-                name: found
-                for name, found in consumers.items()
-                if any(consumer.name in tensors for consumer in found)
-            },
-        )
+        own = {name: found for name in tensors if (found := view.neurons(name))}
+        widths = {name: len(tensors[name]) // found[0].tile for name, found in own.items()}
+        belongs, removable = dict(own), {}
+        for name in own:
+            found = readers(name)
+            if any(consumer.name in tensors for consumer in found):
+                belongs[name] = removable[name] = [*own[name], *found]
+        factors: dict[str, list[str]] = {name: [] for name in tensors}
+        for name, consumers in belongs.items():
+            for consumer in consumers:
+                if consumer.name in factors:
+                    factors[consumer.name].append(name)
+        unit = {
+            name: tensor.size // int(np.prod([widths[factor] for factor in factors[name]]))
+            for name, tensor in tensors.items()
+        }
+        return cls(widths, unit, {name: view.positions(name) for name in tensors}, removable, factors)
 
     def weights(self, name: str, widths: Mapping[str, int]) -> int:
         """The weights of one tensor."""
-        feed = self.feeds.get(name)
-        return self.unit[name] * widths[name] * (1 if feed is None else widths[feed])
+        return self.unit[name] * int(np.prod([widths[factor] for factor in self.factors[name]]))
 
     def totals(self, widths: Mapping[str, int]) -> tuple[int, int]:
         """Weights and multiply-adds of all tensors."""
-        sizes = {name: self.weights(name, widths) for name in widths}
+        sizes = {name: self.weights(name, widths) for name in self.unit}
         return sum(sizes.values()), sum(self.positions[name] * size for name, size in sizes.items())
 
-    def saving(self, name: str, widths: Mapping[str, int]) -> tuple[int, int]:
-        """Weights and multiply-adds that one neuron of the tensor takes along."""
-        touched = [name, *(tensor for tensor, feed in self.feeds.items() if feed == name)]
-        sizes = {tensor: self.weights(tensor, widths) // widths[name] for tensor in touched}
+    def saving(self, name: str, widths: Mapping[str, int], count: int = 1) -> tuple[int, int]:
+        """Weights and multiply-adds that `count` neurons of the tensor take along."""
+        fewer = {**widths, name: widths[name] - count}
+        sizes = {
+            tensor: self.weights(tensor, widths) - self.weights(tensor, fewer)
+            for tensor, factors in self.factors.items()
+            if name in factors
+        }
         return sum(sizes.values()), sum(self.positions[tensor] * size for tensor, size in sizes.items())
 
     def least(self, names: Collection[str]) -> int:
@@ -177,7 +180,7 @@ class Planner:
                 break
             name = min(open_layers, key=lambda name: self._priority(name, widths))
             chunk = self._chunk(widths[name])
-            after = left - chunk * self.layout.saving(name, widths)[0]
+            after = left - self.layout.saving(name, widths, chunk)[0]
             if target - after > left - target:
                 break
             widths[name] -= chunk
@@ -205,10 +208,17 @@ def masks_of(
     tensors = view.parameters()
     masks = {name: mask.copy() for name, mask in view.masks().items()}
     for name, neurons in kept.items():
-        gone = np.ones(len(tensors[name]), bool)
-        gone[neurons] = False
-        for consumer in [Consumer(name, 0), *removable[name]]:
+        width = len(tensors[name]) // removable[name][0].tile
+        gone = np.setdiff1d(np.arange(width), neurons)
+        for consumer in removable[name]:
             if consumer.name in tensors:
                 mask = masks.setdefault(consumer.name, np.ones(tensors[consumer.name].shape, bool))
-                np.moveaxis(mask, consumer.axis, 0)[np.repeat(gone, consumer.repeat)] = False
+                np.moveaxis(mask, consumer.axis, 0)[consumer.places(gone, width)] = False
     return masks
+
+
+def alive(view: ModelView, name: str) -> NDArray[np.bool_]:
+    """Which neurons of a tensor its mask has left some weight."""
+    mask, own = view.masks()[name], view.neurons(name)[0]
+    left: NDArray[np.bool_] = np.any(own.by_neuron(mask, len(mask) // own.tile), axis=1)
+    return left

@@ -180,7 +180,7 @@ class NeuronRemoval:
 
     def step(self, share: float, gradients: Gradients | None, rng: np.random.Generator) -> None:
         layout = Layout.of(self.view, self.names)
-        scores = self.scorer.scores(self.view, self.names, gradients, rng, neuron_axis=0)
+        scores = self.scorer.neuron_scores(self.view, self.names, gradients, rng)
         step = self.round_to if isinstance(self.round_to, int) else 1
         planner = Planner(layout, scores, self.scope, step)
         if self.threshold is not None:

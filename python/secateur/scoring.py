@@ -51,9 +51,8 @@ class Scorer:
         names: Iterable[str],
         gradients: Gradients | None,
         rng: np.random.Generator,
-        neuron_axis: int | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The scores of the weights of the tensors `names`, or of their neurons where there is an axis.
+        """The scores of the weights of the tensors `names`.
 
         Raises
         ------
@@ -66,7 +65,36 @@ class Scorer:
         scores = {}
         for name, tensor in tensors.items():
             gradient = None if gradients is None else gradients[name]
-            scores[name] = self._of_tensor(name, tensor, gradient, lam, neuron_axis, rng)
+            scores[name] = self._of_tensor(name, tensor, gradient, lam, None, rng)
+        return scores
+
+    def neuron_scores(
+        self,
+        view: ModelView,
+        names: Iterable[str],
+        gradients: Gradients | None,
+        rng: np.random.Generator,
+    ) -> dict[str, NDArray[Any]]:
+        """The scores of the neurons of the tensors `names`, from all weights that a neuron has.
+
+        Raises
+        ------
+        ValueError
+            As `scores`.
+        """
+        every = view.parameters()
+        own = {name: [part for part in view.neurons(name) if part.axis == 0] for name in names}
+        parts = [part.name for found in own.values() for part in found]
+        lam = self.balanced({name: every[name] for name in parts}, gradients)
+
+        def rows(name: str, arrays: Mapping[str, FloatArray]) -> FloatArray:
+            width = len(every[name]) // own[name][0].tile
+            return np.concatenate([part.by_neuron(arrays[part.name], width) for part in own[name]], axis=1)
+
+        scores = {}
+        for name in own:
+            gradient = None if gradients is None else rows(name, gradients)
+            scores[name] = self._of_tensor(name, rows(name, every), gradient, lam, 0, rng)
         return scores
 
     def balanced(self, tensors: Mapping[str, FloatArray], gradients: Gradients | None) -> float:

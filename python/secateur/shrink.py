@@ -38,8 +38,9 @@ def keep_neurons(
     memories = [(memory, dict(memory)) for memory in slots]
     masks = dict(model_view.masks())
     for name, neurons in kept.items():
-        for consumer in [Consumer(name, 0), *removable[name]]:
-            places = (neurons[:, None] * consumer.repeat + np.arange(consumer.repeat)).ravel()
+        width = len(model_view.array(name)) // removable[name][0].tile
+        for consumer in removable[name]:
+            places = consumer.places(neurons, width)
             array = arrays.get(consumer.name)
             if array is None:
                 array = model_view.array(consumer.name)
@@ -61,24 +62,30 @@ def dead_neurons(
 ) -> dict[str, BoolArray]:
     """Which neurons are read by zeros only, so that taking them out changes nothing.
 
-    A neuron whose readers are all dead is dead too. One neuron of every layer counts as alive in any case.
+    A neuron whose readers are all dead is dead too; a unit of a recurrent layer that reads itself is not. One
+    neuron of every layer counts as alive in any case.
     """
-    dead = {name: np.zeros(len(tensors[name]), bool) for name in removable}
+    dead = {name: np.zeros(len(tensors[name]) // own[0].tile, bool) for name, own in removable.items()}
+    # Whose neurons the rows of a tensor are.
+    rows = {
+        consumer.name: (name, consumer)
+        for name, consumers in removable.items()
+        for consumer in consumers
+        if consumer.axis == 0
+    }
     found = True
     while found:
         found = False
         for name, consumers in removable.items():
-            unread = np.ones(len(tensors[name]), bool)
+            unread = np.ones(len(dead[name]), bool)
             for consumer in consumers:
-                if consumer.name not in tensors:
+                if consumer.name not in tensors or consumer.axis == 0:
                     continue
                 used = tensors[consumer.name] != 0
-                if consumer.name in dead:
-                    used = used & ~dead[consumer.name].reshape(-1, *[1] * (used.ndim - 1))
-                by_part = np.moveaxis(used, consumer.axis, 0).reshape(
-                    -1, used.size // used.shape[consumer.axis]
-                )
-                unread &= ~by_part.any(axis=1).reshape(-1, consumer.repeat).any(axis=1)
+                if consumer.name in rows:
+                    reader, own = rows[consumer.name]
+                    used[own.places(np.flatnonzero(dead[reader]), len(dead[reader]))] = False
+                unread &= ~consumer.by_neuron(used, len(unread)).any(axis=1)
             if unread.all() and len(unread):
                 unread[0] = False
             found = found or bool((unread & ~dead[name]).any())

@@ -13,7 +13,7 @@ from ..criteria import Criterion
 from ..granularity import Blocks, Granularity, Neurons, Pattern, Weights, parse_granularity
 from ..models.view import FloatArray, ModelView, Snapshot, view
 from ..names import select_names
-from ..neurons import Layout, Planner, masks_of
+from ..neurons import Layout, Planner, alive, masks_of
 from ..nn.callbacks import Callback, FitState
 from ..nn.layers import positive
 from ..scoring import Scorer
@@ -176,13 +176,12 @@ class Method:
         rng: np.random.Generator,
     ) -> masking.Masks:
         layout = Layout.of(model, self.names)
-        scores = self.scorer.scores(model, self.names, gradients, rng, neuron_axis=0)
+        scores = self.scorer.neuron_scores(model, self.names, gradients, rng)
         masks = model.masks()
         for name in self.names:
             if name in masks:
-                gone = ~masks[name].reshape(len(masks[name]), -1).any(axis=1)
                 # Below every score: neurons that are gone stay gone.
-                scores[name] = np.where(gone, -1.0, scores[name])
+                scores[name] = np.where(alive(model, name), scores[name], -1.0)
         planner = Planner(layout, scores, self.scope)
         kept = planner.kept(planner.widths(round((1 - sparsity) * self._total)))
         return masks_of(model, kept, layout.removable)
@@ -294,12 +293,8 @@ class DynamicPruner(Callback):
 
     def _take_out(self, model: ModelView, state: FitState) -> None:
         """Leave out the neurons that are masked."""
-        alive = {
-            name: mask.reshape(len(mask), -1).any(axis=1)
-            for name, mask in model.masks().items()
-            if name in self.method.names
-        }
-        kept = {name: np.flatnonzero(neurons) for name, neurons in alive.items() if not neurons.all()}
+        left = {name: alive(model, name) for name in model.masks() if name in self.method.names}
+        kept = {name: np.flatnonzero(neurons) for name, neurons in left.items() if not neurons.all()}
         if kept:
             if state.packer is not None:
                 state.packer.settle()

@@ -20,21 +20,36 @@ Snapshot: TypeAlias = dict[str, dict[str, NDArray[Any]]]
 class Consumer:
     """An array with a part for every output neuron (or channel) of a tensor.
 
-    Neuron j owns the entries ``j * repeat`` to ``(j + 1) * repeat`` along `axis`: a bias and a
-    normalization's vectors along axis 0, the next layer's weights along axis 1. `repeat` is above 1 where an
-    image's channels were flattened to features.
+    Along `axis` there are `tile` like stretches; in each of them neuron j owns the entries ``j * repeat`` to
+    ``(j + 1) * repeat``. A bias and a normalization's vectors have axis 0, the next layer's weights axis 1.
+    `repeat` is above 1 where an image's channels were flattened to features, `tile` for the gates of a
+    recurrent layer and where the steps of a sequence were flattened.
     """
 
     name: str
     axis: int
     repeat: int = 1
+    tile: int = 1
+
+    def places(self, neurons: NDArray[np.intp], width: int) -> NDArray[np.intp]:
+        """The entries along the axis of some of `width` neurons, stretch by stretch."""
+        starts = np.arange(self.tile)[:, None, None] * (width * self.repeat)
+        within = neurons[None, :, None] * self.repeat + np.arange(self.repeat)
+        return (starts + within).ravel()
+
+    def by_neuron(self, array: NDArray[Any], width: int) -> NDArray[Any]:
+        """What of an array belongs to each of `width` neurons, one a row."""
+        parts = np.moveaxis(array, self.axis, 0).reshape(self.tile, width, -1)
+        rows: NDArray[Any] = parts.swapaxes(0, 1).reshape(width, -1)
+        return rows
 
 
 class ModelView(Protocol):
     """A model as named prunable tensors, whatever framework it comes from.
 
     Tensors have their output neurons along axis 0 and what feeds them along axis 1: Dense (out, in), Conv2D
-    (out, in, kernel height, kernel width). Weights that several layers share are listed once.
+    (out, in, kernel height, kernel width), recurrent layers (gates · out, in). Weights that several layers
+    share are listed once.
     """
 
     @property
@@ -58,6 +73,13 @@ class ModelView(Protocol):
 
         Masks whose tensors change their shapes are dropped. ValueError if the new shapes do not fit together;
         the model is unchanged then.
+        """
+
+    def neurons(self, name: str) -> list[Consumer]:
+        """The prunable tensors of which the neurons of the tensor consist, itself first along axis 0.
+
+        With the weights of a recurrent layer that read its input, they are also those which read its state,
+        along both axes. Empty for a tensor that belongs to another one's neurons, as these do.
         """
 
     def consumers(self, name: str) -> list[Consumer]:
@@ -135,8 +157,8 @@ def view(model: Any) -> ModelView:
     >>> model = sc.nn.Sequential([sc.nn.Dense(4, activation="relu"), sc.nn.Dense(2)]).build((3,))
     >>> {name: tensor.shape for name, tensor in view(model).parameters().items()}
     {'dense.weight': (4, 3), 'dense_1.weight': (2, 4)}
-    >>> view(model).consumers("dense.weight")
-    [Consumer(name='dense.bias', axis=0, repeat=1), Consumer(name='dense_1.weight', axis=1, repeat=1)]
+    >>> [(consumer.name, consumer.axis) for consumer in view(model).consumers("dense.weight")]
+    [('dense.bias', 0), ('dense_1.weight', 1)]
     """
     for cls in type(model).__mro__:
         adapter = ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")

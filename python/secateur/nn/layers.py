@@ -116,7 +116,7 @@ class Layer:
         return 0
 
     def set_width(self, width: int) -> None:
-        """Have another number of neurons from the next `build` on; layers whose output is as wide as their
+        """Have weights of so many rows from the next `build` on; layers whose output is as wide as their
         input have none of their own."""
 
     def arrays(self) -> tuple[FloatArray, ...]:

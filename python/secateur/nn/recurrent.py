@@ -126,7 +126,7 @@ class Recurrent(PackableMatrices):
         self._saved, self._ways = None, (None, None)
 
     def set_width(self, width: int) -> None:
-        self.units = width
+        self.units = width // self.gates
 
     def macs(self) -> int:
         steps, features = self.input_shape
