@@ -114,7 +114,7 @@ def test_units_go_while_training(shrink):
 
 def test_units_that_cannot_go_are_named():
     both = nn.Sequential([nn.Bidirectional(nn.LSTM(4)), nn.Dense(3)]).build((4, 2), 0)
-    with pytest.raises(sc.UnsupportedOpError, match="bidirectional.ahead: neurons of a bidirectional layer"):
+    with pytest.raises(sc.UnsupportedOpError, match=r"bidirectional.ahead: neurons of a bidirectional layer"):
         view(both).consumers("bidirectional.ahead.weight")
     read = nn.Sequential([nn.LSTM(4, return_sequences=True), nn.Bidirectional(nn.GRU(4)), nn.Dense(3)])
     with pytest.raises(sc.UnsupportedOpError, match="lstm: neurons that are read in both directions"):
