@@ -218,7 +218,7 @@ BAD = [
     ("bench {}/model.safetensors {}/other.safetensors", 2, "other inputs"),
     ("bench {}/model.safetensors {}/model.safetensors", 2, "twice"),
     ("bench {}/model.safetensors --threads 0", 2, "--threads"),
-    ("demo --preset huge --out {}/new", 2, "preset: unknown name 'huge'; choose from reference, cnn-1m"),
+    ("demo --preset huge --out {}/new", 2, "preset: unknown name 'huge'; choose from reference, cnn-1m, rnn-500k"),
     ("demo --epochs 0 --out {}/new", 2, "--epochs"),
     ("demo --data {}/missing.npz --out {}/new", 1, "no such file"),
     ("demo --data {}/model.safetensors --out {}/new", 2, "data: unknown data set"),
@@ -293,6 +293,7 @@ def test_demo_takes_an_npz_file_and_works_without_matplotlib(tmp_path, folder, m
 def test_presets_have_the_promised_sizes():
     assert demo.network("reference").build((1, 28, 28)).num_parameters() == 121_930
     assert demo.network("cnn-1m").build((1, 28, 28)).num_parameters() == 999_274
+    assert demo.network("rnn-500k").build((28, 28)).num_parameters() == 499_574
 
 
 def test_images_too_small_for_the_network_are_refused_before_anything_is_written(tmp_path, capsys):

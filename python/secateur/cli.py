@@ -90,7 +90,7 @@ def demo(
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Train a CNN on images, prune it three ways, compile it, and measure."""
+    """Train a network on images, prune it three ways, compile it, and measure."""
     run = Demo(data, preset, epochs, random_state, out, threads, say=_say)
     try:
         run.run()

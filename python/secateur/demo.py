@@ -1,4 +1,4 @@
-"""The main job from end to end: train a CNN on images, prune it three ways, compile it, measure it."""
+"""The main job from end to end: train a network on images, prune it three ways, compile it, measure it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import datasets, nn
 from ._core import cpu_target
@@ -26,23 +29,41 @@ STEPS = 5
 
 @dataclass(frozen=True)
 class Preset:
-    """Widths of the CNN, and the shares of its weights that the methods remove."""
+    """A network for so many classes, and the shares of its weights that the methods remove."""
 
-    filters: tuple[int, int]
-    units: int
+    layers: Callable[[int], list[nn.Layer]]
     weights: float
     neurons: float
+    rows: bool = False
+    """Whether it reads an image row by row, as a sequence, and not as a whole."""
+
+
+def _cnn(first: int, second: int, units: int) -> Callable[[int], list[nn.Layer]]:
+    return lambda classes: [
+        nn.Conv2D(first, 3, activation="relu"),
+        nn.MaxPool2D(2),
+        nn.Conv2D(second, 3, activation="relu"),
+        nn.MaxPool2D(2),
+        nn.Flatten(),
+        nn.Dense(units, activation="relu"),
+        nn.Dense(classes),
+    ]
 
 
 PRESETS = {
-    "reference": Preset((32, 64), 64, weights=0.9, neurons=0.5),
-    "cnn-1m": Preset((64, 128), 288, weights=0.5, neurons=0.5),
+    "reference": Preset(_cnn(32, 64, 64), weights=0.9, neurons=0.5),
+    "cnn-1m": Preset(_cnn(64, 128, 288), weights=0.5, neurons=0.5),
+    "rnn-500k": Preset(
+        lambda classes: [nn.LSTM(338), nn.Dense(classes)], weights=0.8, neurons=0.8, rows=True
+    ),
 }
-"""On 28×28 images and 10 classes: 121,930 and 999,274 parameters."""
+"""On 28×28 images and 10 classes: 121,930, 999,274 and 499,574 parameters."""
 
 
 def network(preset: str = "reference", classes: int = 10) -> nn.Sequential:
-    """The CNN of a preset, not built yet; its outputs are logits.
+    """The network of a preset, not built yet; its outputs are logits.
+
+    A recurrent one takes images of shape (rows, columns), the others (channels, rows, columns).
 
     Examples
     --------
@@ -50,18 +71,7 @@ def network(preset: str = "reference", classes: int = 10) -> nn.Sequential:
     >>> network().build((1, 28, 28)).num_parameters()
     121930
     """
-    shape = PRESETS[preset]
-    return nn.Sequential(
-        [
-            nn.Conv2D(shape.filters[0], 3, activation="relu"),
-            nn.MaxPool2D(2),
-            nn.Conv2D(shape.filters[1], 3, activation="relu"),
-            nn.MaxPool2D(2),
-            nn.Flatten(),
-            nn.Dense(shape.units, activation="relu"),
-            nn.Dense(classes),
-        ]
-    )
+    return nn.Sequential(PRESETS[preset].layers(classes))
 
 
 class _Log(nn.Callback):
@@ -75,6 +85,11 @@ class _Log(nn.Callback):
         self.file.flush()
 
 
+def _rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images (n, channels, rows, columns) as sequences of rows."""
+    return np.ascontiguousarray(x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1))
+
+
 class Demo:
     """One run of the main job.
 
@@ -82,8 +97,8 @@ class Demo:
     ----------
     data : str or path-like
         As for `datasets.load`.
-    preset : {"reference", "cnn-1m"}
-        Which CNN, and how much of it goes.
+    preset : {"reference", "cnn-1m", "rnn-500k"}
+        Which network, and how much of it goes; the last one is an LSTM that reads images row by row.
     epochs : int
         Epochs of training from scratch. Static pruning fine-tunes for as many in all after weights went,
         half as many after neurons went; dynamic pruning happens within them.
@@ -130,6 +145,9 @@ class Demo:
         self.data, self.preset, self.epochs, self.random_state = data, preset, epochs, random_state
         self.out, self.threads, self.say = Path(out), threads, say
         self.train, self.test = datasets.load(data)
+        if PRESETS[preset].rows:
+            # Channels side by side: a row of the image is a step.
+            self.train, self.test = ((_rows(x), y) for x, y in (self.train, self.test))
         self.classes = 1 + int(max(self.train[1].max(), self.test[1].max()))
         # Fails here, before anything is written, where the images are too small.
         self._fresh()
