@@ -218,7 +218,11 @@ BAD = [
     ("bench {}/model.safetensors {}/other.safetensors", 2, "other inputs"),
     ("bench {}/model.safetensors {}/model.safetensors", 2, "twice"),
     ("bench {}/model.safetensors --threads 0", 2, "--threads"),
-    ("demo --preset huge --out {}/new", 2, "preset: unknown name 'huge'; choose from reference, cnn-1m, rnn-500k"),
+    (
+        "demo --preset huge --out {}/new",
+        2,
+        "preset: unknown name 'huge'; choose from reference, cnn-1m, rnn-500k",
+    ),
     ("demo --epochs 0 --out {}/new", 2, "--epochs"),
     ("demo --data {}/missing.npz --out {}/new", 1, "no such file"),
     ("demo --data {}/model.safetensors --out {}/new", 2, "data: unknown data set"),

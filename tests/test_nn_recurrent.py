@@ -172,6 +172,78 @@ def test_time_distributed_layers_see_every_step():
         close(one, other)
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(("size", "strides", "dilation"), [(1, 1, 1), (3, 1, 1), (2, 2, 1), (3, 1, 2)])
+@pytest.mark.parametrize("activation", [None, "relu", "softmax"])
+def test_conv1d_gradients(padding, size, strides, dilation, activation):
+    layer = nn.Conv1D(3, size, strides, padding, activation, dilation=dilation)
+
+    def forward(x, params):
+        image, weight = x.swapaxes(1, 2)[..., None], params["weight"][..., None]
+        z = reference.conv2d(image, weight, params["bias"], layer.strides, layer.pads, layer.dilation)
+        return reference.ACTIVATIONS[activation](z)[..., 0].swapaxes(1, 2)
+
+    check_layer(layer, (7, 4), forward, n=3)
+    assert layer.params["weight"].shape == (3, 4, size)
+    assert layer.macs() == layer.output_shape[0] * 3 * 4 * size
+    again = nn.Layer.from_config(layer.config())
+    assert again.build((7, 4), np.random.default_rng(0)) == layer.output_shape
+
+
+def test_conv1d_packed():
+    layer, rng = built(nn.Conv1D(9, 3, padding="same", activation="relu"), (7, 4))
+    layer.set_mask("weight", rng.random((9, 4, 3)) < 0.4)
+    x, dy = rng.normal(size=(20, 7, 4)).astype(np.float32), rng.normal(size=(20, 7, 9)).astype(np.float32)
+    found = []
+    for packed in ({}, {"weight": layer.pack("weight", layer.masks["weight"])}):
+        layer.packed = packed
+        found.append([layer.forward(x, training=True), layer.backward(dy), layer.grads["weight"].copy()])
+    for one, other in zip(*found, strict=True):
+        close(other, one)
+    mask = layer.masks["weight"]
+    close(layer.packed["weight"].gradient, found[0][2][mask])
+
+
+def test_global_max_pool_gradients():
+    check_layer(nn.GlobalMaxPool1D(), (5, 3), lambda x, params: x.max(axis=1), n=3, distinct=True)
+
+
+def test_slices_and_concatenations():
+    one, two = nn.Dense(3), nn.Dense(2, activation="tanh")
+    layer = nn.Concatenate([nn.Slice(0, 3), one], two, nn.Slice(2, 4))
+    layer, rng = built(layer, (4,))
+    for leaf in layer.leaves():
+        for array in leaf.params.values():
+            array[...] = rng.normal(size=array.shape)
+    x, weights = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(5, 7)).astype(np.float32)
+    w, b, v, c = (array.astype(np.float64) for array in (*one.params.values(), *two.params.values()))
+
+    def forward(x):
+        return np.concatenate([x[:, :3] @ w.T + b, np.tanh(x @ v.T + c), x[:, 2:4]], axis=1)
+
+    close(layer.forward(x, training=True), forward(x.astype(np.float64)))
+    dx = layer.backward(weights)
+    close(dx, reference.numeric_gradient(lambda v: float((forward(v) * weights).sum()), x), 3e-4)
+    close(one.grads["bias"], weights[:, :3].sum(axis=0))
+    assert [leaf.name for leaf in layer.leaves()] == [
+        "concatenate.0.slice", "concatenate.0.dense", "concatenate.1.dense", "concatenate.2.slice",
+    ]  # fmt: skip
+    again = nn.Layer.from_config(layer.config())
+    assert again.build((4,), rng) == (7,) and again.config() == layer.config()
+
+
+def test_words_and_their_letters_know_the_padding():
+    words = [nn.Slice(0), nn.Embedding(9, 4, mask_zero=True)]
+    letters = nn.TimeDistributed([nn.Embedding(7, 3), nn.Conv1D(5, 2), nn.GlobalMaxPool1D()])
+    layers = [nn.Concatenate(words, [nn.Slice(1, 4), letters]), nn.LSTM(6, return_sequences=True)]
+    model = nn.Sequential(layers).build((5, 4), random_state=0)
+    x = np.random.default_rng(0).integers(1, 7, (3, 5, 4))
+    x[1, 3:] = 0
+    y = model.predict(x)
+    assert not y[1, 3:].any() and y[1, :3].all() and y[0].all()
+    assert model.output_shape == (5, 6)
+
+
 def tagger():
     return nn.Sequential(
         [
@@ -245,6 +317,12 @@ def test_what_ignored_labels_do():
     (lambda: nn.TimeDistributed([]), "layers: expected at least one layer"),
     (lambda: nn.TimeDistributed(nn.Dense(2)).build((4,), RNG), "time_distributed: expected samples"),
     (lambda: nn.LayerNorm(0), "epsilon: expected a positive number"),
+    (lambda: nn.Conv1D(3, 2).build((4,), RNG), "conv1d: expected samples of"),
+    (lambda: nn.GlobalMaxPool1D().build((4,), RNG), "global_max_pool1d: expected samples of"),
+    (lambda: nn.Slice(2, 2), "start, stop: expected 0 <= start < stop"),
+    (lambda: nn.Slice(2, 5).build((4,), RNG), r"slice: samples of \(4,\) have no features up to 5"),
+    (lambda: nn.Concatenate(), "branches: expected at least one"),
+    (lambda: nn.Concatenate(nn.LSTM(3), nn.Slice(0, 2)).build((4, 2), RNG), "cannot be side by side"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):

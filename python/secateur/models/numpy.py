@@ -24,9 +24,11 @@ WIDE = (nn.Dense, nn.Conv2D)
 """The layers that have neurons, recurrent ones aside."""
 
 # What handles every channel or feature by itself.
-SEPARATE = (nn.MaxPool2D, nn.AveragePool2D, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Dropout)
+SEPARATE = (nn.MaxPool2D, nn.AveragePool2D, nn.GlobalMaxPool1D, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Dropout)
 RECURRENT = (nn.SimpleRNN, nn.LSTM, nn.GRU)
-KNOWN = (*WIDE, *SEPARATE, *RECURRENT, nn.Embedding, nn.LayerNorm, nn.Softmax, nn.BatchNorm, nn.Flatten)
+# What mixes neurons, or takes none.
+OTHERS = (nn.Embedding, nn.Slice, nn.LayerNorm, nn.Softmax, nn.BatchNorm, nn.Flatten)
+KNOWN = (*WIDE, *SEPARATE, *RECURRENT, *OTHERS)
 
 
 class SequentialView:
@@ -190,13 +192,13 @@ class SequentialView:
         chain = _chain(self.model.layers, layer)
         if not chain:
             raise UnsupportedOpError(
-                f"{layer.name}: neurons of a bidirectional layer, next to others, cannot be removed"
+                f"{layer.name}: neurons whose outputs lie next to another layer's cannot be removed"
             )
         why = "added to others, by a residual"
         for after in chain[chain.index(layer) + 1 :]:
-            if isinstance(after, nn.Bidirectional):
-                why = "read in both directions"
-            if isinstance(after, (nn.Residual, nn.Bidirectional)):
+            if isinstance(after, (nn.Bidirectional, nn.Concatenate)):
+                why = "read by several layers"
+            if isinstance(after, (nn.Residual, nn.Bidirectional, nn.Concatenate)):
                 break
             yield after
         else:
@@ -213,8 +215,8 @@ class SequentialView:
             )
 
     def _check_separate(self, layer: nn.Layer) -> None:
-        if isinstance(layer, nn.LayerNorm):
-            raise UnsupportedOpError(f"{layer.name}: neurons before a layer normalization cannot be removed")
+        if isinstance(layer, (nn.LayerNorm, nn.Slice)):
+            raise UnsupportedOpError(f"{layer.name}: neurons before a {layer.kind} cannot be removed")
         if layer is not self._last and (
             isinstance(layer, nn.Softmax) or getattr(layer, "activation", None) == "softmax"
         ):

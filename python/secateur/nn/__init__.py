@@ -2,9 +2,11 @@
 
 from .activations import ReLU, Sigmoid, Softmax, Tanh
 from .bidirectional import Bidirectional
+from .branches import Concatenate, Slice
 from .callbacks import Callback, Checkpoint, EarlyStopping, FitState
 from .checkpoint import TrainingCheckpoint
 from .conv import Conv2D
+from .conv1d import Conv1D, GlobalMaxPool1D
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
@@ -30,6 +32,8 @@ __all__ = [
     "Bidirectional",
     "Callback",
     "Checkpoint",
+    "Concatenate",
+    "Conv1D",
     "Conv2D",
     "Dense",
     "Dropout",
@@ -37,6 +41,7 @@ __all__ = [
     "Embedding",
     "FitState",
     "Flatten",
+    "GlobalMaxPool1D",
     "History",
     "Layer",
     "LayerNorm",
@@ -50,6 +55,7 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "SimpleRNN",
+    "Slice",
     "Softmax",
     "SparseCategoricalCrossentropy",
     "Tanh",

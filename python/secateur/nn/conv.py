@@ -113,8 +113,8 @@ class Conv2D(Packable, WindowLayer):
             y: FloatArray = packed.filters(images, self._params.get("bias"), "relu" if relu else None)
         else:
             images = channels_last(x)
-            weight, bias = self.params["weight"], self.params.get("bias")
-            y = channels_first(_core.conv2d(images, weight, bias, *self._geometry(), relu))
+            bias = self.params.get("bias")
+            y = channels_first(_core.conv2d(images, self._images_weight(), bias, *self._geometry(), relu))
         if not relu:
             y = activate(self.activation, y, out=y)
         self._saved, self._way = (images, y) if training else None, packed
@@ -132,9 +132,9 @@ class Conv2D(Packable, WindowLayer):
         if relu_output is None:
             dy = activation_gradient(self.activation, y, dy)
         dx, dw, db = _core.conv2d_backward(
-            images, self.params["weight"], channels_last(dy), relu_output, *self._geometry(), need_dx
+            images, self._images_weight(), channels_last(dy), relu_output, *self._geometry(), need_dx
         )
-        self.grads["weight"] = dw
+        self.grads["weight"] = dw.reshape(self._params["weight"].shape)
         if self.use_bias:
             self.grads["bias"] = db
         return NO_GRADIENT if dx is None else channels_first(dx)
@@ -145,8 +145,9 @@ class Conv2D(Packable, WindowLayer):
         packed.gradient = packed.filters.sddmm(dz, images)
 
         def whole() -> FloatArray:
-            x, weight = channels_last(images), self._params["weight"]
-            return _core.conv2d_backward(x, weight, channels_last(dz), None, *self._geometry(), False)[1]
+            x, weight = channels_last(images), self._images_weight()
+            dw = _core.conv2d_backward(x, weight, channels_last(dz), None, *self._geometry(), False)[1]
+            return dw.reshape(self._params["weight"].shape)
 
         self._whole_gradients["weight"] = whole
         if self.use_bias:
@@ -154,7 +155,15 @@ class Conv2D(Packable, WindowLayer):
         return packed.filters.grad_input(dz, images.shape[2:]) if need_dx else NO_GRADIENT
 
     def pack(self, key: str, mask: BoolArray) -> PackedFilters:
-        return PackedFilters(mask, self.strides, self.pads, self.dilation, self.groups)
+        filters = mask.reshape(*mask.shape[:2], *self.window)
+        packed = PackedFilters(filters, self.strides, self.pads, self.dilation, self.groups)
+        packed.mask = mask
+        return packed
+
+    def _images_weight(self) -> FloatArray:
+        """The weights with both axes of the window, of a layer that shows only one of them."""
+        weight = self._params["weight"]
+        return weight.reshape(*weight.shape[:2], *self.window)
 
     def _geometry(self) -> tuple[tuple[int, int], tuple[int, int], int, tuple[int, int, int, int]]:
         return self.strides, self.dilation, self.groups, self.pads
@@ -167,8 +176,7 @@ class Conv2D(Packable, WindowLayer):
         self.filters = width
 
     def macs(self) -> int:
-        channels = self.input_shape[0] // self.groups
-        return int(np.prod(self.output_shape)) * channels * self.window[0] * self.window[1]
+        return int(np.prod(self.output_shape)) * int(self._params["weight"][0].size)
 
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = {

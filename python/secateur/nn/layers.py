@@ -103,7 +103,7 @@ class Layer:
         raise NotImplementedError
 
     def steps_after(self, x: FloatArray) -> BoolArray | None:
-        """The `steps` of the output for a batch `x`: those of the input, unless no time is left."""
+        """The `steps` of the output for a batch `x`, after `forward`: the input's, unless no time is left."""
         whole = len(self.output_shape) > 1 and self.output_shape[0] == self.input_shape[0]
         return self.steps if whole else None
 
@@ -220,13 +220,14 @@ def name_layers(layers: Iterable[Layer], prefix: str = "") -> None:
 
 def forward_through(
     layers: Sequence[Layer], x: FloatArray, training: bool, steps: BoolArray | None = None
-) -> FloatArray:
-    """`Layer.forward` of a chain of layers; `steps` as in `Layer`."""
+) -> tuple[FloatArray, BoolArray | None]:
+    """`Layer.forward` of a chain of layers, and the steps that count in its output."""
     for layer in layers:
         layer.steps = steps
+        y = layer.forward(x, training)
         steps = layer.steps_after(x)
-        x = layer.forward(x, training)
-    return x
+        x = y
+    return x, steps
 
 
 def backward_through(layers: Sequence[Layer], dy: FloatArray, need_dx: bool) -> FloatArray:

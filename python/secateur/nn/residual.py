@@ -93,8 +93,8 @@ class Residual(Layer):
         return one
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
-        one = forward_through(self.layers, x, training, self.steps)
-        other = forward_through(self.shortcut, x, training, self.steps)
+        one, _ = forward_through(self.layers, x, training, self.steps)
+        other, _ = forward_through(self.shortcut, x, training, self.steps)
         return one + other
 
     def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:

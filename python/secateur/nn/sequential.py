@@ -283,7 +283,7 @@ class Sequential:
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
         """The outputs for a float32 batch (n, *input_shape); `training` keeps what `backward` needs."""
-        return forward_through(self.layers, x, training)
+        return forward_through(self.layers, x, training)[0]
 
     def backward(self, dy: FloatArray) -> None:
         """Fill the layers' gradients from that of the outputs of the latest ``forward(x, training=True)``."""

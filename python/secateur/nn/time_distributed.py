@@ -71,7 +71,7 @@ class TimeDistributed(Layer):
         return (steps, *inner)
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
-        return self._split(forward_through(self.layers, self._joined(x), training))
+        return self._split(forward_through(self.layers, self._joined(x), training)[0])
 
     def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
         dx = backward_through(self.layers, self._joined(dy), need_dx)
