@@ -101,8 +101,50 @@ def test_ids_without_a_vector_are_named(wrong):
         plan(np.ones((1, 8)))
 
 
+@pytest.mark.parametrize("target", sc._core.cpu_targets())
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_words_and_their_letters(target, padding):
+    words = [nn.Slice(0), nn.Embedding(30, 12, mask_zero=True)]
+    of_a_word = [
+        nn.Embedding(11, 5),
+        nn.Conv1D(9, 3, 2, padding, "relu", dilation=1),
+        nn.LayerNorm(),
+        nn.GlobalMaxPool1D(),
+        nn.Dense(7, activation="tanh"),
+    ]
+    letters = [nn.Slice(1, 7), nn.TimeDistributed(of_a_word)]
+    layers = [
+        nn.Concatenate(words, letters, [nn.Slice(2, 5), nn.TimeDistributed(nn.Dense(3))]),
+        nn.Bidirectional(nn.LSTM(10, return_sequences=True)),
+        nn.TimeDistributed(nn.Dense(4)),
+    ]
+    model = nn.Sequential(layers).build((6, 8), random_state=0)
+    model = sc.prune(model, 0.6, progress=False).model
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 11, (37, 6, 8))
+    x[::3, 4:] = 0
+    plan = sc.compile(model, batch=(1, 20), target=target)
+    for n in (1, 3, 37):
+        np.testing.assert_allclose(plan(x[:n]), model.predict(x[:n]), rtol=0, atol=SMALLEST)
+    x[0, 0, 3] = 11
+    with pytest.raises(ValueError, match="x: expected ids from 0 to 10, got 11"):
+        plan(x)
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+def test_convolutions_over_steps(steps):
+    layers = [nn.Embedding(20, 6), nn.Conv1D(8, 3, padding="same"), nn.ReLU(), nn.GlobalMaxPool1D()]
+    model = nn.Sequential([*layers, nn.Dense(3)]).build((steps,), random_state=0)
+    x = np.random.default_rng(0).integers(0, 20, (25, steps))
+    plan = sc.compile(model, batch=(1, 16))
+    for n in (1, 25):
+        np.testing.assert_allclose(plan(x[:n]), model.predict(x[:n]), rtol=0, atol=SMALLEST)
+    pooled = nn.Sequential([layers[0], nn.Conv1D(8, 1), nn.GlobalMaxPool1D()]).build((steps,), 0)
+    np.testing.assert_allclose(sc.compile(pooled)(x), pooled.predict(x), rtol=0, atol=SMALLEST)
+
+
 def test_what_plans_cannot_run_for_every_step_is_named():
     inner = nn.TimeDistributed([nn.Embedding(9, 3), nn.Flatten()])
     model = nn.Sequential([inner, nn.LSTM(3)]).build((4, 5), random_state=0)
-    with pytest.raises(sc.UnsupportedOpError, match=r"time_distributed.embedding: plans cannot run"):
+    with pytest.raises(sc.UnsupportedOpError, match=r"time_distributed.flatten: plans cannot run"):
         sc.compile(model)

@@ -23,8 +23,11 @@ from .criteria import check_criterion, needs_grads
 from .demo import PRESETS, Demo
 from .errors import SecateurError
 from .measure import ROUNDS, compare
+from .models.view import view
+from .ner import Ner
 from .pruning import prune as prune_model
 from .reporting import MODELS, Column, kept_parameters, model_rows, nonzero_macs, print_table
+from .reporting.tagging import format_report
 from .shards import is_checkpoint
 from .storage import load, save
 
@@ -42,6 +45,11 @@ Batches = Annotated[list[int], typer.Option(min=1, help="A batch size; may be gi
 Seed = Annotated[int, typer.Option(min=0, help="Same number, same result.")]
 Data = Annotated[str, typer.Option(help="digits, fashion-mnist or FILE.npz with x and y.")]
 MODEL_SUFFIX = ".safetensors"
+TAGGERS = [
+    *(column for column in MODELS if column.key != "accuracy"),
+    Column("token F1", "token_f1", "{:.4f}".format),
+    Column("entity F1", "entity_f1", "{:.4f}".format),
+]
 
 
 def _say(line: str) -> None:
@@ -101,6 +109,40 @@ def demo(
         f"{data}, {preset}: {len(run.test[0]):,} test images; latency with {threads} thread(s), measured here"
     )
     _show({**run.about(), "rows": run.rows}, as_json, (run.rows, MODELS, title))
+    _say(f"written: {out}")
+
+
+@app.command()
+def ner(
+    train: Annotated[Path | None, typer.Option(help="A CoNLL file; WNUT-17's files if not given.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="One to choose the best epoch by.")] = None,
+    test: Annotated[Path | None, typer.Option(help="One to report on.")] = None,
+    tag_column: Annotated[int, typer.Option(help="Column of the tags, from 0; -1 is the last.")] = -1,
+    sparsity: Annotated[float, typer.Option(help="Share of the prunable weights to remove.")] = 0.8,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 20,
+    units: Annotated[int, typer.Option(min=1, help="Of the LSTM, in each direction.")] = 128,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a sentence; longer ones are cut.")] = 64,
+    random_state: Seed = 0,
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/ner"),
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a named-entity tagger on CoNLL files, prune it two ways, and report by tag and by entity."""
+    run = Ner(
+        train, valid, test, tag_column, sparsity, epochs, units, length,
+        random_state=random_state, out=out, threads=threads, say=_say,
+    )  # fmt: skip
+    try:
+        run.run()
+    except KeyboardInterrupt:
+        _say(f"secateur: interrupted; history.jsonl and what was finished are in {out}")
+        raise typer.Exit(1) from None
+    title = f"{len(run.test):,} test sentences; latency with {threads} thread(s), measured here"
+    _show({**run.about(), "rows": run.rows, "reports": run.reports}, as_json, (run.rows, TAGGERS, title))
+    if not as_json:
+        for name, report in run.reports.items():
+            print(f"\n{name}, by tag\n{format_report(report['tokens'])}")
+            print(f"\n{name}, by entity\n{format_report(report['entities'])}")
     _say(f"written: {out}")
 
 
@@ -240,7 +282,7 @@ def prune(
         random_state=random_state,
     )
     save(result.model, out)
-    x = np.random.default_rng(0).random((32, *(original.input_shape or ())), np.float32)
+    x = view(original).inputs(32)
     files = {str(model): (original, model), str(out): (result.model, out)}
     rows, _ = model_rows(files, x if test is None else test[0], test, threads)
     _show({"rows": rows, "history": result.history}, as_json, (rows, MODELS))

@@ -13,6 +13,12 @@ from .errors import UnsupportedOpError
 Description = list[dict[str, Any]]
 """A network: one dict a node, with its arrays."""
 
+WITHIN_STEPS = (
+    *("relu", "tanh", "sigmoid", "softmax", "layer_norm", "dropout"),
+    *("embedding", "conv1d", "global_max_pool1d"),
+)
+"""What can be run for every step by itself, Dense layers aside."""
+
 INPUT = "input"
 """What the network's input is called among a node's ``inputs``."""
 
@@ -65,6 +71,8 @@ class _Chain:
 
     def __init__(self, nodes: Description, last: str, ids: str | None = None) -> None:
         self.nodes, self.last, self.ids = nodes, last, ids
+        self.inside = False
+        """Whether a layer is run for every step by itself: what it has for steps is a row of an image."""
 
     def add(self, op: str, name: str, inputs: list[str] | None = None, **attributes: Any) -> None:
         node = {"op": op, "name": name, **attributes}
@@ -142,11 +150,41 @@ class _Chain:
     # Sequences: images of one column, whose rows are the steps
 
     def _embedding(self, layer: Any) -> None:
-        if self.last != INPUT:
+        ids = self.last == INPUT or (self.nodes[-1]["name"] == self.last and self.nodes[-1]["op"] == "slice")
+        if not ids:
             raise UnsupportedOpError(f"{layer.name}: plans look up the ids of the model's input alone")
         if layer.mask_zero:
             self.ids = self.last
         self.add("embedding", layer.name, weight=np.array(layer.params["weight"], np.float32))
+
+    def _slice(self, layer: Any) -> None:
+        count = 1 if layer.stop is None else layer.stop - layer.start
+        self.add("slice", layer.name, first=layer.start, count=count)
+
+    def _concatenate(self, layer: Any) -> None:
+        sides = []
+        for branch in layer.branches:
+            side = self.side()
+            side.extend(branch)
+            sides.append(side)
+        self.ids = next((side.ids for side in sides if side.ids is not None), None)
+        self.last = sides[0].last
+        for i, side in enumerate(sides[1:], 1):
+            name = layer.name if i == len(sides) - 1 else f"{layer.name}.{i}"
+            self.add("concat", name, [self.last, side.last])
+
+    def _conv1d(self, layer: Any) -> None:
+        """A column of an image; within a step, a row of one."""
+        window = _window(layer)
+        if self.inside:
+            window = {key: _turned(value) for key, value in window.items()}
+        weight = layer.params["weight"][..., None, :] if self.inside else layer.params["weight"][..., None]
+        dilation = layer.dilation[::-1] if self.inside else layer.dilation
+        self._weighted(layer, "conv2d", **window, weight=weight, dilation=list(dilation), groups=1)
+
+    def _global_max_pool1d(self, layer: Any) -> None:
+        size = [1, layer.input_shape[0]] if self.inside else [layer.input_shape[0], 1]
+        self.add("pool", layer.name, kind="max", size=size, strides=size, pads=[0] * 4)
 
     def _each_step(self, name: str, weight: Any, bias: Any, activation: str | None) -> None:
         """A product with every step by itself: a convolution by one pixel."""
@@ -162,8 +200,10 @@ class _Chain:
                 self._each_step(inner.name, inner.params["weight"], _bias(inner), activation)
                 if softmax:
                     self.add("softmax", f"{inner.name}.softmax")
-            elif inner.kind in ("relu", "tanh", "sigmoid", "softmax", "layer_norm", "dropout"):
+            elif inner.kind in WITHIN_STEPS:
+                self.inside = True
                 self.extend([inner])
+                self.inside = False
             else:
                 kind = type(inner).__name__
                 raise UnsupportedOpError(f"{inner.name}: plans cannot run a {kind} for every step")
@@ -200,6 +240,11 @@ def _bias(layer: Any, key: str = "bias") -> Any:
 
 def _window(layer: Any) -> dict[str, Any]:
     return {"size": list(layer.window), "strides": list(layer.strides), "pads": list(layer.pads)}
+
+
+def _turned(sides: list[int]) -> list[int]:
+    """Heights and widths, or top, left, bottom and right, with rows and columns exchanged."""
+    return sides[::-1] if len(sides) == 2 else [sides[i] for i in (1, 0, 3, 2)]
 
 
 def graph_of(input_shape: tuple[int, ...], description: Description) -> _core.Graph:
@@ -253,6 +298,8 @@ def graph_of(input_shape: tuple[int, ...], description: Description) -> _core.Gr
             edge = graph.layer_norm(name, x, node["scale"], node["shift"], node["epsilon"])
         elif op == "concat":
             edge = graph.concat(name, x, *others)
+        elif op == "slice":
+            edge = graph.slice(name, x, node["first"], node["count"])
         else:
             raise UnsupportedOpError(f"{name}: plans cannot run a node of type {op!r}")
         edges[name] = edge

@@ -174,6 +174,10 @@ impl Graph {
         self.graph.layer_norm(name, x, scale.as_slice()?.to_vec(), shift.as_slice()?.to_vec(), epsilon).map_err(to_py)
     }
 
+    fn slice(&mut self, name: &str, x: usize, first: usize, count: usize) -> PyResult<usize> {
+        self.graph.slice(name, x, (first, count)).map_err(to_py)
+    }
+
     fn concat(&mut self, name: &str, x: usize, y: usize) -> PyResult<usize> {
         self.graph.concat(name, (x, y)).map_err(to_py)
     }
@@ -225,7 +229,8 @@ impl CompiledPlan {
         let x = arrays::floats("x", x)?;
         let graph = self.plan.graph();
         let (input, output) = (graph.edge(plan::Graph::INPUT), graph.edge(graph.output_edge()));
-        let wanted = shown(input, graph.ids().is_some());
+        // Nobody shows the only feature of a sequence of ids as an axis.
+        let wanted = shown(input, input.shape.c == 1 && !graph.ids().is_empty());
         let Some((&images, _)) = x.shape().split_first().filter(|(_, rest)| *rest == wanted) else {
             let wanted: Vec<String> = wanted.iter().map(usize::to_string).collect();
             let wanted = wanted.join(", ");

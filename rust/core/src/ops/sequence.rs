@@ -99,3 +99,35 @@ impl Operator for Concat {
         "concat_f32".into()
     }
 }
+
+/// Some channels.
+pub struct Slice {
+    /// The first one.
+    pub first: usize,
+    /// Shapes of the input and the output.
+    pub shapes: (Shape, Shape),
+    /// Layout of the input; the output's is the same, or row-major where that is the same.
+    pub layout: Layout,
+    /// Images.
+    pub images: usize,
+}
+
+impl Operator for Slice {
+    fn run(&self, _executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
+        let (input, taken) = self.shapes;
+        let steps = self.layout.strides(input);
+        // As for `Concat`: groups of all channels, and the floats of one of them.
+        let (group, channel) = match self.layout {
+            Layout::ChannelsLast => (input.c, 1),
+            _ => (steps.group_step, steps.c),
+        };
+        let (from, len) = (self.first * channel, taken.c * channel);
+        for (to, x) in output.chunks_exact_mut(len.max(1)).zip(inputs[0].chunks_exact(group.max(1))) {
+            to.copy_from_slice(&x[from..from + len]);
+        }
+    }
+
+    fn kernel(&self) -> String {
+        "slice_f32".into()
+    }
+}

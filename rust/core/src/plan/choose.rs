@@ -13,7 +13,7 @@ use crate::ops::elementwise::{Activate, Add, Scale, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::{Pool, halves};
 use crate::ops::relayout::{Border, Relayout};
-use crate::ops::sequence::{Concat, LayerNorm, LookUp};
+use crate::ops::sequence::{Concat, LayerNorm, LookUp, Slice};
 use crate::ops::winograd::Winograd;
 use crate::ops::{Layout, Operator, Shape};
 use crate::simd::{Buffer, LANES, Target};
@@ -333,6 +333,7 @@ pub fn candidates(graph: &Graph, node: &Node, images: usize) -> Vec<Choice> {
         Op::Concat if graph.is_of_sequences() => same(layouts(input, images)),
         Op::Concat => same(layouts(input, images).into_iter().filter(|&it| it != Layout::ChannelsLast).collect()),
         Op::Softmax | Op::LayerNorm { .. } | Op::LookUp(_) => vec![plain(graph.outer(input), graph.outer(output))],
+        Op::Slice(_) => same(layouts(input, images)),
         Op::Recurrent(layer) => linear_candidates(graph, node, &layer.product, images)
             .into_iter()
             .map(|choice| {
@@ -538,6 +539,7 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
         Op::Softmax => Box::new(Softmax { features: input.c }),
         Op::LookUp(table) => Box::new(LookUp { table: table.clone(), features: output.c }),
         Op::Recurrent(layer) => layer.build(choice.kernel.unwrap_or(Kernel::Gemm), choice.input, images, target),
+        Op::Slice(first) => Box::new(Slice { first: *first, shapes: (input, output), layout: choice.input, images }),
         Op::LayerNorm { scale, shift, epsilon } => {
             Box::new(LayerNorm { scale: scale.clone(), shift: shift.clone(), epsilon: *epsilon })
         }

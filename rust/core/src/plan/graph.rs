@@ -10,6 +10,7 @@ use crate::ops::cell::Cell;
 use crate::ops::linear::{Linear, depthwise};
 use crate::ops::recurrent::Recurrent;
 use crate::ops::relayout::Border;
+use std::ops::Range;
 
 /// The element type of an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +61,10 @@ pub enum Op {
     Pad(Border),
     /// The sum of two edges, then an activation.
     Add(Activation),
-    /// A row of a table for every id.
+    /// A row of a table for every id: (ids, h, 1) to (features, h, ids).
     LookUp(Vec<f32>),
+    /// Channels from this one on.
+    Slice(usize),
     /// All steps of a recurrent layer behind the product with its input; a second edge holds ids, 0 for padding.
     Recurrent(Recurrent),
     /// Features brought to mean 0 and variance 1.
@@ -144,15 +147,16 @@ impl Graph {
         if self.sequences { Layout::ChannelsLast.canonical(shape) } else { Layout::RowMajor }
     }
 
-    /// Ids are below this number, where the input is ids.
-    pub fn ids(&self) -> Option<usize> {
-        let table = self.nodes.iter().find_map(|node| match &node.op {
-            Op::LookUp(table) if node.input() == Graph::INPUT => {
-                Some(table.len() / self.edge(node.output).shape.c.max(1))
-            }
-            _ => None,
+    /// The features of the input that are ids, and the number that these are below.
+    pub fn ids(&self) -> Vec<(Range<usize>, usize)> {
+        let ids = self.nodes.iter().filter_map(|node| {
+            let Op::LookUp(table) = &node.op else { return None };
+            let slice = self.nodes.iter().find(|slice| slice.output == node.input());
+            let from = slice.map_or(0, |slice| if let Op::Slice(from) = slice.op { from } else { 0 });
+            let rows = table.len() / self.edge(node.output).shape.c.max(1);
+            Some((from..from + self.edge(node.input()).shape.c, rows))
         });
-        table
+        ids.collect()
     }
 
     /// Whether dense convolutions may run by Winograd's algorithm, whose error has a wider bound (see
@@ -207,6 +211,8 @@ impl Graph {
         let over = match &op {
             Op::Flatten => true,
             Op::Recurrent(layer) => !layer.sequences,
+            // Over all steps at once.
+            Op::Pool { window, .. } => window.size == (self.edges[inputs[0]].shape.h, 1),
             _ => false,
         };
         self.edges.push(Edge { dtype: Dtype::F32, shape, timed: self.edges[inputs[0]].timed && !over });
@@ -370,19 +376,34 @@ impl Graph {
         Ok(self.push(name, Op::Flatten, &[from], shape))
     }
 
-    /// A row of `table` (ids, features) for every id.
+    /// A row of `table` (ids, features) for every id of the network's input, or of a slice of it. Where a step has several,
+    /// their rows are its pixels.
     ///
     /// # Errors
-    /// Where the edge has more than one feature, or the table no whole rows.
+    /// Where the edge is another one, or the table has no whole rows.
     pub fn look_up(&mut self, name: &str, from: usize, table: Vec<f32>, features: usize) -> Result<usize> {
         let Shape { c, h, w } = self.read(name, from)?;
-        if c != 1 || !self.sequences || from != Graph::INPUT {
+        let slices =
+            |node: &Node| node.output == from && matches!(node.op, Op::Slice(_)) && node.input() == Graph::INPUT;
+        if w != 1 || !self.sequences || !(from == Graph::INPUT || self.nodes.iter().any(slices)) {
             return Err(argument!("{name}: takes the ids of the network's input, not ({c}, {h}, {w})"));
         }
         if features == 0 || table.is_empty() || !table.len().is_multiple_of(features) {
             return Err(argument!("{name}: {} numbers are not rows of {features}", table.len()));
         }
-        Ok(self.push(name, Op::LookUp(table), &[from], Shape { c: features, h, w }))
+        Ok(self.push(name, Op::LookUp(table), &[from], Shape { c: features, h, w: c }))
+    }
+
+    /// `count` channels from `first` on.
+    ///
+    /// # Errors
+    /// Where the edge does not have them.
+    pub fn slice(&mut self, name: &str, from: usize, (first, count): (usize, usize)) -> Result<usize> {
+        let shape = self.read(name, from)?;
+        if count == 0 || first.checked_add(count).is_none_or(|end| end > shape.c) {
+            return Err(argument!("{name}: {count} channels from {first} on, of {}", shape.c));
+        }
+        Ok(self.push(name, Op::Slice(first), &[from], Shape { c: count, ..shape }))
     }
 
     /// A recurrent layer: `products` holds those with its input, all gates of every step, and `weights` (gates · units, units)

@@ -254,8 +254,9 @@ impl Plan {
         if x.len() != images * input || y.len() != images * output {
             return Err(argument!("x: {} values for {images} images of {input}", x.len()));
         }
-        if let Some(ids) = self.graph.ids() {
-            let wrong = x.iter().find(|&&id| !(id >= 0.0 && id < ids as f32 && id.fract() == 0.0));
+        for (features, ids) in self.graph.ids() {
+            let steps = x.chunks(self.graph.input().c.max(1)).flat_map(|step| &step[features.clone()]);
+            let wrong = steps.copied().find(|&id| !(id >= 0.0 && id < ids as f32 && id.fract() == 0.0));
             if let Some(id) = wrong {
                 return Err(argument!("x: expected ids from 0 to {}, got {id}", ids.saturating_sub(1)));
             }
@@ -354,6 +355,7 @@ fn op_name(op: &Op) -> &'static str {
         Op::Pad(_) => "Pad",
         Op::Add(_) => "Add",
         Op::LookUp(_) => "Embedding",
+        Op::Slice(_) => "Slice",
         Op::Recurrent(layer) => match layer.cell {
             Cell::Lstm => "LSTM",
             Cell::Gru => "GRU",
