@@ -67,7 +67,7 @@ def run(*arguments, capsys):
 def test_help_of_every_command(capsys):
     code, out, _ = run("--help", capsys=capsys)
     assert code == 0
-    for command in ("demo", "inspect", "prune", "compile", "bench"):
+    for command in ("demo", "ner", "inspect", "prune", "compile", "bench"):
         assert command in out
         code, text, err = run(command, "--help", capsys=capsys)
         assert (code, err) == (0, "")

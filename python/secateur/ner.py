@@ -294,7 +294,9 @@ class Ner:
         self.say(f"{phase}: {model.num_parameters():,} parameters, {self.epochs} epochs")
         fit = self._fit(phase, history, self.epochs)
         if phase == "dynamic":
-            fit["callbacks"].append(DynamicPruner(Gradual(self.sparsity, scope="erk", every=20, end=0.6)))
+            every = max(1, min(20, len(self.train) // BATCH // 4))
+            method = Gradual(self.sparsity, scope="erk", every=every, end=0.6)
+            fit["callbacks"].append(DynamicPruner(method))
         fit["callbacks"].append(nn.LearningRate("cosine"))
         model.fit(**fit, random_state=self.random_state)
         return model

@@ -98,7 +98,7 @@ class Conv2D(Packable, WindowLayer):
                 f"{self.name}: {input_shape[0]} channels cannot be cut into {self.groups} groups"
             )
         channels, taps = input_shape[0] // self.groups, self.window[0] * self.window[1]
-        shape = (self.filters, channels, *self.window)
+        shape = self._weight_shape(channels)
         filters = self.filters // self.groups
         self.params = {"weight": glorot_uniform(rng, shape, channels * taps, filters * taps)}
         if self.use_bias:
@@ -159,6 +159,9 @@ class Conv2D(Packable, WindowLayer):
         packed = PackedFilters(filters, self.strides, self.pads, self.dilation, self.groups)
         packed.mask = mask
         return packed
+
+    def _weight_shape(self, channels: int) -> Shape:
+        return (self.filters, channels, *self.window)
 
     def _images_weight(self) -> FloatArray:
         """The weights with both axes of the window, of a layer that shows only one of them."""

@@ -63,8 +63,10 @@ class Conv1D(Conv2D):
             raise ValueError(f"{self.name}: expected samples of (steps, features), got shape {input_shape}")
         steps, features = input_shape
         filters, after, _ = super()._build((features, steps, 1), rng)
-        self.params["weight"] = self.params["weight"][..., 0]
         return (after, filters)
+
+    def _weight_shape(self, channels: int) -> Shape:
+        return (self.filters, channels, self.window[0])
 
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
         return _sequence(super().forward(_image(x), training))

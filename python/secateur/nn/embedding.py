@@ -14,7 +14,7 @@ LARGEST = 1 << 24
 
 
 class Embedding(Layer):
-    """A vector for every id: row i of ``weight``, (input_dim, output_dim).
+    """A vector for every id: row i of ``weight``, (input_dim, output_dim), at first of length 1 on average.
 
         Its weights are not counted as prunable: looking a row up costs the same however many zeros it has.
 
@@ -56,7 +56,8 @@ class Embedding(Layer):
         self._ids: NDArray[np.intp] | None = None
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
-        weight = rng.uniform(-0.05, 0.05, (self.input_dim, self.output_dim))
+        limit = np.sqrt(3 / self.output_dim)
+        weight = rng.uniform(-limit, limit, (self.input_dim, self.output_dim))
         self.params = {"weight": weight.astype(np.float32)}
         return (*input_shape, self.output_dim)
 
