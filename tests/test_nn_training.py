@@ -479,7 +479,7 @@ def test_softmax_before_crossentropy_is_refused():
         (r"^learning_rate: expected a number in \[0, inf\), got nan", lambda: nn.Adam(float("nan"))),
         (r"^momentum: expected a number in \[0, 1\), got 1", lambda: nn.SGD(0.1, momentum=1)),
         (r"^patience: expected a positive integer", lambda: nn.EarlyStopping(patience=0)),
-        (r"^kind: unknown layer 'gru'; choose from", lambda: nn.Layer.from_config({"kind": "gru"})),
+        (r"^kind: unknown layer 'capsule'; choose from", lambda: nn.Layer.from_config({"kind": "capsule"})),
         (r"^dense: expected flat samples, got shape \(1, 4, 4\); put", lambda: mlp().build((1, 4, 4))),
         (r"^conv2d: expected images of shape", lambda: nn.Sequential([nn.Conv2D(3, 3)]).build((28, 28))),
         (r"^max_pool2d: a window of \(2, 2\)", lambda: nn.Sequential([nn.MaxPool2D()]).build((1, 1, 4))),

@@ -35,7 +35,6 @@ class Embedding(Layer):
         Examples
         --------
         >>> import numpy as np
-    from numpy.typing import NDArray
         >>> from secateur import nn
         >>> layer = nn.Embedding(100, 8)
         >>> layer.build((5,), np.random.default_rng(0))
