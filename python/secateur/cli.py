@@ -119,7 +119,7 @@ def ner(
     test: Annotated[Path | None, typer.Option(help="One to report on.")] = None,
     tag_column: Annotated[int, typer.Option(help="Column of the tags, from 0; -1 is the last.")] = -1,
     sparsity: Annotated[float, typer.Option(help="Share of the prunable weights to remove.")] = 0.8,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 30,
     units: Annotated[int, typer.Option(min=1, help="Of the LSTM, in each direction.")] = 128,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a sentence; longer ones are cut.")] = 64,
     random_state: Seed = 0,
@@ -367,10 +367,9 @@ def bench(
         if str(file) in plans:
             raise ValueError(f"files: {file} is given twice")
         plans[str(file)] = plan
-    shape = next(iter(plans.values())).input_shape
     rows = []
     for size in batch:
-        x = np.random.default_rng(0).random((size, *shape), np.float32)
+        x = next(iter(plans.values())).inputs(size)
         for name, latency in compare(plans, x, rounds=rounds).items():
             threads_used = plans[name].threads
             rows.append({"file": name, "batch": size, "threads": threads_used, **latency._asdict()})

@@ -163,6 +163,12 @@ class Plan:
             raise ValueError("x: expected finite values, got NaN or infinity")
         return self._plan.run(x)
 
+    def inputs(self, batch: int) -> NDArray[np.float32]:
+        """`batch` samples to measure with: random numbers, or ids where the network looks some up."""
+        rng, shape = np.random.default_rng(0), (batch, *self.input_shape)
+        ids = [len(node["weight"]) for node in self.description if node["op"] == "embedding"]
+        return rng.integers(0, min(ids), shape).astype(np.float32) if ids else rng.random(shape, np.float32)
+
     def tune(self) -> Plan:
         """Time every node again on this machine, as it is now, and take the new choices."""
         self._plan.tune()

@@ -29,7 +29,7 @@ from .vocabulary import Vocabulary, encode_tags
 
 Sentences = Sequence[conll.Sentence]
 
-BATCH, RATE = 32, 2e-3
+BATCH, RATE = 32, 4e-3
 STEPS = 3
 """Steps of static pruning."""
 HELD_OUT = 10
@@ -192,7 +192,7 @@ class Ner:
         test: str | os.PathLike[str] | None = None,
         tag_column: int = -1,
         sparsity: float = 0.8,
-        epochs: int = 20,
+        epochs: int = 30,
         units: int = 128,
         length: int = 64,
         word_length: int = 20,

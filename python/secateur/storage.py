@@ -210,11 +210,11 @@ def _restore_model(contents: Contents) -> Sequential:
     model = Sequential.from_config({**config, "input_shape": None})
     if input_shape is None:
         return model
-    # Features or channels; how many ids or steps there are says nothing of arrays.
+    # Features or channels; how many steps there are says nothing of arrays, nor how many ids.
     width = input_shape[1] if len(input_shape) == 2 else input_shape[0]
-    looked_up = isinstance(next(model.leaves()), Embedding)
+    looked_up = any(isinstance(leaf, Embedding) for leaf in model.leaves())
     longest = max((max(array.shape, default=0) for array in tensors.values()), default=width)
-    if width > longest and not looked_up:
+    if width > (max(longest, MOST_IDS) if looked_up else longest):
         raise ValueError(f"there are no weights for samples of shape {input_shape}")
     model.build(input_shape, _Shapes(array.shape for array in tensors.values()))
     parameters = model.parameters()
@@ -297,6 +297,9 @@ def _restore_checkpoint(contents: Contents) -> TrainingCheckpoint:
 
 # Kind "plan": the network as JSON, its arrays as "NODE.ARRAY" (zero weights as a mask), and the choices with
 # the CPU that they were measured on: on another one they are no hint, and the cost model chooses.
+
+MOST_IDS = 1 << 20
+"""Ids of a sample, or of a step, that a model may have been built for."""
 
 _MATRICES = ("weight",)
 _VECTORS = ("bias", "scale", "shift")

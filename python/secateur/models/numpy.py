@@ -263,9 +263,9 @@ class SequentialView:
     def inputs(self, batch: int) -> FloatArray:
         rng = np.random.default_rng(0)
         shape = (batch, *self._input_shape)
-        first = next(self.model.leaves())
-        if isinstance(first, nn.Embedding):
-            return rng.integers(0, first.input_dim, shape).astype(np.float32)
+        ids = [leaf.input_dim for leaf in self.model.leaves() if isinstance(leaf, nn.Embedding)]
+        if ids:
+            return rng.integers(0, min(ids), shape).astype(np.float32)
         return rng.standard_normal(shape, dtype=np.float32)
 
 

@@ -54,9 +54,10 @@ class Dense(PackableMatrices):
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         if len(input_shape) != 1:
-            raise ValueError(
-                f"{self.name}: expected flat samples, got shape {input_shape}; put Flatten() before it"
+            instead = (
+                "put Flatten() before it" if len(input_shape) != 2 else "TimeDistributed is for every step"
             )
+            raise ValueError(f"{self.name}: expected flat samples, got shape {input_shape}; {instead}")
         features = input_shape[0]
         self.params = {"weight": glorot_uniform(rng, (self.units, features), features, self.units)}
         if self.use_bias:

@@ -14,33 +14,33 @@ LARGEST = 1 << 24
 
 
 class Embedding(Layer):
-    """A vector for every id: row i of ``weight``, (input_dim, output_dim), at first of length 1 on average.
+    """A vector for every id: row i of ``weight``, (input_dim, output_dim), at first normal numbers.
 
-        Its weights are not counted as prunable: looking a row up costs the same however many zeros it has.
+    Its weights are not counted as prunable: looking a row up costs the same however many zeros it has.
 
-        Parameters
-        ----------
-        input_dim : int
-            Ids are from 0 to this, at most 2²⁴.
-        output_dim : int
-            Numbers of a vector.
-        mask_zero : bool, default=False
-            Id 0 is padding: recurrent layers leave their state as it is there, and output 0.
+    Parameters
+    ----------
+    input_dim : int
+        Ids are from 0 to this, at most 2²⁴.
+    output_dim : int
+        Numbers of a vector.
+    mask_zero : bool, default=False
+        Id 0 is padding: recurrent layers leave their state as it is there, and output 0.
 
-        Raises
-        ------
-        ValueError
-            If a number is not positive or too large; on use, if an id has no vector.
+    Raises
+    ------
+    ValueError
+        If a number is not positive or too large; on use, if an id has no vector.
 
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from secateur import nn
-        >>> layer = nn.Embedding(100, 8)
-        >>> layer.build((5,), np.random.default_rng(0))
-        (5, 8)
-        >>> layer.forward(np.array([[1, 2, 3, 4, 0]])).shape
-        (1, 5, 8)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur import nn
+    >>> layer = nn.Embedding(100, 8)
+    >>> layer.build((5,), np.random.default_rng(0))
+    (5, 8)
+    >>> layer.forward(np.array([[1, 2, 3, 4, 0]])).shape
+    (1, 5, 8)
     """
 
     kind = "embedding"
@@ -55,8 +55,7 @@ class Embedding(Layer):
         self._ids: NDArray[np.intp] | None = None
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
-        limit = np.sqrt(3 / self.output_dim)
-        weight = rng.uniform(-limit, limit, (self.input_dim, self.output_dim))
+        weight = rng.standard_normal((self.input_dim, self.output_dim))
         self.params = {"weight": weight.astype(np.float32)}
         return (*input_shape, self.output_dim)
 

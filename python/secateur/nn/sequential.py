@@ -90,7 +90,7 @@ class Sequential:
         Parameters
         ----------
         input_shape : sequence of int
-            One sample's shape: (features,) or (channels, height, width).
+            One sample's shape: (features,), (steps, features), (channels, height, width), or (steps,) of ids.
         random_state : int, numpy.random.Generator or None
             Draws the first weights.
 
@@ -148,7 +148,7 @@ class Sequential:
         }
 
     def prunable(self) -> list[str]:
-        """The names of the parameters that pruning may touch: weights of Dense and Conv2D."""
+        """The names of the parameters that pruning may touch: weights, but for those of `Embedding`."""
         return [f"{layer.name}.{key}" for layer in self.leaves() for key in layer.prunable]
 
     @property
@@ -233,7 +233,7 @@ class Sequential:
         held = [array for layer in leaves for array in (*layer.arrays(), *layer.masks.values())]
         packed = sum(layer.packed_bytes() for layer in leaves)
         slots = () if optimizer is None else optimizer.slots.values()
-        floats = int(np.prod(shape)) + sum(int(np.prod(layer.output_shape)) for layer in leaves)
+        floats = int(np.prod(shape)) + sum(int(np.prod(leaf.output_shape)) * leaf.times for leaf in leaves)
         return {
             "weights": sum(array.nbytes for array in held) + packed,
             "state": sum(array.nbytes for memory in slots for array in memory.values()),
@@ -401,7 +401,8 @@ class Sequential:
         x : array of shape (n, *input_shape)
             Any real dtype; converted to float32 once.
         y : array
-            Integer labels of shape (n,) for cross-entropy, numbers of the outputs' shape for MSE.
+            Integer labels of shape (n,) for cross-entropy, (n, steps) where every step has logits; numbers of
+            the outputs' shape for MSE.
         epochs : int
             Passes over the data in all, those of a resumed run included.
         batch_size : int
@@ -433,7 +434,7 @@ class Sequential:
         alpha : float
             In [0, 1]: how much the teacher counts.
         packed : {"auto"}, float or None
-            Which pruned Dense and Conv2D layers are trained on their nonzeros alone, with a cost that falls
+            Which pruned layers are trained on their nonzeros alone, with a cost that falls
             with the density. "auto": those for which this is measured to be faster; the logs have the share
             of the multiply-adds as ``"packed"``. A number: those of that density and less, without measuring,
             so that the same seed gives the same bits. None: none. The results differ by rounding.

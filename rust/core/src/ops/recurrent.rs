@@ -91,7 +91,7 @@ impl Operator for Recurrence {
         let (product, scratch) = scratch.split_at_mut(products);
         state.fill(0.0);
         memory.fill(0.0);
-        let mut padding = vec![false; samples];
+        let mut padding = vec![false; if inputs.len() > 1 { samples } else { 0 }];
         for turn in 0..steps {
             let step = if reverse { steps - 1 - turn } else { turn };
             self.product.run(executor, &[&state[..groups * size]], &mut product[..groups * size * gates], scratch);
