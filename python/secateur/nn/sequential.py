@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import training
+from . import accounts, training
 from .activations import Softmax
 from .callbacks import Callback
 from .checkpoint import TrainingCheckpoint
@@ -228,53 +228,13 @@ class Sequential:
         >>> model.memory(batch_size=8)
         {'weights': 928, 'state': 0, 'activations': 1024}
         """
-        shape, samples = self._check_built(), positive("batch_size", batch_size)
-        leaves = list(self.leaves())
-        held = [array for layer in leaves for array in (*layer.arrays(), *layer.masks.values())]
-        packed = sum(layer.packed_bytes() for layer in leaves)
-        slots = () if optimizer is None else optimizer.slots.values()
-        floats = int(np.prod(shape)) + sum(int(np.prod(leaf.output_shape)) * leaf.times for leaf in leaves)
-        return {
-            "weights": sum(array.nbytes for array in held) + packed,
-            "state": sum(array.nbytes for memory in slots for array in memory.values()),
-            "activations": 4 * samples * floats,
-        }
+        self._check_built()
+        return accounts.memory(self, positive("batch_size", batch_size), optimizer)
 
     def summary(self) -> str:
         """A table of the layers: output shape, parameters, those that are not 0, multiply-adds."""
         self._check_built()
-        rows = [("layer", "output shape", "parameters", "nonzero", "MACs")]
-        for layer in self.leaves():
-            size = sum(array.size for array in layer.params.values())
-            nonzero = sum(int(np.count_nonzero(array)) for array in layer.params.values())
-            rows.append(
-                (
-                    layer.name,
-                    str(layer.output_shape),
-                    f"{size:,}",
-                    f"{nonzero:,}",
-                    f"{layer.macs() * layer.times:,}",
-                )
-            )
-        rows.append(
-            (
-                "total",
-                "",
-                f"{self.num_parameters():,}",
-                f"{self.num_parameters(nonzero=True):,}",
-                f"{self.macs():,}",
-            )
-        )
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return accounts.table(self)
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}])"
