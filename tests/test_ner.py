@@ -79,15 +79,9 @@ def test_unknown_tags_long_sentences_and_no_validation(files, tmp_path):
         file.write("Acme\tX\tB-company\n\n" + "word\tX\tO\n" * 30 + "Ada\tX\tB-person\n")
     said = []
     job = ner.Ner(
-        files["train"],
-        None,
-        files["test"],
-        epochs=1,
-        units=4,
-        length=8,
-        out=tmp_path / "run",
+        files["train"], None, files["test"], epochs=1, units=4, length=8, crf=True, out=tmp_path / "run",
         say=said.append,
-    )
+    )  # fmt: skip
     assert len(job.valid) == 24 and len(job.train) == 216
     job.run()
     assert "test: 1 tokens with the tag B-company, which the training set does not have" in said
@@ -97,6 +91,13 @@ def test_unknown_tags_long_sentences_and_no_validation(files, tmp_path):
     total = sum(tag != "O" for sentence in job.test for tag in sentence.tags)
     assert report["tokens"]["micro avg"]["support"] == total
     assert report["entities"]["company"]["support"] == 1
+
+
+def test_a_crf_learns_too(files, tmp_path):
+    job = ner.Ner(*files.values(), epochs=30, units=16, length=12, crf=True, out=tmp_path / "run")
+    with (tmp_path / "history").open("w") as history:
+        model = job._trained("dynamic", history)
+    assert job.scores(model, job.test)["entities"]["micro avg"]["f1-score"] > 0.9
 
 
 def test_the_same_number_gives_the_same_weights(files, tmp_path):

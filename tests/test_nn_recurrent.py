@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -308,7 +310,76 @@ def test_what_ignored_labels_do():
         loss.check(np.array([0, -2]), (3,))
 
 
+def crf_by_enumeration(logits, transitions, y, counts):
+    """Minus the log-likelihood, over all sequences; and the best one of each sample."""
+    total, best = 0.0, []
+    for row, labels, valid in zip(logits, y, counts, strict=True):
+        row, labels = row[valid], labels[valid]
+        scores = {}
+        for tags in itertools.product(range(row.shape[1]), repeat=len(row)):
+            pairs = itertools.pairwise(tags)
+            scores[tags] = sum(r[t] for r, t in zip(row, tags, strict=True)) + sum(
+                transitions[p] for p in pairs
+            )
+        total += np.log(sum(np.exp(s) for s in scores.values())) - scores[tuple(labels)]
+        best.append(max(scores, key=scores.get))
+    return total / counts.sum(), best
+
+
+def test_a_crf_is_what_enumeration_says():
+    rng = np.random.default_rng(0)
+    crf = nn.CRF()
+    crf.build((5, 3), rng)
+    model = nn.Sequential([crf])
+    crf.params["transitions"][...] = rng.normal(size=(3, 3))
+    logits = rng.normal(size=(5, 5, 3)).astype(np.float32)
+    y = rng.integers(0, 3, (5, 5))
+    counts = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1], [0, 0, 0, 1, 1], [0] * 5], bool)
+    y[~counts] = -1
+    loss = nn.CRFLoss(ignore_index=-1)
+    loss.bind(model)
+    value, dy = loss.gradient(logits, y)
+    transitions = crf.params["transitions"].astype(np.float64)
+    wanted, best = crf_by_enumeration(logits.astype(np.float64), transitions, y, counts)
+    assert value == pytest.approx(wanted)
+    close(
+        dy,
+        reference.numeric_gradient(lambda v: crf_by_enumeration(v, transitions, y, counts)[0], logits),
+        1e-5,
+    )
+    numeric = reference.numeric_gradient(
+        lambda v: crf_by_enumeration(logits.astype(np.float64), v, y, counts)[0], transitions
+    )
+    close(crf.backward(dy), dy)
+    close(crf.grads["transitions"], numeric, 1e-5)
+    found = crf.decode(logits, counts)
+    assert [tuple(row[valid]) for row, valid in zip(found, counts, strict=True)] == best
+    assert not found[~counts].any()
+    right = sum(int((row[valid] == tags).sum()) for row, valid, tags in zip(y, counts, best, strict=True))
+    assert loss.accuracy(logits, y) == pytest.approx(right / counts.sum())
+
+
+def test_a_tagger_with_a_crf_is_pruned_saved_and_compiled(tmp_path):
+    x, y = sentences(np.random.default_rng(0), 300)
+    model = nn.Sequential([*tagger().layers, nn.CRF()])
+    pruner = sc.DynamicPruner(sc.Gradual(0.6, every=10))
+    model.fit(
+        x, y, epochs=12, loss=nn.CRFLoss(ignore_index=-1), optimizer=nn.Adam(0.01), callbacks=[pruner],
+        random_state=0, progress=False,
+    )  # fmt: skip
+    assert model.evaluate(x, y)["accuracy"] > 0.9
+    sc.save(model, tmp_path / "m.safetensors")
+    again = sc.load(tmp_path / "m.safetensors")
+    assert again.evaluate(x, y) == model.evaluate(x, y)
+    np.testing.assert_allclose(sc.compile(model)(x), model.predict(x), rtol=0, atol=1e-4)
+    with pytest.raises(
+        ValueError, match="loss: crf is for models that end in a CRF, not in time_distributed"
+    ):
+        tagger().fit(x, y, loss=nn.CRFLoss(), progress=False)
+
+
 @pytest.mark.parametrize(("make", "message"), [
+    (lambda: nn.CRF().build((4,), RNG), "crf: expected samples of"),
     (lambda: nn.LSTM(0), "units: expected a positive integer"),
     (lambda: nn.SimpleRNN(3, activation="sigmoid"), 'activation: expected "tanh" or "relu"'),
     (lambda: nn.GRU(3).build((4,), RNG), r"gru: expected samples of \(steps, features\)"),

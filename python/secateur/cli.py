@@ -122,6 +122,7 @@ def ner(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 30,
     units: Annotated[int, typer.Option(min=1, help="Of the LSTM, in each direction.")] = 128,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a sentence; longer ones are cut.")] = 64,
+    crf: Annotated[bool, typer.Option(help="Choose the tags of a sentence together.")] = False,
     random_state: Seed = 0,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/ner"),
     threads: Threads = 1,
@@ -129,7 +130,7 @@ def ner(
 ) -> None:
     """Train a named-entity tagger on CoNLL files, prune it two ways, and report by tag and by entity."""
     run = Ner(
-        train, valid, test, tag_column, sparsity, epochs, units, length,
+        train, valid, test, tag_column, sparsity, epochs, units, length, crf=crf,
         random_state=random_state, out=out, threads=threads, say=_say,
     )  # fmt: skip
     try:

@@ -129,6 +129,8 @@ class _Chain:
     def _dropout(self, layer: Any) -> None:
         pass
 
+    _crf = _dropout
+
     def _flatten(self, layer: Any) -> None:
         self.add("flatten", layer.name)
         self.ids = None

@@ -94,11 +94,11 @@ class Encoder:
         }
 
 
-def network(encoder: Encoder, units: int) -> nn.Sequential:
+def network(encoder: Encoder, units: int, crf: bool = False) -> nn.Sequential:
     """The tagger, not built yet; its outputs are logits of shape (n, length, tags).
 
     Vectors of words, and what a convolution finds in their letters (Ma & Hovy, 1603.01354), go through an
-    LSTM in both directions. Without the paper's last layer, a CRF: tags are chosen one by one.
+    LSTM in both directions. Tags are chosen one by one, or with a CRF, the paper's last layer, together.
     """
     words = [nn.Slice(0), nn.Embedding(len(encoder.words), 64, mask_zero=True)]
     of_a_word = [
@@ -114,6 +114,7 @@ def network(encoder: Encoder, units: int) -> nn.Sequential:
             nn.Bidirectional(nn.LSTM(units, return_sequences=True)),
             nn.Dropout(0.5),
             nn.TimeDistributed(nn.Dense(len(encoder.tags))),
+            *([nn.CRF()] if crf else []),
         ]
     )
 
@@ -163,6 +164,8 @@ class Ner:
         Of the LSTM, in each direction.
     length, word_length : int
         Longer sentences and words are cut: tokens beyond count as found in no entity.
+    crf : bool
+        Whether the tags of a sentence are chosen together.
     random_state : int
         Same number, same weights.
     out : path-like
@@ -196,6 +199,7 @@ class Ner:
         units: int = 128,
         length: int = 64,
         word_length: int = 20,
+        crf: bool = False,
         random_state: int = 0,
         out: str | os.PathLike[str] = "runs/ner",
         threads: int | None = 1,
@@ -208,7 +212,7 @@ class Ner:
             if value < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {value}")
         self.sparsity, self.epochs, self.units, self.random_state = sparsity, epochs, units, random_state
-        self.out, self.threads, self.say = Path(out), threads, say
+        self.crf, self.out, self.threads, self.say = bool(crf), Path(out), threads, say
         self.train, self.valid, self.test = _splits(train, valid, test, tag_column)
         self.encoder = Encoder.of(self.train, length, word_length)
         self.unknown = self.encoder.y(self.test)[1]
@@ -249,6 +253,7 @@ class Ner:
             "sparsity": self.sparsity,
             "epochs": self.epochs,
             "units": self.units,
+            "crf": self.crf,
             "random_state": self.random_state,
             "sentences": {"train": len(self.train), "valid": len(self.valid), "test": len(self.test)},
             "tags": list(self.encoder.tags),
@@ -267,7 +272,10 @@ class Ner:
 
     def scores(self, model: nn.Sequential, sentences: Sentences) -> dict[str, Any]:
         """The report by tag, without O, and that by entity."""
-        found = self.encoder.decode(model.predict(self.encoder.x(sentences)).argmax(axis=-1), sentences)
+        x = self.encoder.x(sentences)
+        logits, last = model.predict(x), model.layers[-1]
+        numbers = last.decode(logits, x[..., 0] != 0) if isinstance(last, nn.CRF) else logits.argmax(axis=-1)
+        found = self.encoder.decode(numbers, sentences)
         true = [list(sentence.tags) for sentence in sentences]
         labels = [tag for tag in conll.tag_set([*self.train, *sentences]) if tag != "O"]
         tokens = token_report([*chain(*true)], [*chain(*found)], labels)
@@ -281,7 +289,7 @@ class Ner:
             "epochs": epochs,
             "batch_size": BATCH,
             "optimizer": nn.Adam(RATE),
-            "loss": nn.SparseCategoricalCrossentropy(ignore_index=-1),
+            "loss": (nn.CRFLoss if self.crf else nn.SparseCategoricalCrossentropy)(ignore_index=-1),
             "validation_data": (self.encoder.x(self.valid), self.encoder.y(self.valid)[0]),
             "callbacks": [_Best(self, history, phase)],
             "packed": 0.2,  # not by measuring: the same number gives the same weights
@@ -290,7 +298,7 @@ class Ner:
     def _trained(self, phase: str, history: TextIO) -> nn.Sequential:
         """The tagger from its first weights, dense or pruned on the way."""
         shape = (self.encoder.length, 1 + self.encoder.word_length)
-        model = network(self.encoder, self.units).build(shape, self.random_state)
+        model = network(self.encoder, self.units, self.crf).build(shape, self.random_state)
         self.say(f"{phase}: {model.num_parameters():,} parameters, {self.epochs} epochs")
         fit = self._fit(phase, history, self.epochs)
         if phase == "dynamic":

@@ -27,7 +27,7 @@ WIDE = (nn.Dense, nn.Conv2D)
 SEPARATE = (nn.MaxPool2D, nn.AveragePool2D, nn.GlobalMaxPool1D, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Dropout)
 RECURRENT = (nn.SimpleRNN, nn.LSTM, nn.GRU)
 # What mixes neurons, or takes none.
-OTHERS = (nn.Embedding, nn.Slice, nn.LayerNorm, nn.Softmax, nn.BatchNorm, nn.Flatten)
+OTHERS = (nn.Embedding, nn.Slice, nn.LayerNorm, nn.CRF, nn.Softmax, nn.BatchNorm, nn.Flatten)
 KNOWN = (*WIDE, *SEPARATE, *RECURRENT, *OTHERS)
 
 
@@ -61,7 +61,8 @@ class SequentialView:
     @property
     def _last(self) -> nn.Layer:
         """The layer that makes the model's output."""
-        return _flat(self.model.layers)[-1]
+        layers = _flat(self.model.layers)
+        return layers[-2] if isinstance(layers[-1], nn.CRF) and len(layers) > 1 else layers[-1]
 
     def _owned(self) -> Iterator[tuple[str, str, nn.Layer, str]]:
         """Every prunable tensor: its name, the first one's that shares its memory (its own unless tied), its
@@ -202,7 +203,7 @@ class SequentialView:
                 break
             yield after
         else:
-            if chain[-1] is self._last:
+            if layer is self._last or chain[-1] in (self._last, self.model.layers[-1]):
                 return
         raise UnsupportedOpError(f"{layer.name}: neurons that are {why}, cannot be removed")
 

@@ -7,6 +7,7 @@ from .callbacks import Callback, Checkpoint, EarlyStopping, FitState
 from .checkpoint import TrainingCheckpoint
 from .conv import Conv2D
 from .conv1d import Conv1D, GlobalMaxPool1D
+from .crf import CRF, CRFLoss
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
@@ -23,6 +24,7 @@ from .sequential import Sequential
 from .time_distributed import TimeDistributed
 
 __all__ = [
+    "CRF",
     "GRU",
     "LSTM",
     "SGD",
@@ -30,6 +32,7 @@ __all__ = [
     "AveragePool2D",
     "BatchNorm",
     "Bidirectional",
+    "CRFLoss",
     "Callback",
     "Checkpoint",
     "Concatenate",

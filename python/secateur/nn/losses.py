@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .layers import FloatArray, Shape
+
+if TYPE_CHECKING:
+    from .sequential import Sequential
 
 LOSSES: dict[str, type[Loss]] = {}
 """Every loss class by its `name`."""
@@ -23,6 +26,9 @@ class Loss:
     def __init_subclass__(cls) -> None:
         if "name" in cls.__dict__:
             LOSSES[cls.name] = cls
+
+    def bind(self, model: Sequential) -> None:
+        """Look at the model before its outputs come; a ValueError where the loss is not for such models."""
 
     def check(self, y: ArrayLike, output_shape: Shape, name: str = "y") -> NDArray[Any]:
         """The targets `y` as an array that the other methods take.

@@ -267,6 +267,7 @@ class Sequential:
             If the model is not built, or data and labels do not fit it.
         """
         objective = self.loss if loss is None else get_loss(loss)
+        objective.bind(self)
         x = samples(x, self._check_built())
         targets = objective.check(y, self.output_shape)
         same_length(x, targets)
@@ -330,6 +331,7 @@ class Sequential:
             If the model is not built, or data and labels do not fit it.
         """
         objective = self.loss if loss is None else get_loss(loss)
+        objective.bind(self)
         x = samples(x, self._check_built())
         targets = objective.check(y, self.output_shape)
         same_length(x, targets)

@@ -146,6 +146,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
     epochs, batch_size = positive("epochs", arguments.epochs), positive("batch_size", arguments.batch_size)
     loss = get_loss(arguments.loss)
     model.check_loss(loss)
+    loss.bind(model)
     resume = arguments.resume
     if resume is not None and not isinstance(resume, TrainingCheckpoint):
         raise ValueError(f"resume: expected a TrainingCheckpoint, got {type(resume).__name__}")
