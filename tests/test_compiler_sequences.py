@@ -148,3 +148,12 @@ def test_what_plans_cannot_run_for_every_step_is_named():
     model = nn.Sequential([inner, nn.LSTM(3)]).build((4, 5), random_state=0)
     with pytest.raises(sc.UnsupportedOpError, match=r"time_distributed.flatten: plans cannot run"):
         sc.compile(model)
+
+
+def test_long_sequences_run_in_slices():
+    model = nn.Sequential([nn.LSTM(64), nn.Dense(2)]).build((600, 3), random_state=0)
+    plan = sc.compile(model, batch=1, threads=1)
+    # The products with all gates of a sample are 600 * 256 numbers.
+    assert plan._plan.at_once(500) == (1 << 24) // (600 * 256)
+    x = np.random.default_rng(0).normal(size=(120, 600, 3)).astype(np.float32)
+    np.testing.assert_allclose(plan(x), model.predict(x), rtol=0, atol=1e-4)

@@ -158,7 +158,7 @@ def test_language_model_refuses(tmp_path, capsys):
     not os.environ.get("SECATEUR_DATA") or not SHAKESPEARE, reason="tiny-shakespeare is not in $SECATEUR_DATA"
 )
 def test_language_model_on_shakespeare(capsys):
-    arguments = ["--sparsity", "0.8", "--epochs", "1", "--units", "64", "--random-state", "0", "--json"]
+    arguments = ["--sparsity", "0.8", "--epochs", "1", "--units", "32", "--random-state", "0", "--json"]
     assert example("language_model").main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["characters"] == 65

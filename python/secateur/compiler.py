@@ -38,7 +38,8 @@ def compile(
         A built model. The plan keeps a copy of the weights.
     batch : int or iterable of int, default=(1, 32)
         Batch sizes to choose for. Other sizes run with the choices of the nearest one; those larger than all
-        of them, and than 128, run in slices, which keeps the activations in the caches.
+        of them, and than 128 (fewer where samples are large), run in slices, which keeps the activations in
+        the caches.
     threads : int, optional
         Threads of the plan; by default those of :func:`set_num_threads`. Batch sizes that one thread alone
         was measured to run faster are left to the caller's.

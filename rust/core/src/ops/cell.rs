@@ -128,7 +128,7 @@ pub struct Kept<'a> {
 }
 
 /// Floats of all gates below which a step is not worth waking other threads for.
-const SMALL: usize = 1 << 13;
+const SMALL: usize = 1 << 16;
 
 impl Step<'_> {
     /// From the state and the memory before the step to those after it; `output` gets the state as well.

@@ -51,6 +51,8 @@ const WORTHWHILE: f64 = 1.1;
 
 /// Images that a run takes at a time, where none of the batch sizes compiled for is larger.
 const SLICE: usize = 128;
+/// Floats of an edge that they may take: a long sequence's products with all gates are many.
+const SLICE_FLOATS: usize = 1 << 24;
 
 /// Programs kept for batch sizes that were not compiled for.
 const KEPT: usize = 8;
@@ -127,7 +129,9 @@ impl Plan {
     /// more than it costs to wake them.
     fn threads_pay(&self, images: usize, together: &Program, alone: &Program) -> bool {
         let macs = |node: &Node| node.weights().map_or(0, |(linear, times)| linear.nonzero_macs() * times);
-        if self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG {
+        // The steps of a recurrent layer are short, however many they are.
+        let recurrent = self.graph.nodes().iter().any(|node| matches!(node.op, Op::Recurrent(_)));
+        if !recurrent && self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG {
             return true;
         }
         let x = Buffer::zeroed(images * self.graph.input().len());
@@ -274,7 +278,9 @@ impl Plan {
     /// How many of `images` a run takes at a time: more would only push activations out of the caches.
     pub fn at_once(&self, images: usize) -> usize {
         let largest = lock(&self.choices).keys().max().copied().unwrap_or(0);
-        images.min(largest.max(SLICE))
+        let longest = self.graph.nodes().iter().map(|node| self.graph.edge(node.output).shape.len()).max();
+        let slice = (SLICE_FLOATS / longest.unwrap_or(1).max(1)).clamp(1, SLICE);
+        images.min(largest.max(slice))
     }
 
     fn executor(&self, program: &Program) -> &dyn Executor {
