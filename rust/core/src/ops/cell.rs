@@ -203,26 +203,26 @@ impl Part<'_> {
         let mut kept = before;
         let after = match cell {
             Cell::Tanh => {
-                gates[0] = tanh(v, sum(v, (x, u), at, 0));
+                gates[0] = tanh(v, sum(v, [x, u], at, 0));
                 gates[0]
             }
             Cell::Relu => {
-                gates[0] = v.max(sum(v, (x, u), at, 0), v.splat(0.0));
+                gates[0] = v.max(sum(v, [x, u], at, 0), v.splat(0.0));
                 gates[0]
             }
             Cell::Lstm => {
                 gates = [
-                    sigmoid(v, sum(v, (x, u), at, 0)),
-                    sigmoid(v, sum(v, (x, u), at, 1)),
-                    tanh(v, sum(v, (x, u), at, 2)),
-                    sigmoid(v, sum(v, (x, u), at, 3)),
+                    sigmoid(v, sum(v, [x, u], at, 0)),
+                    sigmoid(v, sum(v, [x, u], at, 1)),
+                    tanh(v, sum(v, [x, u], at, 2)),
+                    sigmoid(v, sum(v, [x, u], at, 3)),
                 ];
                 let memory = v.load_some(&self.memory[here..], lanes);
                 kept = v.mul_add(gates[1], memory, v.mul(gates[0], gates[2]));
                 v.mul(gates[3], tanh(v, kept))
             }
             Cell::Gru => {
-                let (r, z) = (sigmoid(v, sum(v, (x, u), at, 0)), sigmoid(v, sum(v, (x, u), at, 1)));
+                let (r, z) = (sigmoid(v, sum(v, [x, u], at, 0)), sigmoid(v, sum(v, [x, u], at, 1)));
                 kept = load(v, u, at, 2);
                 let n = tanh(v, v.mul_add(r, kept, load(v, x, at, 2)));
                 gates = [r, z, n, n];
@@ -277,6 +277,6 @@ fn load<V: Vector>(
 
 /// The sum of a gate's products.
 #[inline(always)]
-fn sum<V: Vector>(v: V, (x, u): ((&[f32], Lines), (&[f32], Lines)), at: (usize, usize, usize), gate: usize) -> V::F32 {
+fn sum<V: Vector>(v: V, [x, u]: [(&[f32], Lines); 2], at: (usize, usize, usize), gate: usize) -> V::F32 {
     v.add(load(v, x, at, gate), load(v, u, at, gate))
 }

@@ -91,12 +91,13 @@ impl Operator for Recurrence {
         let (product, scratch) = scratch.split_at_mut(products);
         state.fill(0.0);
         memory.fill(0.0);
-        let mut padding = vec![false; if inputs.len() > 1 { samples } else { 0 }];
+        let ids = inputs.get(1).filter(|ids| !ids.is_empty());
+        let mut padding = vec![false; if ids.is_some() { samples } else { 0 }];
         for turn in 0..steps {
             let step = if reverse { steps - 1 - turn } else { turn };
             self.product.run(executor, &[&state[..groups * size]], &mut product[..groups * size * gates], scratch);
             for group in 0..groups {
-                let skip = inputs.get(1).map(|ids| {
+                let skip = ids.map(|ids| {
                     let (first, apart) = if in_lanes { (step * samples, 1) } else { (step, steps) };
                     let ids = ids[group * steps * samples..][first..].iter().step_by(apart);
                     padding.iter_mut().zip(ids).for_each(|(skip, &id)| *skip = id == 0.0);

@@ -101,10 +101,10 @@ impl<'a> Costs<'a> {
             return known;
         }
         let relayout = Relayout::of_edge(shape, from, to, self.images, self.target);
-        let floats = (from.len(shape, self.images), to.len(shape, self.images));
+        let floats = Floats { inputs: [from.len(shape, self.images), 0], output: to.len(shape, self.images) };
         let cost = match self.timing {
             Some((executor, budget)) => race(&[(&relayout, floats)], executor, budget / 16)[0],
-            None => 0.3 + floats.1 as f64 * 0.5e-3,
+            None => 0.3 + floats.output as f64 * 0.5e-3,
         };
         self.relayouts.insert((shape, from, to), cost);
         cost
@@ -125,14 +125,14 @@ impl<'a> Costs<'a> {
                 !is_free(node, choice) && (choice.kernel.is_some_and(Kernel::is_dense) || estimate <= best * HOPELESS)
             })
             .collect();
-        let (input, output) = (self.graph.edge(node.input()).shape, self.graph.edge(node.output).shape);
+        let len = |edge: usize, layout: Layout| layout.buffer_len(self.graph.edge(edge).shape, self.images);
         let built: Vec<_> = choices
             .iter()
             .zip(&tried)
             .filter(|&(_, &tried)| tried)
             .map(|(choice, _)| {
-                let floats =
-                    (choice.input.buffer_len(input, self.images), choice.output.buffer_len(output, self.images));
+                let mut floats = Floats { inputs: [0; 2], output: len(node.output, choice.output) };
+                reads(node, choice).zip(&mut floats.inputs).for_each(|((edge, layout), to)| *to = len(edge, layout));
                 (build(self.graph, node, choice, self.images, self.target), floats)
             })
             .collect();
@@ -552,18 +552,28 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
     }
 }
 
+/// The buffers of an operator; without a second input, that is empty.
+#[derive(Clone, Copy)]
+struct Floats {
+    inputs: [usize; 2],
+    output: usize,
+}
+
 /// Minimum microseconds of each operator, run in turn for about `budget` in all, on inputs of small numbers.
-fn race(operators: &[(&dyn Operator, (usize, usize))], executor: &dyn Executor, budget: Duration) -> Vec<f64> {
-    let longest = |of: fn(&(usize, usize)) -> usize| operators.iter().map(|(_, floats)| of(floats)).max().unwrap_or(0);
-    let mut input = Buffer::zeroed(longest(|floats| floats.0));
+fn race(operators: &[(&dyn Operator, Floats)], executor: &dyn Executor, budget: Duration) -> Vec<f64> {
+    let longest = |of: fn(&Floats) -> usize| operators.iter().map(|(_, floats)| of(floats)).max().unwrap_or(0);
+    let mut input = Buffer::zeroed(longest(|floats| floats.inputs[0]));
     input.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 17) as f32 * 0.125 - 1.0);
-    let (mut output, added) = (Buffer::zeroed(longest(|floats| floats.1)), Buffer::zeroed(longest(|floats| floats.1)));
+    // As ids, none of them padding.
+    let mut other = Buffer::zeroed(longest(|floats| floats.inputs[1]));
+    other.fill(1.0);
+    let mut output = Buffer::zeroed(longest(|floats| floats.output));
     let mut scratch = Buffer::zeroed(operators.iter().map(|(operator, _)| operator.scratch()).max().unwrap_or(0));
-    let mut once = |operator: &dyn Operator, floats: (usize, usize), runs: u32| {
+    let mut once = |operator: &dyn Operator, floats: Floats, runs: u32| {
         let start = Instant::now();
         for _ in 0..runs {
-            let inputs = [&input[..floats.0], &added[..floats.1]];
-            operator.run(executor, &inputs, &mut output[..floats.1], &mut scratch);
+            let inputs = [&input[..floats.inputs[0]], &other[..floats.inputs[1]]];
+            operator.run(executor, &inputs, &mut output[..floats.output], &mut scratch);
         }
         start.elapsed().as_secs_f64() * 1e6 / runs as f64
     };

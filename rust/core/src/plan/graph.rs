@@ -411,7 +411,6 @@ impl Graph {
     ///
     /// # Errors
     /// Where the weights, the bias and the edges do not fit.
-    #[expect(clippy::too_many_arguments, reason = "the attributes of a recurrent layer")]
     pub fn recurrent(
         &mut self,
         name: &str,
