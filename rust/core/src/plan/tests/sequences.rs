@@ -2,7 +2,7 @@
 
 use super::{agrees, cases};
 use crate::executor::Sequential;
-use crate::formats::Rows;
+use crate::formats::{Activation, Rows};
 use crate::naive::{self, Exact, numbers};
 use crate::ops::cell::Cell;
 use crate::plan::{Choices, Graph, Plan, choose};
@@ -118,9 +118,11 @@ fn what_does_not_fit_a_sequence_is_named() {
     assert!(lstm(&mut graph, None, rows(8, 3), None).contains("rnn: 8 x 3 weights"));
     assert!(lstm(&mut graph, None, rows(8, 2), Some(vec![0.0; 7])).contains("rnn: 7 bias values"));
     assert!(lstm(&mut graph, Some(Graph::INPUT), rows(8, 2), None).contains("rnn: 8 x 3 ids for 3 steps"));
-    assert!(
-        graph.look_up("table", Graph::INPUT, vec![1.0; 6], 2).unwrap_err().to_string().contains("table: takes the ids")
-    );
+    let slice = |graph: &mut Graph, from, part| graph.slice("part", from, part).unwrap_err().to_string();
+    assert!(slice(&mut graph, 0, (7, 2)).contains("part: 2 channels from 7 on, of 8"));
+    assert!(slice(&mut graph, 0, (2, 0)).contains("part: 0 channels"));
+    let other = graph.activation("relu", 0, Activation::Relu).unwrap();
+    assert!(graph.look_up("table", other, vec![1.0; 6], 2).unwrap_err().to_string().contains("table: takes the ids"));
     assert!(graph.layer_norm("norm", 0, vec![1.0; 7], vec![0.0; 8], 1e-5).is_err());
     let shorter = graph.recurrent("rnn", Cell::Lstm, (0, None), rows(8, 2), None, (false, false)).unwrap();
     assert!(graph.concat("both", (0, shorter)).unwrap_err().to_string().contains("both: 3 x 1 next to 1 x 1"));
