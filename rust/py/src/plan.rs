@@ -230,7 +230,7 @@ impl CompiledPlan {
         let graph = self.plan.graph();
         let (input, output) = (graph.edge(plan::Graph::INPUT), graph.edge(graph.output_edge()));
         // Nobody shows the only feature of a sequence of ids as an axis.
-        let wanted = shown(input, input.shape.c == 1 && !graph.ids().is_empty());
+        let wanted = shown(input, input.shape.c == 1 && self.plan.takes_ids());
         let Some((&images, _)) = x.shape().split_first().filter(|(_, rest)| *rest == wanted) else {
             let wanted: Vec<String> = wanted.iter().map(usize::to_string).collect();
             let wanted = wanted.join(", ");

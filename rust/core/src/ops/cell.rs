@@ -260,8 +260,14 @@ impl Part<'_> {
         if self.step.samples {
             return if skip[run] { u16::MAX } else { 0 };
         }
-        skip[from..from + lanes].iter().enumerate().fold(0, |bits, (i, &skip)| bits | u16::from(skip) << i)
+        bits(&skip[from..from + lanes])
     }
+}
+
+/// Up to 16 flags, the first in the lowest bit.
+#[inline(always)]
+pub(crate) fn bits(flags: &[bool]) -> u16 {
+    flags.iter().enumerate().fold(0, |bits, (i, &flag)| bits | u16::from(flag) << i)
 }
 
 /// Of a gate's run, `lanes` floats from `from` on.

@@ -130,6 +130,13 @@ fn channels_last(weights: &Rows, window: Window, channels: usize) -> Vec<f32> {
 }
 
 impl Linear {
+    /// A product with vectors: `weights` (outputs, inputs).
+    pub fn dense(weights: Rows, bias: Option<Vec<f32>>, activation: Activation) -> Linear {
+        let (input, output) = (Shape::features(weights.columns()), Shape::features(weights.rows()));
+        let (window, border) = (Window::ONE, Border::default());
+        Linear { weights, bias, residual: false, activation, window, groups: 1, border, input, output }
+    }
+
     /// Bias of a group, activation, and the residual among an operator's inputs.
     pub(super) fn epilogue<'a>(&'a self, group: usize, inputs: &[&'a [f32]]) -> Epilogue<'a> {
         let rows = self.output.c / self.groups;

@@ -5,6 +5,7 @@
 //! frontier of the graph). So a kernel that needs a costly relayout is taken only where it earns it.
 
 use super::graph::{Graph, Node, Op};
+use super::race::{Floats, race};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::formats::nm;
@@ -16,9 +17,9 @@ use crate::ops::relayout::{Border, Relayout};
 use crate::ops::sequence::{Concat, LayerNorm, LookUp, Slice};
 use crate::ops::winograd::Winograd;
 use crate::ops::{Layout, Operator, Shape};
-use crate::simd::{Buffer, LANES, Target};
+use crate::simd::{LANES, Target};
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -550,59 +551,4 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
         Op::Flatten => Box::new(Relayout::new(output, Border::default(), choice.output, choice.output, images, target)),
         Op::Pad(border) => Box::new(Relayout::new(input, *border, choice.input, choice.output, images, target)),
     }
-}
-
-/// The buffers of an operator; without a second input, that is empty.
-#[derive(Clone, Copy)]
-struct Floats {
-    inputs: [usize; 2],
-    output: usize,
-}
-
-/// Minimum microseconds of each operator, run in turn for about `budget` in all, on inputs of small numbers.
-fn race(operators: &[(&dyn Operator, Floats)], executor: &dyn Executor, budget: Duration) -> Vec<f64> {
-    let longest = |of: fn(&Floats) -> usize| operators.iter().map(|(_, floats)| of(floats)).max().unwrap_or(0);
-    let mut input = Buffer::zeroed(longest(|floats| floats.inputs[0]));
-    input.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 17) as f32 * 0.125 - 1.0);
-    // As ids, none of them padding.
-    let mut other = Buffer::zeroed(longest(|floats| floats.inputs[1]));
-    other.fill(1.0);
-    let mut output = Buffer::zeroed(longest(|floats| floats.output));
-    let mut scratch = Buffer::zeroed(operators.iter().map(|(operator, _)| operator.scratch()).max().unwrap_or(0));
-    let mut once = |operator: &dyn Operator, floats: Floats, runs: u32| {
-        let start = Instant::now();
-        for _ in 0..runs {
-            let inputs = [&input[..floats.inputs[0]], &other[..floats.inputs[1]]];
-            operator.run(executor, &inputs, &mut output[..floats.output], &mut scratch);
-        }
-        start.elapsed().as_secs_f64() * 1e6 / runs as f64
-    };
-    // A round gives each its share of a slice; short kernels are repeated until the clock can see them.
-    let slice = budget.as_secs_f64() * 1e6 / operators.len().max(1) as f64;
-    let runs: Vec<u32> = operators
-        .iter()
-        .map(|&(operator, floats)| {
-            once(operator, floats, 1);
-            let first = once(operator, floats, 1);
-            (20.0 / first.max(0.05)).clamp(1.0, 200.0) as u32
-        })
-        .collect();
-    let mut best = vec![f64::INFINITY; operators.len()];
-    let mut spent = vec![0.0; operators.len()];
-    for round in 0..50 {
-        let mut ran = false;
-        for (i, &(operator, floats)) in operators.iter().enumerate() {
-            if round >= 3 && spent[i] >= slice {
-                continue;
-            }
-            let us = once(operator, floats, runs[i]);
-            best[i] = best[i].min(us);
-            spent[i] += us * runs[i] as f64;
-            ran = true;
-        }
-        if !ran {
-            break;
-        }
-    }
-    best
 }

@@ -116,7 +116,6 @@ pub struct Graph {
     edges: Vec<Edge>,
     nodes: Vec<Node>,
     winograd: bool,
-    sequences: bool,
 }
 
 impl Graph {
@@ -126,25 +125,25 @@ impl Graph {
     /// A graph of no nodes over images of this shape.
     pub fn new(input: Shape) -> Graph {
         let edges = vec![Edge { dtype: Dtype::F32, shape: input, timed: false }];
-        Graph { edges, nodes: Vec::new(), winograd: true, sequences: false }
+        Graph { edges, nodes: Vec::new(), winograd: true }
     }
 
     /// A graph of no nodes over sequences of so many steps and features: images of one column, features their channels, that lie
     /// (step, feature). A sequence of ids has one feature.
     pub fn of_sequences(steps: usize, features: usize) -> Graph {
         let mut graph = Graph::new(Shape { c: features, h: steps, w: 1 });
-        (graph.sequences, graph.edges[Graph::INPUT].timed) = (true, true);
+        graph.edges[Graph::INPUT].timed = true;
         graph
     }
 
     /// Whether images are sequences.
     pub fn is_of_sequences(&self) -> bool {
-        self.sequences
+        self.edges[Graph::INPUT].timed
     }
 
     /// How inputs and outputs lie in memory.
     pub fn outer(&self, shape: Shape) -> Layout {
-        if self.sequences { Layout::ChannelsLast.canonical(shape) } else { Layout::RowMajor }
+        if self.is_of_sequences() { Layout::ChannelsLast.canonical(shape) } else { Layout::RowMajor }
     }
 
     /// The features of the input that are ids, and the number that these are below.
@@ -245,10 +244,8 @@ impl Graph {
             return Err(argument!("{name}: weights take {} features, the input is ({c}, {h}, {w})", weights.columns()));
         }
         check_bias(name, bias.as_deref(), weights.rows())?;
-        let output = Shape::features(weights.rows());
-        let window = Window::ONE;
-        let border = Border::default();
-        let linear = Linear { weights, bias, residual: false, activation, window, groups: 1, border, input, output };
+        let linear = Linear::dense(weights, bias, activation);
+        let output = linear.output;
         Ok(self.push(name, Op::Linear(linear), &[from], output))
     }
 
@@ -361,7 +358,7 @@ impl Graph {
     /// Where the input is an image.
     pub fn softmax(&mut self, name: &str, from: usize) -> Result<usize> {
         let shape = self.read(name, from)?;
-        if shape.h * shape.w != 1 && !self.sequences {
+        if shape.h * shape.w != 1 && !self.is_of_sequences() {
             return Err(argument!("{name}: softmax takes vectors, not images of {} x {}", shape.h, shape.w));
         }
         Ok(self.push(name, Op::Softmax, &[from], shape))
@@ -385,7 +382,7 @@ impl Graph {
         let Shape { c, h, w } = self.read(name, from)?;
         let slices =
             |node: &Node| node.output == from && matches!(node.op, Op::Slice(_)) && node.input() == Graph::INPUT;
-        if w != 1 || !self.sequences || !(from == Graph::INPUT || self.nodes.iter().any(slices)) {
+        if w != 1 || !self.is_of_sequences() || !(from == Graph::INPUT || self.nodes.iter().any(slices)) {
             return Err(argument!("{name}: takes the ids of the network's input, not ({c}, {h}, {w})"));
         }
         if features == 0 || table.is_empty() || !table.len().is_multiple_of(features) {
@@ -422,7 +419,7 @@ impl Graph {
     ) -> Result<usize> {
         let Shape { c, h, w } = self.read(name, products)?;
         let (rows, units) = (weights.rows(), weights.columns());
-        if !self.sequences || w != 1 || rows != units * cell.gates() || c != rows {
+        if !self.is_of_sequences() || w != 1 || rows != units * cell.gates() || c != rows {
             return Err(argument!("{name}: {rows} x {units} weights do not go with products of ({c}, {h}, {w})"));
         }
         check_bias(name, bias.as_deref(), rows)?;
@@ -432,17 +429,7 @@ impl Graph {
                 return Err(argument!("{name}: {} x {} ids for {h} steps", shape.c, shape.h));
             }
         }
-        let product = Linear {
-            weights,
-            bias,
-            residual: false,
-            activation: Activation::None,
-            window: Window::ONE,
-            groups: 1,
-            border: Border::default(),
-            input: Shape::features(units),
-            output: Shape::features(rows),
-        };
+        let product = Linear::dense(weights, bias, Activation::None);
         let op = Op::Recurrent(Recurrent { cell, product, steps: h, sequences, reverse });
         let inputs: Vec<usize> = [products].into_iter().chain(ids).collect();
         Ok(self.push(name, op, &inputs, Shape { c: units, h: if sequences { h } else { 1 }, w }))
@@ -462,7 +449,7 @@ impl Graph {
     ) -> Result<usize> {
         let shape = self.read(name, from)?;
         let Shape { c, h, w } = shape;
-        if scale.len() != c || shift.len() != c || (h * w != 1 && !self.sequences) {
+        if scale.len() != c || shift.len() != c || (h * w != 1 && !self.is_of_sequences()) {
             return Err(argument!("{name}: {} scales and {} shifts for ({c}, {h}, {w})", scale.len(), shift.len()));
         }
         Ok(self.push(name, Op::LayerNorm { scale, shift, epsilon }, &[from], shape))

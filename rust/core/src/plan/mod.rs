@@ -4,6 +4,7 @@ pub mod build;
 pub mod choose;
 pub mod graph;
 mod program;
+mod race;
 pub mod run;
 mod settle;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::executor::{Executor, Sequential};
 use crate::ops::cell::Cell;
 use crate::simd::{Buffer, Target, peak_flops};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,10 @@ pub struct Plan {
     executor: Arc<dyn Executor>,
     choices: Mutex<BTreeMap<usize, Vec<Choice>>>,
     programs: Mutex<HashMap<usize, Arc<Program>>>,
+    /// What [`Graph::ids`] says.
+    ids: Vec<(Range<usize>, usize)>,
+    /// Images that a run takes at a time at least, where there are so many.
+    slice: usize,
 }
 
 /// Timing budget of a node.
@@ -87,7 +92,10 @@ impl Plan {
             return Err(argument!("batch: expected one or more positive sizes, got {batches:?}"));
         }
         fuse(&mut graph)?;
+        let longest = graph.nodes().iter().map(|node| graph.edge(node.output).shape.len()).max();
         let plan = Plan {
+            ids: graph.ids(),
+            slice: (SLICE_FLOATS / longest.unwrap_or(1).max(1)).clamp(1, SLICE),
             graph,
             target,
             executor,
@@ -205,6 +213,11 @@ impl Plan {
         &self.graph
     }
 
+    /// Whether the input is ids, some of it at least.
+    pub fn takes_ids(&self) -> bool {
+        !self.ids.is_empty()
+    }
+
     /// The CPU target.
     pub fn target(&self) -> Target {
         self.target
@@ -258,9 +271,9 @@ impl Plan {
         if x.len() != images * input || y.len() != images * output {
             return Err(argument!("x: {} values for {images} images of {input}", x.len()));
         }
-        for (features, ids) in self.graph.ids() {
+        for (features, ids) in &self.ids {
             let steps = x.chunks(self.graph.input().c.max(1)).flat_map(|step| &step[features.clone()]);
-            let wrong = steps.copied().find(|&id| !(id >= 0.0 && id < ids as f32 && id.fract() == 0.0));
+            let wrong = steps.copied().find(|&id| !(id >= 0.0 && id < *ids as f32 && id.fract() == 0.0));
             if let Some(id) = wrong {
                 return Err(argument!("x: expected ids from 0 to {}, got {id}", ids.saturating_sub(1)));
             }
@@ -278,9 +291,7 @@ impl Plan {
     /// How many of `images` a run takes at a time: more would only push activations out of the caches.
     pub fn at_once(&self, images: usize) -> usize {
         let largest = lock(&self.choices).keys().max().copied().unwrap_or(0);
-        let longest = self.graph.nodes().iter().map(|node| self.graph.edge(node.output).shape.len()).max();
-        let slice = (SLICE_FLOATS / longest.unwrap_or(1).max(1)).clamp(1, SLICE);
-        images.min(largest.max(slice))
+        images.min(largest.max(self.slice))
     }
 
     fn executor(&self, program: &Program) -> &dyn Executor {

@@ -7,7 +7,7 @@
 use super::for_each_part;
 use crate::executor::Executor;
 use crate::formats::{Activation, Epilogue, PackedMatrix, dense};
-use crate::ops::cell::{Cell, Kept, Lines, MOST, Step};
+use crate::ops::cell::{Cell, Kept, Lines, MOST, Step, bits};
 use crate::simd::math::tanh;
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 
@@ -105,7 +105,7 @@ pub fn forward(
     let mut second = Buffer::zeroed(if cell.has_memory() { units * samples } else { 0 });
     let own = Lines { start: 0, run: samples, gate: units * samples };
     for step in 0..steps {
-        multiply(executor, weights, (cell.gates() * units, units, samples), &state, None, bias, &mut product);
+        multiply(executor, weights, (cell.gates() * units, units, samples), &state, bias, &mut product);
         let at = step * samples;
         let kept = Kept {
             gates: gates.chunks_mut(units * row).map(|gate| &mut gate[at..]).collect(),
@@ -126,36 +126,53 @@ pub fn forward(
     }
 }
 
-/// `y = W · x + bias + added` for `(m, k, n)`; `x` is (k, n), `y` (m, n).
+/// `y = W · x + bias` for `(m, k, n)`; `x` is (k, n), `y` (m, n).
 fn multiply(
     executor: &dyn Executor,
     weights: Weights<'_>,
     (m, k, n): (usize, usize, usize),
     x: &[f32],
-    added: Option<&[f32]>,
     bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    let epilogue = Epilogue::new(bias, Activation::None);
+    match weights {
+        Weights::Packed(matrix) => packed(matrix, executor, n, x, y, epilogue),
+        Weights::Dense(weights) => {
+            let view = dense::Matrix::row_major;
+            dense::gemm(executor, (m, k, n), view(weights, k), view(x, n), 0.0, y);
+            if bias.is_some() {
+                epilogue.of_rows(y, n);
+            }
+        }
+    }
+}
+
+/// `y = Wᵀ · x + added` for `(m, k, n)`, of dense weights (k, m), or packed ones that are transposed already.
+fn multiply_across(
+    executor: &dyn Executor,
+    weights: Weights<'_>,
+    (m, k, n): (usize, usize, usize),
+    x: &[f32],
+    added: &[f32],
     y: &mut [f32],
 ) {
     match weights {
         Weights::Packed(matrix) => {
-            let fits = matrix.matmul(executor, n, x, y, Epilogue::new(bias, Activation::None));
-            assert!(fits.is_ok(), "recurrence: the packed weights do not fit");
-            y.iter_mut().zip(added.unwrap_or_default()).for_each(|(y, added)| *y += added);
+            packed(matrix, executor, n, x, y, Epilogue::default());
+            y.iter_mut().zip(added).for_each(|(y, added)| *y += added);
         }
         Weights::Dense(weights) => {
-            let transposed = added.is_some();
-            let weights = dense::Matrix::row_major(weights, if transposed { m } else { k });
-            let weights = if transposed { weights.transposed() } else { weights };
-            if let Some(added) = added {
-                y.copy_from_slice(added);
-            }
-            let beta = if added.is_some() { 1.0 } else { 0.0 };
-            dense::gemm(executor, (m, k, n), weights, dense::Matrix::row_major(x, n), beta, y);
-            if bias.is_some() {
-                Epilogue::new(bias, Activation::None).of_rows(y, n);
-            }
+            let view = dense::Matrix::row_major;
+            y.copy_from_slice(added);
+            dense::gemm(executor, (m, k, n), view(weights, m).transposed(), view(x, n), 1.0, y);
         }
     }
+}
+
+fn packed(matrix: &PackedMatrix, executor: &dyn Executor, n: usize, x: &[f32], y: &mut [f32], epilogue: Epilogue<'_>) {
+    let fits = matrix.matmul(executor, n, x, y, epilogue);
+    assert!(fits.is_ok(), "recurrence: the packed weights do not fit");
 }
 
 /// The gradient of the loss with respect to what came out of a recurrence.
@@ -225,7 +242,7 @@ pub fn backward(
         for_each_part(executor, work, tasks, |task| dispatch(target, task));
         if step > 0 {
             let shape = (units, cell.gates() * units, samples);
-            multiply(executor, weights, shape, &gates, Some(&carried), None, &mut state);
+            multiply_across(executor, weights, shape, &gates, &carried, &mut state);
         }
     }
 }
@@ -283,9 +300,7 @@ impl Back<'_> {
         for (gate, value) in gates.iter_mut().enumerate().take(cell.gates()) {
             *value = v.load_some(&self.known.gates[gate * units * row + now..], lanes);
         }
-        let skipped = self.skip.map_or(0, |skip| {
-            skip[from..from + lanes].iter().enumerate().fold(0, |bits, (i, &skip)| bits | u16::from(skip) << i)
-        });
+        let skipped = self.skip.map_or(0, |skip| bits(&skip[from..from + lanes]));
         let (mut slopes, mut product, mut carried, mut memory) = ([zero; MOST], zero, zero, zero);
         match cell {
             Cell::Tanh => slopes[0] = v.mul(dh, v.sub(one, v.mul(gates[0], gates[0]))),
