@@ -88,7 +88,7 @@ def read(path: str | os.PathLike[str], *, tag_column: int = -1, token_column: in
             tags.clear()
 
     # Not splitlines(): tokens may hold what Unicode takes for the end of a line.
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         columns = _columns(line)
         if not line.strip() or columns[0] == _DOCUMENT:
             end()
@@ -107,7 +107,8 @@ def read(path: str | os.PathLike[str], *, tag_column: int = -1, token_column: in
     return sentences
 
 
-def _text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A file of UTF-8 without its byte order mark; a FormatError, which names the line, where it is none."""
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError as error:

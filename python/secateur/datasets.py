@@ -143,12 +143,12 @@ def find(name: str, files: tuple[str, ...]) -> Path | None:
 
 def _fashion_mnist() -> tuple[Split, Split]:
     hashes = {name: f"md5:{md5}" for name, (md5, _, _) in _FILES.items()}
-    folder = _folder("fashion-mnist", _SOURCE, hashes)
+    folder = folder_of("fashion-mnist", _SOURCE, hashes)
     x_train, y_train, x_test, y_test = (_idx(folder / name) for name in _FILES)
     return _as_split(x_train, y_train), _as_split(x_test, y_test)
 
 
-def _folder(data: str, source: str, hashes: dict[str, str]) -> Path:
+def folder_of(data: str, source: str, hashes: dict[str, str]) -> Path:
     """The folder with the files of a data set, downloaded if need be."""
     if folder := find(data, tuple(hashes)):
         return folder
@@ -176,11 +176,12 @@ def _idx(path: Path) -> NDArray[np.uint8]:
             content = file.read(size + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise FormatError(f"{path}: {error}") from error
-    _check_hash(path, content, sha256)
+    check_hash(path, content, sha256)
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _check_hash(path: Path, content: bytes, sha256: str) -> None:
+def check_hash(path: Path, content: bytes, sha256: str) -> None:
+    """A FormatError unless a file of a data set is the one that its publisher has."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise FormatError(f"{path}: damaged; remove it to download it again")
 
@@ -231,14 +232,14 @@ def load_tagging(data: str) -> tuple[Sentences, Sentences, Sentences]:
     """
     if data != "wnut17":
         raise ValueError(f"data: unknown data set {data!r}; choose from wnut17")
-    folder = _folder(data, _WNUT17_SOURCE, _WNUT17)
+    folder = folder_of(data, _WNUT17_SOURCE, _WNUT17)
     train, validation, test = (_conll(folder / name) for name in _WNUT17)
     return train, validation, test
 
 
 def _conll(path: Path) -> Sentences:
     try:
-        _check_hash(path, path.read_bytes(), _WNUT17[path.name].removeprefix("sha256:"))
+        check_hash(path, path.read_bytes(), _WNUT17[path.name].removeprefix("sha256:"))
     except OSError as error:
         raise FormatError(f"{path}: {error.strerror}") from error
     return conll.read(path)

@@ -20,6 +20,7 @@ from .errors import MissingExtraError
 from .methods import DynamicPruner, Gradual
 from .pruning import prune
 from .reporting import model_rows, save_figure
+from .reporting.phases import PhaseLog
 from .schedules import Schedule
 from .storage import save, write_atomic
 
@@ -72,17 +73,6 @@ def network(preset: str = "reference", classes: int = 10) -> nn.Sequential:
     121930
     """
     return nn.Sequential(PRESETS[preset].layers(classes))
-
-
-class _Log(nn.Callback):
-    """Appends every epoch to the run's history, so that it is on disk whatever happens next."""
-
-    def __init__(self, file: TextIO, phase: str) -> None:
-        self.file, self.phase = file, phase
-
-    def on_epoch_end(self, state: nn.FitState) -> None:
-        self.file.write(json.dumps({"phase": self.phase, "epoch": state.epoch, **state.logs}) + "\n")
-        self.file.flush()
 
 
 def _rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -208,7 +198,7 @@ class Demo:
         }
 
     def _callbacks(self, history: TextIO, phase: str) -> list[nn.Callback]:
-        return [_Log(history, phase), nn.Checkpoint(self.out / phase, monitor="loss")]
+        return [PhaseLog(history, phase), nn.Checkpoint(self.out / phase, monitor="loss")]
 
     def _fit(self, epochs: int, callbacks: list[nn.Callback]) -> dict[str, Any]:
         """Arguments of `fit`: Adam, batches of 32, shuffled."""

@@ -19,6 +19,9 @@ WITHIN_STEPS = (
 )
 """What can be run for every step by itself, Dense layers aside."""
 
+ONE_PIXEL: dict[str, Any] = {"size": [1, 1], "strides": [1, 1], "pads": [0] * 4}
+"""The window of a convolution that is a product with every step by itself."""
+
 INPUT = "input"
 """What the network's input is called among a node's ``inputs``."""
 
@@ -188,20 +191,10 @@ class _Chain:
         size = [1, layer.input_shape[0]] if self.inside else [layer.input_shape[0], 1]
         self.add("pool", layer.name, kind="max", size=size, strides=size, pads=[0] * 4)
 
-    def _each_step(self, name: str, weight: Any, bias: Any, activation: str | None) -> None:
-        """A product with every step by itself: a convolution by one pixel."""
-        weight = np.array(weight, np.float32)[:, :, None, None]
-        one: dict[str, Any] = {"size": [1, 1], "strides": [1, 1], "pads": [0] * 4}
-        self.add("conv2d", name, activation=activation, weight=weight, bias=bias, **one)
-
     def _time_distributed(self, layer: Any) -> None:
         for inner in layer.layers:
             if inner.kind == "dense":
-                softmax = inner.activation == "softmax"
-                activation = None if softmax else inner.activation
-                self._each_step(inner.name, inner.params["weight"], _bias(inner), activation)
-                if softmax:
-                    self.add("softmax", f"{inner.name}.softmax")
+                self._weighted(inner, "conv2d", weight=_pixel(inner.params["weight"]), **ONE_PIXEL)
             elif inner.kind in WITHIN_STEPS:
                 self.inside = True
                 self.extend([inner])
@@ -211,7 +204,12 @@ class _Chain:
                 raise UnsupportedOpError(f"{inner.name}: plans cannot run a {kind} for every step")
 
     def _recurrent(self, layer: Any, reverse: bool = False) -> None:
-        self._each_step(f"{layer.name}.input", layer.params["weight"], _bias(layer), None)
+        products: dict[str, Any] = {
+            "weight": _pixel(layer.params["weight"]),
+            "bias": _bias(layer),
+            **ONE_PIXEL,
+        }
+        self.add("conv2d", f"{layer.name}.input", activation=None, **products)
         self.add(
             "recurrent",
             layer.name,
@@ -238,6 +236,11 @@ class _Chain:
 def _bias(layer: Any, key: str = "bias") -> Any:
     bias = layer.params.get(key)
     return None if bias is None else np.array(bias, np.float32)
+
+
+def _pixel(weight: Any) -> Any:
+    """Weights that are multiplied with every step by itself, as filters of one pixel."""
+    return np.array(weight, np.float32)[:, :, None, None]
 
 
 def _window(layer: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from . import conll, datasets, nn
 from .methods import DynamicPruner, Gradual
 from .pruning import prune
 from .reporting import model_rows
+from .reporting.phases import PhaseLog
 from .reporting.tagging import entity_scores, token_report
 from .schedules import Schedule
 from .storage import save, write_atomic
@@ -120,20 +121,18 @@ def network(encoder: Encoder, units: int, crf: bool = False) -> nn.Sequential:
 
 
 class _Best(nn.Callback):
-    """Logs the entity F1 of the validation set, writes the logs, and keeps the best epoch at the target."""
+    """Logs the entity F1 of the validation set, and keeps the best epoch at the target."""
 
     rank = 1
 
-    def __init__(self, run: Ner, file: TextIO, phase: str) -> None:
-        self.run, self.file, self.phase = run, file, phase
+    def __init__(self, run: Ner) -> None:
+        self.run = run
         self._best = -1.0
         self._snapshot: Any = None
 
     def on_epoch_end(self, state: nn.FitState) -> None:
         found = self.run.scores(state.model, self.run.valid)["entities"]
         f1 = state.logs["val_f1"] = state.history[-1]["val_f1"] = found["micro avg"]["f1-score"]
-        self.file.write(json.dumps({"phase": self.phase, "epoch": state.epoch, **state.logs}) + "\n")
-        self.file.flush()
         # Only dynamic pruning says how far it is.
         there = round(state.logs.get("sparsity", self.run.sparsity), 3) >= round(self.run.sparsity, 3)
         if there and f1 > self._best:
@@ -291,7 +290,7 @@ class Ner:
             "optimizer": nn.Adam(RATE),
             "loss": (nn.CRFLoss if self.crf else nn.SparseCategoricalCrossentropy)(ignore_index=-1),
             "validation_data": (self.encoder.x(self.valid), self.encoder.y(self.valid)[0]),
-            "callbacks": [_Best(self, history, phase)],
+            "callbacks": [_Best(self), PhaseLog(history, phase)],
             "packed": 0.2,  # not by measuring: the same number gives the same weights
         }
 

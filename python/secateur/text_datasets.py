@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from .conll import _text
-from .datasets import _check_hash, _folder
+from .conll import read_text
+from .datasets import check_hash, folder_of
 from .errors import FormatError
 
 __all__ = ["load_text"]
@@ -50,11 +50,11 @@ def load_text(data: str | os.PathLike[str]) -> str:
     'To be, or not to be'
     """
     if data == "shakespeare":
-        path = _folder(data, _SOURCE, {_SHAKESPEARE: f"sha256:{_SHA256}"}) / _SHAKESPEARE
-        text = _text(path)
-        _check_hash(path, text.encode(), _SHA256)
+        path = folder_of(data, _SOURCE, {_SHAKESPEARE: f"sha256:{_SHA256}"}) / _SHAKESPEARE
+        text = read_text(path)
+        check_hash(path, text.encode(), _SHA256)
         return text
-    text = _text(data)
+    text = read_text(data)
     if not text:
         raise FormatError(f"{os.fspath(data)}: no text in it")
     return text

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .layers import NO_GRADIENT, FloatArray, Layer, Shape
-from .recurrent import Recurrent, columns
+from .layers import NO_GRADIENT, Container, FloatArray, Layer, Shape
+from .recurrent import Recurrent
 
 
-class Bidirectional(Layer):
+class Bidirectional(Container):
     """A recurrent layer and its like that reads from the end; their outputs side by side (Schuster & Paliwal,
     1997).
 
@@ -78,8 +78,8 @@ class Bidirectional(Layer):
         self.ahead.steps = self.steps
         self.back.steps = None if self.steps is None else self.steps[:, ::-1]
         outputs = [self.ahead.forward(x, training), self._turned(self.back.forward(x[:, ::-1], training))]
-        y: FloatArray = np.concatenate([columns(y) for y in outputs]).T
-        return y
+        whole: FloatArray = np.concatenate([y.T for y in outputs]).T
+        return whole
 
     def backward(self, dy: FloatArray, need_dx: bool = True) -> FloatArray:
         ahead, back = np.split(dy, [self.ahead.units], axis=-1)
@@ -91,14 +91,6 @@ class Bidirectional(Layer):
     def _turned(y: FloatArray) -> FloatArray:
         """Sequences from the end; what has no time stays."""
         return y[:, ::-1] if y.ndim == 3 else y
-
-    def release(self) -> None:
-        super().release()
-        for leaf in self.leaves():
-            leaf.release()
-
-    def macs(self) -> int:
-        return self.ahead.macs() + self.back.macs()
 
     def config(self) -> dict[str, Any]:
         return {"kind": self.kind, "ahead": self.ahead.config(), "back": self.back.config()}

@@ -10,6 +10,7 @@ import numpy as np
 from .layers import (
     NO_GRADIENT,
     BoolArray,
+    Container,
     FloatArray,
     Layer,
     Shape,
@@ -20,7 +21,7 @@ from .layers import (
 )
 
 
-class Concatenate(Layer):
+class Concatenate(Container):
     """Chains of layers that read the same input; their outputs side by side along the last axis.
 
     Parameters
@@ -109,11 +110,6 @@ class Concatenate(Layer):
     def release(self) -> None:
         super().release()
         self._counts = None
-        for leaf in self.leaves():
-            leaf.release()
-
-    def macs(self) -> int:
-        return sum(leaf.macs() * leaf.times for leaf in self.leaves())
 
     def config(self) -> dict[str, Any]:
         branches = [[layer.config() for layer in branch] for branch in self.branches]

@@ -67,14 +67,8 @@ class Dense(PackableMatrices):
     def forward(self, x: FloatArray, training: bool = False) -> FloatArray:
         # Samples lie in columns, from one Dense layer to the next: weights are then read row by row.
         across = np.ascontiguousarray(x.T)
-        packed, bias = self._matrix("weight"), self._params.get("bias")
-        relu = self.activation == "relu"
-        if packed is not None:
-            y: FloatArray = packed.matrix.matmul(across, bias, "relu" if relu else None).T
-        else:
-            y = _core.matmul(self._params["weight"], across).T
-            if bias is not None:
-                y += bias
+        packed, relu = self._matrix("weight"), self.activation == "relu"
+        y: FloatArray = self._multiply("weight", packed, across, "relu" if relu else None).T
         if packed is None or not relu:
             y = activate(self.activation, y, out=y)
         self._saved, self._way, self._rows = (across, y) if training else None, packed, x.flags.c_contiguous

@@ -200,6 +200,18 @@ class Layer:
         return f"{type(self).__name__}({arguments})"
 
 
+class Container(Layer):
+    """Base of the layers that are made of others, its `leaves`."""
+
+    def release(self) -> None:
+        super().release()
+        for leaf in self.leaves():
+            leaf.release()
+
+    def macs(self) -> int:
+        return sum(leaf.macs() * leaf.times for leaf in self.leaves())
+
+
 def checked_layers(layers: Sequence[Any]) -> None:
     """A ValueError unless these are layers, each of them once."""
     for i, layer in enumerate(layers):

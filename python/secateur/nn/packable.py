@@ -216,11 +216,20 @@ class PackableMatrices(Packable):
         assert packed is None or isinstance(packed, PackedMatrix)
         return packed
 
-    def _multiply(self, key: str, packed: PackedMatrix | None, x: FloatArray) -> FloatArray:
-        """The weights times `x` of shape (columns of the weights, n)."""
+    def _multiply(
+        self, key: str, packed: PackedMatrix | None, x: FloatArray, activation: str | None = None
+    ) -> FloatArray:
+        """The weights times `x` of shape (columns of the weights, n), plus the bias.
+
+        An activation is applied by packed weights alone.
+        """
+        bias = self._params.get("bias")
         if packed is not None:
-            return packed.matrix.matmul(x)
-        return _core.matmul(self._params[key], x)
+            return packed.matrix.matmul(x, bias, activation)
+        y = _core.matmul(self._params[key], x)
+        if bias is not None:
+            y += bias[:, None]
+        return y
 
     def _multiply_across(self, key: str, packed: PackedMatrix | None, dy: FloatArray) -> FloatArray:
         """The transposed weights times `dy` of shape (rows of the weights, n)."""

@@ -75,13 +75,7 @@ class Recurrent(PackableMatrices):
         n, steps, features = x.shape
         across = columns(x).reshape(features, -1)
         ways = self._matrix("weight"), self._matrix("recurrent_weight")
-        bias = self._params.get("bias")
-        if ways[0] is not None:
-            z = ways[0].matrix.matmul(across, bias)
-        else:
-            z = _core.matmul(self._params["weight"], across)
-            if bias is not None:
-                z += bias[:, None]
+        z = self._multiply("weight", ways[0], across)
         skip = None if self.steps is None or self.steps.all() else np.ascontiguousarray(~self.steps.T)
         weight = self._params["recurrent_weight"] if ways[1] is None else ways[1].matrix
         gates, states, memory = _core.recurrent_forward(

@@ -9,6 +9,7 @@ import numpy as np
 
 from .layers import (
     NO_GRADIENT,
+    Container,
     FloatArray,
     Layer,
     Shape,
@@ -19,7 +20,7 @@ from .layers import (
 )
 
 
-class Residual(Layer):
+class Residual(Container):
     """The sum of what some layers make of the input and the input itself (He et al., 1512.03385).
 
     Compiled, the sum is part of the layer before it where that has weights: it costs little more than to read
@@ -101,14 +102,6 @@ class Residual(Layer):
         one = backward_through(self.layers, dy, need_dx)
         other = backward_through(self.shortcut, dy, need_dx)
         return one + other if need_dx else NO_GRADIENT
-
-    def release(self) -> None:
-        super().release()
-        for leaf in self.leaves():
-            leaf.release()
-
-    def macs(self) -> int:
-        return sum(leaf.macs() * leaf.times for leaf in self.leaves())
 
     def config(self) -> dict[str, Any]:
         return {

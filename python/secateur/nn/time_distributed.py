@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from .layers import FloatArray, Layer, Shape, backward_through, checked_layers, forward_through, name_layers
+from .layers import (
+    Container,
+    FloatArray,
+    Layer,
+    Shape,
+    backward_through,
+    checked_layers,
+    forward_through,
+    name_layers,
+)
 
 
-class TimeDistributed(Layer):
+class TimeDistributed(Container):
     """Layers that are run for every step of a sequence by itself: (n, steps, ...) to (n, steps, ...).
 
     Parameters
@@ -87,14 +96,6 @@ class TimeDistributed(Layer):
         """The inverse."""
         split: FloatArray = y.reshape(self.input_shape[0], -1, *y.shape[1:]).swapaxes(0, 1)
         return split
-
-    def release(self) -> None:
-        super().release()
-        for leaf in self.leaves():
-            leaf.release()
-
-    def macs(self) -> int:
-        return sum(leaf.macs() * leaf.times for leaf in self.leaves())
 
     def config(self) -> dict[str, Any]:
         return {"kind": self.kind, "layers": [layer.config() for layer in self.layers]}
