@@ -22,7 +22,7 @@ from .regions import Region, Stage
 from .weights import DOMAINS, FLOATS, is_constant
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
     """Nodes that a plan can run in their place.
 
