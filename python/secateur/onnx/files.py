@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from onnx import TensorProto
 
 from ..errors import FormatError, SecateurError, UnsupportedOpError
 from ..storage import open_atomic, write_atomic
-from .tensors import Folder, check_tensor, densify, from_bytes, node_tensors
+from .tensors import Folder, check_tensor, densify, from_bytes, node_tensors, sparsify
 
 OLDEST_OPSET = 7
 """From this version on Add, Mul and Gemm broadcast as NumPy does; older models are converted to it."""
@@ -249,7 +250,7 @@ def _constant(node: ir.Node) -> ir.TensorProtocol | None:
     return None
 
 
-def write_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+def write_model(model: ir.Model, path: str | os.PathLike[str], sparse: Collection[str] = ()) -> None:
     """Check a model and write it to an ONNX file: after a crash the old file or the new one is there.
 
     Equal models make equal bytes. Weights of more than 2 GB go to a second file beside it, named after it and
@@ -260,6 +261,8 @@ def write_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     ----------
     model : onnx_ir.Model
     path : path-like
+    sparse : collection of str
+        Initializers of which only the nonzeros are stored, where that takes fewer bytes.
 
     Raises
     ------
@@ -273,12 +276,18 @@ def write_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         infer_shapes(model.clone())
     except Exception as error:  # as in `read_model`
         raise FormatError(f"{path}: not written: {one_line(error)}") from None
-    weights = [name for name, value in model.graph.initializers.items() if _size(value) >= LARGE]
+    weights = [
+        name
+        for name, value in model.graph.initializers.items()
+        if _size(value) >= LARGE and name not in sparse
+    ]
     data = None
     if sum(_size(model.graph.initializers[name]) for name in weights) > MOST_INLINE:
         model = model.clone()
         data = _write_weights([model.graph.initializers[name] for name in weights], path)
-    write_atomic(path, ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+    proto = ir.serde.serialize_model(model)
+    sparsify(proto.graph, sparse)
+    write_atomic(path, proto.SerializeToString(deterministic=True))
     for stale in _data_files(path):
         if stale != data:
             stale.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -207,6 +207,36 @@ def densify(graph: onnx.GraphProto, file_size: int) -> None:
         tensor = graph.initializer.add(name=values.name, data_type=values.data_type, dims=shape)
         tensor.raw_data = dense.tobytes()
     graph.ClearField("sparse_initializer")
+
+
+def sparsify(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Store the nonzeros of initializers and where they are, where that takes fewer bytes; the inverse of
+    `densify`.
+
+    Indices are int64, but as protobuf's numbers of variable length: three bytes for those below two million.
+    """
+    whole = list(graph.initializer)
+    graph.ClearField("initializer")
+    for tensor in whole:
+        found = _sparse(tensor) if tensor.name in names else None
+        if found is not None and found.ByteSize() < tensor.ByteSize():
+            graph.sparse_initializer.append(found)
+        else:
+            graph.initializer.append(tensor)
+
+
+def _sparse(tensor: TensorProto) -> onnx.SparseTensorProto:
+    array = ir.serde.deserialize_tensor(tensor).numpy()
+    flat = array.reshape(-1)
+    places = np.flatnonzero(flat)
+    found = onnx.SparseTensorProto(dims=tensor.dims)
+    found.values.name, found.values.data_type = tensor.name, tensor.data_type
+    found.values.dims.append(len(places))
+    found.values.raw_data = flat[places].tobytes()
+    found.indices.data_type = TensorProto.INT64
+    found.indices.dims.append(len(places))
+    found.indices.int64_data.extend(places.tolist())
+    return found
 
 
 def _flat_indices(
