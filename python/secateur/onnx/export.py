@@ -41,8 +41,8 @@ def export_onnx(
     Parameters
     ----------
     model : Sequential or OnnxModel
-        A built model. Ids, where it begins with embeddings, become an int64 input; padding (id 0, with
-        ``mask_zero``) is taken to be at the end of each sequence. A `CRF` passes logits on, as in `predict`.
+        A built model. Ids, where it begins with embeddings, become an int64 input. A `CRF` passes logits on,
+        as in `predict`.
     path : path-like
         The file: written whole, or left as it was.
     sparse : bool, default=False
@@ -128,9 +128,9 @@ def _reads_ids(layers: Iterable[nn.Layer]) -> bool:
 class _Writer:
     """The nodes of a model, as they are found.
 
-    ``last`` is the value that the next layer reads, ``lengths`` one that counts the steps of each sequence,
-    if there is padding, and ``lead`` how many axes of steps are before the features, if layers are run for
-    every step by itself.
+    ``last`` is the value that the next layer reads, ``padding`` the embedding that knows which steps are none
+    (or ""), and ``lead`` how many axes of steps are before the features, where layers are run for every step
+    by itself.
     """
 
     def __init__(self, model: nn.Sequential) -> None:
@@ -138,7 +138,7 @@ class _Writer:
         self.arrays: dict[str, NDArray[Any]] = {}
         self.masks: dict[str, NDArray[np.bool_]] = {}
         self.last = INPUT
-        self.lengths = ""
+        self.padding = ""
         self.lead = 0
         self._ids = _reads_ids(model.layers)
 
@@ -169,21 +169,21 @@ class _Writer:
             convert = getattr(self, f"_{layer.kind}", None)
             if convert is None:
                 raise UnsupportedOpError(f"{layer.name}: ONNX has no layer of type {type(layer).__name__}")
-            before, known = self.last, self.lengths
+            known = self.padding
             convert(layer)
             kept = len(layer.output_shape) > 1 and layer.output_shape[:1] == layer.input_shape[:1]
-            if self.lengths == known and not kept and before != self.last:
-                self.lengths = ""
+            if self.padding == known and not kept:
+                self.padding = ""
 
     def branches(self, branches: Iterable[Iterable[nn.Layer]]) -> tuple[list[str], str]:
-        """Chains that read the same: what they make, and the lengths that the first of them knows."""
-        source, lengths = self.last, self.lengths
+        """Chains that read the same: what they make, and the padding that the first of them knows of."""
+        source, padding = self.last, self.padding
         made, found = [], []
         for layers in branches:
-            self.last, self.lengths = source, lengths
+            self.last, self.padding = source, padding
             self.chain(layers)
             made.append(self.last)
-            found.append(self.lengths)
+            found.append(self.padding)
         return made, next((each for each in found if each), "")
 
     # Layers, by their kinds
@@ -260,15 +260,15 @@ class _Writer:
     _tanh = _sigmoid = _softmax = _relu
 
     def _residual(self, layer: nn.Residual) -> None:
-        lengths = self.lengths
+        padding = self.padding
         sides, _ = self.branches([layer.layers, layer.shortcut])
         self.node("Add", sides, layer.name)
-        self.lengths = lengths
+        self.padding = padding
 
     def _concatenate(self, layer: nn.Concatenate) -> None:
-        made, lengths = self.branches(layer.branches)
+        made, padding = self.branches(layer.branches)
         self.node("Concat", made, layer.name, axis=-1)
-        self.lengths = lengths
+        self.padding = padding
 
     def _slice(self, layer: nn.Slice) -> None:
         if layer.stop is None:
@@ -285,21 +285,36 @@ class _Writer:
         if not self._ids:
             ids = self.node("Cast", [ids], f"{layer.name}.ids", to=TensorProto.INT64)
         if layer.mask_zero and len(layer.input_shape) == 1 and not self.lead:
-            counts = self.node("Cast", [ids], f"{layer.name}.counts", to=TensorProto.BOOL)
-            ones = self.node("Cast", [counts], f"{layer.name}.ones", to=TensorProto.INT32)
-            axes = self.integers(f"{layer.name}.axes", [1])
-            self.lengths = self.node("ReduceSum", [ones, axes], f"{layer.name}.lengths", keepdims=0)
+            self._pad(layer.name, ids, layer.input_shape[0])
         self.node("Gather", [self.weight(layer, "weight"), ids], layer.name, axis=0)
 
+    def _pad(self, name: str, ids: str, steps: int) -> None:
+        """Padding is wherever an id is 0, but at the end for ONNX: how to bring it there, and back."""
+        counts = self.node("Cast", [ids], f"{name}.counts", to=TensorProto.BOOL)
+        ones = self.node("Cast", [counts], f"{name}.ones", to=TensorProto.INT32)
+        axes = self.integers(f"{name}.axes", [1])
+        self.node("ReduceSum", [ones, axes], f"{name}.lengths", keepdims=0)
+        # Sorted, and equal ones cannot be: each step by its place, padding by that behind all others.
+        padding = self.node("Not", [counts], f"{name}.padding")
+        behind = self.node("Cast", [padding], f"{name}.behind", to=TensorProto.INT64)
+        behind = self.node("Mul", [behind, self.integers(f"{name}.steps", steps)], f"{name}.far_behind")
+        places = self.node("Add", [behind, self.integers(f"{name}.range", range(steps))], f"{name}.places")
+        count, last = self.integers(f"{name}.count", [steps]), self.integers(f"{name}.last", [2])
+        for target in ("order", "back"):
+            self.node("TopK", [places, count], f"{name}.{target}.sorted", outputs=2, axis=1, largest=0)
+            places = f"{name}.{target}.sorted.1"
+            self.node("Unsqueeze", [places, last], f"{name}.{target}")
+        self.padding = name
+
     def _time_distributed(self, layer: nn.TimeDistributed) -> None:
-        lengths = self.lengths
+        padding = self.padding
         if all(inner.kind in ALONG_FEATURES for inner in layer.layers):
             self.lead += 1
             self.chain(layer.layers)
             self.lead -= 1
         else:
             # Steps of samples as samples. Within them there are sequences of another kind, or none.
-            lead, self.lead, self.lengths = self.lead, 0, ""
+            lead, self.lead, self.padding = self.lead, 0, ""
             steps, *inside = layer.input_shape
             shape = self.integers(f"{layer.name}.joined_shape", [-1, *inside])
             self.node("Reshape", [self.last, shape], f"{layer.name}.joined")
@@ -307,7 +322,7 @@ class _Writer:
             shape = self.integers(f"{layer.name}.shape", [-1, steps, *layer.layers[-1].output_shape])
             self.node("Reshape", [self.last, shape], layer.name)
             self.lead = lead
-        self.lengths = lengths
+        self.padding = padding
 
     def _recurrent(self, layer: Any) -> None:
         self._cells(layer.name, [layer])
@@ -320,10 +335,10 @@ class _Writer:
             self._cells(layer.name, ways)
             return
         # Pruned to different widths, which one node cannot have.
-        source, lengths = self.last, self.lengths
+        source, padding = self.last, self.padding
         made = []
         for way, direction in zip(ways, ("forward", "reverse"), strict=True):
-            self.last, self.lengths = source, lengths
+            self.last, self.padding = source, padding
             self._cells(way.name, [way], direction)
             made.append(self.last)
         self.node("Concat", made, layer.name, axis=-1)
@@ -348,13 +363,18 @@ class _Writer:
                     self.masks[f"{name}.{key}{suffix}"] = _gated(way, way.masks[key])
             inputs.append(self.array(f"{name}.{key}", [_gated(way, way.params[key]) for way in ways]))
         inputs.append(self.array(f"{name}.bias", [_biases(way) for way in ways]))
+        if self.padding:
+            inputs.append(f"{self.padding}.lengths")
+            self.node("GatherND", [self.last, f"{self.padding}.order"], f"{name}.ordered", batch_dims=1)
         source = self.node("Transpose", [self.last], f"{name}.steps", perm=[1, 0, 2])
-        self.node(op, [source, *inputs, self.lengths], f"{name}.states", outputs=2, **attributes)
+        self.node(op, [source, *inputs], f"{name}.states", outputs=2, **attributes)
         if first.return_sequences:
             # (steps, directions, samples, units)
             self.node("Transpose", [f"{name}.states"], f"{name}.samples", perm=[2, 0, 1, 3])
             shape = self.integers(f"{name}.shape", [0, 0, -1])
-            self.node("Reshape", [self.last, shape], name)
+            self.node("Reshape", [self.last, shape], f"{name}.joined" if self.padding else name)
+            if self.padding:
+                self.node("GatherND", [self.last, f"{self.padding}.back"], name, batch_dims=1)
         else:
             self.node("Transpose", [f"{name}.states.1"], f"{name}.samples", perm=[1, 0, 2])
             self.node("Flatten", [self.last], name, axis=1)
