@@ -108,6 +108,14 @@ def test_sparse_initializers_become_dense(path, indices):
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), dense)
     sparse.indices.CopyFrom(numpy_helper.from_array(places.astype(np.int64) + 100))
     refused(path, proto, "outside its shape")
+    constant = helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+    proto.graph.node.insert(0, constant)
+    del proto.graph.sparse_initializer[:]
+    refused(path, proto, "outside its shape")
+    sparse = proto.graph.node[0].attribute[0].sparse_tensor
+    sparse.indices.CopyFrom(numpy_helper.from_array(places.astype(np.int64)))
+    model = read_model(put(path, proto))
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), dense)
     sparse.dims[0] = 1 << 40
     refused(path, proto, "too large for its file")
 

@@ -84,7 +84,7 @@ def read_model(path: str | os.PathLike[str]) -> ir.Model:
     try:
         if _opset(proto) < OLDEST_OPSET:
             proto = onnx.version_converter.convert_version(proto, OLDEST_OPSET)
-        model = _deserialize(proto, Folder(path.parent), status.st_size)
+        model = _deserialize(proto, Folder(Path(os.path.realpath(path)).parent), status.st_size)
         infer_shapes(model)
     except SecateurError:
         raise
@@ -124,6 +124,8 @@ def _deserialize(proto: onnx.ModelProto, folder: Folder, size: int) -> ir.Model:
     for tensor in node_tensors(graph.node):
         _check_inline(tensor, folder)
     mapped = {}
+    if len({tensor.name for tensor in graph.initializer}) < len(graph.initializer):
+        raise ValueError("two initializers have the same name")
     for tensor in graph.initializer:
         check_tensor(tensor)
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -241,13 +243,18 @@ def _lift_constants(graph: ir.Graph) -> None:
 def _constant(node: ir.Node) -> ir.TensorProtocol | None:
     """The tensor of a Constant node; None if it holds text or is sparse."""
     (attribute,) = node.attributes.values()
-    name, key = node.outputs[0].name, attribute.name
-    if key == "value" and attribute.value.dtype != ir.DataType.STRING:
-        return ir.Tensor(attribute.value.numpy(), dtype=attribute.value.dtype, name=name)
-    types = {"value_float": np.float32, "value_floats": np.float32}
-    if key in types or key in ("value_int", "value_ints"):
-        return ir.Tensor(np.array(attribute.value, types.get(key, np.int64)), name=name)
-    return None
+    name, value = node.outputs[0].name, attribute.value
+    types = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    if attribute.name in types:
+        return ir.Tensor(np.array(value, types[attribute.name]), name=name)
+    if attribute.name != "value" or value.dtype == ir.DataType.STRING:
+        return None
+    return ir.Tensor(value.numpy(), dtype=value.dtype, name=name)
 
 
 def write_model(model: ir.Model, path: str | os.PathLike[str], sparse: Collection[str] = ()) -> None:
@@ -271,7 +278,7 @@ def write_model(model: ir.Model, path: str | os.PathLike[str], sparse: Collectio
     OSError
         If it cannot be written; nothing is left behind.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     try:
         infer_shapes(model.clone())
     except Exception as error:  # as in `read_model`

@@ -85,7 +85,8 @@ def _flatten(graph: ir.Graph, node: ir.Node) -> None:
     if source is None or before is None or after is None:
         return
     rest = [dim for dim in before[1:] if isinstance(dim, int)]
-    if len(after) != 2 or len(before) < 2 or len(rest) != len(before) - 1 or after[1] != int(np.prod(rest)):
+    width = int(np.prod(rest))
+    if len(after) != 2 or len(before) < 2 or len(rest) != len(before) - 1 or not 0 < width == after[1]:
         return
     flat = ir.node("Flatten", [source], {"axis": 1}, name=node.name)
     output = node.outputs[0]
@@ -130,10 +131,11 @@ def _batch_norm(graph: ir.Graph, node: ir.Node) -> None:
     if not all(map(is_constant, node.inputs[1:5])) or any(output.uses() for output in node.outputs[1:]):
         return
     scale, bias, mean, var = (np.asarray(array_of(value), np.float64) for value in node.inputs[1:5] if value)
-    factor = scale / np.sqrt(var + attribute(node, "epsilon", 1e-5))
     chain = _layer_before(node)
-    if chain is None:
+    var = var + attribute(node, "epsilon", 1e-5)
+    if chain is None or not (var > 0).all():
         return
+    factor = scale / np.sqrt(var)
     layer, adder, index = chain
     weight, offset = layer.inputs[1], adder.inputs[index] if len(adder.inputs) > index else None
     assert weight is not None
