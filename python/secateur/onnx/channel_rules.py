@@ -388,7 +388,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"), same),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool"), image),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), normalize),
-    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub"), binary),
+    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum"), binary),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"), reduce),
     **dict.fromkeys(("Resize", "Upsample"), resize),
     **dict.fromkeys(("LogSoftmax", "Softmax"), softmax),

@@ -141,15 +141,17 @@ def _batch_norm(graph: ir.Graph, node: ir.Node) -> None:
     assert weight is not None
     axis = 0 if layer.op_type == "Conv" or attribute(layer, "transB", 0) else 1
     array = array_of(weight)
-    before = np.zeros(1) if offset is None else np.asarray(array_of(offset), np.float64).reshape(-1)
-    if array.shape[axis] != factor.size or before.size not in (1, factor.size):
+    before = np.zeros(1) if offset is None else np.asarray(array_of(offset), np.float64)
+    # One number for all outputs, or one for each along the last axis.
+    if array.shape[axis] != factor.size or before.shape[-1:] not in ((), (1,), (before.size,)):
+        return
+    if before.size not in (1, factor.size):
         return
     along = [1] * array.ndim
     along[axis] = -1
     put_array(weight, (np.asarray(array, np.float64) * factor.reshape(along)).astype(array.dtype))
     beta = attribute(adder, "beta", 1.0) if adder.op_type == "Gemm" else 1.0
-    total = ((beta * before - mean) * factor + bias).astype(array.dtype)
-    # The bias of the normalization is as long as what is added now, and has a name that nothing else has.
+    total = ((beta * before.reshape(-1) - mean) * factor + bias).astype(array.dtype)
     dtype = weight.const_value.dtype if weight.const_value is not None else ir.DataType.FLOAT
     name = _unused(graph, f"{weight.name}_bias")
     added = _initializer(name, ir.Tensor(total, dtype=dtype, name=name))
