@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import secateur as sc
@@ -140,3 +141,13 @@ def test_models_of_one_batch_size_run_as_often_as_needed(file):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="x: "):
         onnx_session.runner(model)({"a": x, "b": x})
+
+
+def test_sequences_may_come_steps_first(tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 18]> net (float[7, N, 3] x, float s) => (float[7, N, 3] y)
+    { y = Mul(x, s) }"""
+    model = sc.OnnxModel(ir.from_onnx_text(text))
+    given = onnx_session.noise(model, 4)
+    assert given["x"].shape == (7, 4, 3) and given["s"].shape == ()
+    (found,) = onnx_session.runner(model)(given)
+    np.testing.assert_allclose(found, given["x"] * given["s"])

@@ -47,10 +47,19 @@ class OnnxView:
 
     def __init__(self, model: OnnxModel) -> None:
         self.model = model
-        self._weights = find_weights(model.ir.graph)
+        self._seen: ir.Model | None = None
+        self._found: dict[str, Weight] = {}
         self._channels: Channels | None = None
         if not self._weights:
             raise ValueError("model: it has no weights to prune")
+
+    @property
+    def _weights(self) -> dict[str, Weight]:
+        """The prunable tensors of the graph, which fine-tuning may have exchanged."""
+        if self._seen is not self.model.ir:
+            self._seen, self._channels = self.model.ir, None
+            self._found = find_weights(self.model.ir.graph)
+        return self._found
 
     def _tensor(self, name: str) -> Weight:
         if name not in self._weights:
@@ -97,7 +106,6 @@ class OnnxView:
             raise ValueError(f"arrays: {one_line(error)}") from None
         masks = self.model.masks
         self.model.ir = narrower
-        self._weights, self._channels = find_weights(narrower.graph), None
         self.model.masks = {
             name: mask
             for name, mask in masks.items()
@@ -106,8 +114,9 @@ class OnnxView:
 
     def _groups(self) -> dict[str, Group]:
         """The groups of neurons by the first of the tensors that make them."""
+        weights = self._weights
         if self._channels is None:
-            self._channels = Channels(self.model.ir.graph, self._weights)
+            self._channels = Channels(self.model.ir.graph, weights)
         return {group.tensors[0]: group for group in self._channels.groups}
 
     def neurons(self, name: str) -> list[Consumer]:

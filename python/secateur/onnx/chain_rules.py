@@ -189,7 +189,7 @@ def _reduce_mean(region: Region, node: ir.Node) -> Made:
 def _flatten(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
     if x is None or x.lead != 1 or attribute(node, "axis", 1) not in (1, -len(x.shape)):
-        return None
+        return chain_sequences.flatten(region, node)
     return x if len(x.shape) == 1 else region.add(node, "flatten", [x], (math.prod(x.shape),))
 
 

@@ -93,6 +93,14 @@ def reshape(region: Region, node: ir.Node) -> Made:
     return turned((_side_by_side(region, node, of),), axes.replace("d", ""))
 
 
+def flatten(region: Region, node: ir.Node) -> Made:
+    """Puts the last states of the directions side by side."""
+    found = _sequences(region, node.inputs[0])
+    if found is None or found[1] != "ndf" or attribute(node, "axis", 1) not in (1, -2):
+        return None
+    return _side_by_side(region, node, found[0])
+
+
 def _side_by_side(region: Region, node: ir.Node, of: tuple[Stage, ...]) -> Stage:
     whole = of[0]
     for stage in of[1:]:
