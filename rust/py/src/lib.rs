@@ -5,6 +5,7 @@
 mod arrays;
 mod errors;
 mod formats;
+mod operators;
 mod plan;
 mod recurrent;
 mod runtime;
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
+    operators::register(m)?;
     plan::register(m)?;
     recurrent::register(m)?;
     runtime::register(m)?;
