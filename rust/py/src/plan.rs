@@ -213,30 +213,17 @@ pub struct CompiledPlan {
     plan: plan::Plan,
 }
 
-/// The axes that users see of an edge: those of an image, a vector, a sequence, or of ids.
-fn shown(plan::Edge { shape: Shape { c, h, w }, timed, .. }: plan::Edge, ids: bool) -> Vec<usize> {
-    match (timed, h * w) {
-        (true, _) if ids => vec![h],
-        (true, _) => vec![h, c],
-        (false, 1) => vec![c],
-        _ => vec![c, h, w],
-    }
-}
-
 #[pymethods]
 impl CompiledPlan {
     fn run<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let x = arrays::floats("x", x)?;
-        let graph = self.plan.graph();
-        let (input, output) = (graph.edge(plan::Graph::INPUT), graph.edge(graph.output_edge()));
-        // Nobody shows the only feature of a sequence of ids as an axis.
-        let wanted = shown(input, input.shape.c == 1 && self.plan.takes_ids());
+        let wanted = self.plan.input_axes();
         let Some((&images, _)) = x.shape().split_first().filter(|(_, rest)| *rest == wanted) else {
             let wanted: Vec<String> = wanted.iter().map(usize::to_string).collect();
             let wanted = wanted.join(", ");
             return Err(PyValueError::new_err(format!("x: expected shape (n, {wanted}), got {:?}", x.shape())));
         };
-        let shape = [vec![images], shown(output, false)].concat();
+        let shape = [vec![images], self.plan.output_axes()].concat();
         let y = PyArrayDyn::zeros(py, shape, false);
         {
             let (x, mut y) = (x.as_slice()?, y.readwrite());

@@ -5,7 +5,7 @@
 
 use super::choose::{Choice, build, is_free, reads};
 use super::graph::Graph;
-use crate::executor::Executor;
+use crate::executor::{Executor, Sequential};
 use crate::ops::relayout::Relayout;
 use crate::ops::{Layout, Operator};
 use crate::simd::{Buffer, Target};
@@ -85,6 +85,11 @@ impl Program {
         let slots = assign(&mut steps);
         let scratch = steps.iter().map(|step| step.operator.scratch()).max().unwrap_or(0);
         Program { steps, alone: false, slots, scratch, spare: Mutex::new(Vec::new()) }
+    }
+
+    /// Who runs it, of those that a host offers.
+    pub fn executor<'a>(&self, offered: &'a dyn Executor) -> &'a dyn Executor {
+        if self.alone { &Sequential } else { offered }
     }
 
     /// Floats of the buffers of a run.
