@@ -1,5 +1,7 @@
 """secateur prunes neural networks and makes them really faster and smaller on CPUs."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import datasets, nn
 from ._core import PackedConv2D, PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .applying import apply_mask
@@ -31,6 +33,22 @@ from .sketch import Sketch
 from .stop import AtSparsity, MaxDrop, NoImprovement
 from .storage import load, save
 from .thresholds import grad_prune, l1_prune, l2_prune
+
+if TYPE_CHECKING:
+    from .onnx.model import OnnxModel as OnnxModel
+
+_LAZY = {"OnnxModel": "model"}
+"""Public names that need an extra, and where in ``secateur.onnx`` they are; not in `__all__`, so that
+``import *`` does without."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".onnx.{_LAZY[name]}", __name__), name)
+
 
 __all__ = [
     "ACDC",

@@ -6,6 +6,7 @@ bytes are made by the core (``rust/core/src/store.rs`` describes them).
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import secrets
@@ -45,6 +46,9 @@ class _Kind(NamedTuple):
 
 _KINDS: dict[str, _Kind] = {}
 
+FOREIGN = {".onnx": "secateur.onnx.model:OnnxModel"}
+"""Classes of foreign files by suffix, as "module:class" with ``load`` and ``save``; imported when needed."""
+
 
 def register(
     kind: str, cls: type[T], dump: Callable[[T], Contents], restore: Callable[[Contents], T]
@@ -67,22 +71,24 @@ def register(
 
 
 def save(obj: object, path: str | os.PathLike[str]) -> None:
-    """Write a model, plan or training checkpoint to a file.
+    """Write a model, plan, training checkpoint or ONNX model to a file.
 
     The file is written beside its destination, synced and then renamed: whatever happens, the old file or the
     new one is there, whole. An existing file's permissions are kept. Equal objects make equal bytes.
 
     Parameters
     ----------
-    obj : Sequential, Plan or TrainingCheckpoint
+    obj : Sequential, Plan, TrainingCheckpoint or OnnxModel
         What to keep. Weights, masks and states are kept bit for bit.
     path : path-like
-        Usually ends in ``.safetensors``.
+        Usually ends in ``.safetensors``; for an ONNX model, and for nothing else, in ``.onnx``.
 
     Raises
     ------
     TypeError
         If there is no kind of file for `obj`.
+    ValueError
+        If an ONNX model's path does not end in ``.onnx``, or it contradicts itself.
     OSError
         If the file cannot be written; nothing is left behind.
 
@@ -97,6 +103,12 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
     >>> bool((again.parameters()["dense.weight"] == model.parameters()["dense.weight"]).all())
     True
     """
+    foreign = _foreign(path)
+    if foreign is not None:
+        if not isinstance(obj, foreign):
+            raise TypeError(f"obj: expected a {foreign.__name__} for {path!s}, got {type(obj).__name__}")
+        obj.save(path)
+        return
     for name, kind in _KINDS.items():
         if isinstance(obj, kind.type):
             tensors, masks, metadata = kind.dump(obj)
@@ -116,8 +128,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    Sequential, Plan or TrainingCheckpoint
-        By the kind that the file names.
+    Sequential, Plan, TrainingCheckpoint or OnnxModel
+        By the kind that the file names; of a path that ends in ``.onnx`` the last.
 
     Raises
     ------
@@ -125,6 +137,9 @@ def load(path: str | os.PathLike[str]) -> Any:
         If the file is missing, truncated, damaged, of a newer version, or no secateur file. The claims
         of a file are checked against its length before anything is read past its header.
     """
+    foreign = _foreign(path)
+    if foreign is not None:
+        return foreign.load(path)
     tensors, masks, metadata = _core.decode(path)
     name = metadata.pop("kind")
     if name not in _KINDS:
@@ -136,6 +151,15 @@ def load(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # a damaged description can make a constructor raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FormatError(f"{os.fspath(path)}: damaged {name}: {reason}") from error
+
+
+def _foreign(path: str | os.PathLike[str]) -> Any:
+    """The class of files with the suffix of `path`, if that is another maker's."""
+    found = FOREIGN.get(Path(path).suffix)
+    if found is None:
+        return None
+    module, _, name = found.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

@@ -1,0 +1,104 @@
+"""The handle of an ONNX model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .files import read_model, write_model
+
+
+class Info(NamedTuple):
+    """An input or output of a model.
+
+    Attributes
+    ----------
+    name : str
+    dtype : str
+        ONNX's name of the type, e.g. ``"FLOAT"``; empty for what is no tensor.
+    shape : tuple of (int, str or None), or None
+        A str is the name of a dimension that is free, None one without a name. None in all: unknown.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+class OnnxModel:
+    """An ONNX model in memory: what `secateur.load` makes of a file, and `secateur.prune` prunes.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Kept, not copied.
+    path : path-like, optional
+        Where it came from.
+
+    Attributes
+    ----------
+    ir : onnx_ir.Model
+        The graph. Its tensors are never written to, only exchanged for others.
+    path : pathlib.Path or None
+    masks : dict of str to ndarray of bool
+        By prunable tensor, laid out as `secateur.models.onnx.OnnxView` has it; where False, weights are 0.
+
+    Examples
+    --------
+    >>> import onnx_ir as ir
+    >>> from secateur.onnx.model import OnnxModel
+    >>> text = '<ir_version: 10, opset_import: ["": 21]> net (float[N,2] x) => (float[N,2] y) { y = Relu(x) }'
+    >>> OnnxModel(ir.from_onnx_text(text))
+    OnnxModel(x: FLOAT[N, 2] -> y: FLOAT[N, 2]; 1 nodes)
+    """
+
+    def __init__(self, model: ir.Model, path: str | os.PathLike[str] | None = None) -> None:
+        self.ir = model
+        self.path = None if path is None else Path(path)
+        self.masks: dict[str, NDArray[np.bool_]] = {}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> OnnxModel:
+        """Read a file; see `read_model`."""
+        return cls(read_model(path), path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file; see `write_model`."""
+        write_model(self.ir, path)
+
+    def copy(self) -> OnnxModel:
+        """A model of its own; tensors, which nobody writes to, are shared."""
+        other = OnnxModel(self.ir.clone(), self.path)
+        other.masks = dict(self.masks)
+        return other
+
+    @property
+    def inputs(self) -> list[Info]:
+        """What a caller gives; initializers that are listed as inputs too are left out."""
+        return [_info(value) for value in self.ir.graph.inputs if not value.is_initializer()]
+
+    @property
+    def outputs(self) -> list[Info]:
+        """What the model returns."""
+        return [_info(value) for value in self.ir.graph.outputs]
+
+    def __repr__(self) -> str:
+        ends = " -> ".join(", ".join(map(_text, infos)) for infos in (self.inputs, self.outputs))
+        return f"OnnxModel({ends}; {len(self.ir.graph)} nodes)"
+
+
+def _info(value: ir.Value) -> Info:
+    shape = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return Info(value.name or "", "" if value.dtype is None else value.dtype.name, shape)
+
+
+def _text(info: Info) -> str:
+    shape = "" if info.shape is None else f"[{', '.join('?' if d is None else str(d) for d in info.shape)}]"
+    return f"{info.name}: {info.dtype}{shape}"
