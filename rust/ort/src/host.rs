@@ -153,6 +153,19 @@ impl Host {
         Ok(Some(unsafe { slice(self.data(value)?.cast_const().cast(), bytes as usize) }))
     }
 
+    /// The shape of an input as far as the model says it: -1 for what it does not.
+    pub fn input_shape(self, info: *const OrtKernelInfo, input: usize) -> Option<Vec<i64>> {
+        let (mut about, mut shape) = (null_mut(), null());
+        // SAFETY: the kernel info is ONNX Runtime's.
+        self.found(unsafe { (self.0.KernelInfo_GetInputTypeInfo)(info, input, &mut about) })?;
+        // SAFETY: the info was just made; it owns the shape.
+        let cast = self.found(unsafe { (self.0.CastTypeInfoToTensorInfo)(about, &mut shape) });
+        let dims = cast.and_then(|()| self.dims(shape).ok());
+        // SAFETY: made above, and not used any more.
+        unsafe { (self.0.ReleaseTypeInfo)(about) };
+        dims
+    }
+
     // Running a kernel
 
     pub fn input(self, context: *const OrtKernelContext, index: usize) -> Result<*const OrtValue> {

@@ -17,6 +17,8 @@ pub struct Kernel {
     /// Axes of a sample, read and written.
     input: Vec<usize>,
     output: Vec<usize>,
+    /// Whether any number of samples may come.
+    open: bool,
     threads: OnceLock<usize>,
 }
 
@@ -40,7 +42,8 @@ impl Kernel {
                 .into());
             }
         }
-        Ok(Kernel { host, node, plan, input, output, threads: OnceLock::new() })
+        let open = host.input_shape(info, 0).is_none_or(|shape| shape.is_empty() || shape.contains(&-1));
+        Ok(Kernel { host, node, plan, input, output, open, threads: OnceLock::new() })
     }
 
     /// Computes y from x.
@@ -58,13 +61,43 @@ impl Kernel {
         let (x, y) = unsafe { (floats(x.cast_const().cast(), lengths.0), slice_mut(y.cast(), lengths.1)) };
         let threads = *self.threads.get_or_init(|| Pool::count(host, context));
         let pool = Pool::new(host, context, threads);
-        self.plan.run_on(&pool, samples, &x, y).map_err(|error| named(&self.node, error).into())
+        let run = if self.open && self.is_of_vectors() { Kernel::run_open } else { Kernel::run_exactly };
+        run(self, &pool, samples, &x, y).map_err(|error| named(&self.node, error).into())
+    }
+
+    fn run_exactly(&self, pool: &Pool, samples: usize, x: &[f32], y: &mut [f32]) -> secateur_core::Result<()> {
+        self.plan.run_on(pool, samples, x, y)
+    }
+
+    /// A run of as many vectors as there happen to be. Weights are packed for a number of them, and the steps of a sequence
+    /// come in any: what does not fill a slice is made up, with zeros, to one of a few numbers.
+    fn run_open(&self, pool: &Pool, samples: usize, x: &[f32], y: &mut [f32]) -> secateur_core::Result<()> {
+        let most = self.plan.at_once(usize::MAX);
+        let rest = samples % most;
+        let full = made_up(rest, most);
+        if full == rest {
+            return self.run_exactly(pool, samples, x, y);
+        }
+        let (input, output) = (count(&self.input), count(&self.output));
+        let (x, x_rest) = x.split_at((samples - rest) * input);
+        let (y, y_rest) = y.split_at_mut((samples - rest) * output);
+        self.run_exactly(pool, samples - rest, x, y)?;
+        let mut x_full = x_rest.to_vec();
+        x_full.resize(full * input, 0.0);
+        let mut y_full = vec![0.0; full * output];
+        self.run_exactly(pool, full, &x_full, &mut y_full)?;
+        y_rest.copy_from_slice(&y_full[..rest * output]);
+        Ok(())
+    }
+
+    fn is_of_vectors(&self) -> bool {
+        self.input.len() == 1 && !self.plan.takes_ids()
     }
 
     /// How many samples a shape holds, and the axes before those of a sample.
     fn samples(&self, shape: &[i64]) -> Result<(usize, usize)> {
         let axes: Vec<usize> = shape.iter().map(|&axis| usize::try_from(axis).unwrap_or(0)).collect();
-        let vectors = self.input.len() == 1 && !self.plan.takes_ids();
+        let vectors = self.is_of_vectors();
         match axes.len().checked_sub(self.input.len()) {
             // Vectors may lie in any number of axes; of images and sequences there is a batch.
             Some(leading) if axes[leading..] == self.input && (vectors || leading == 1) => {
@@ -77,6 +110,15 @@ impl Kernel {
                 Err(named(&self.node, wanted).into())
             }
         }
+    }
+}
+
+/// The number of vectors that so many are made up to, where a slice has `most`: powers of two, then equal steps of 16 or more.
+fn made_up(vectors: usize, most: usize) -> usize {
+    match vectors {
+        0 => 0,
+        1..=16 => vectors.next_power_of_two().min(most),
+        _ => vectors.next_multiple_of((most / 8).max(16)).min(most),
     }
 }
 
@@ -116,4 +158,18 @@ fn read(_bytes: &[u8]) -> secateur_core::Result<Plan> {
     let mut graph = Graph::new(Shape::features(64));
     graph.dense("d", 0, Rows::from_dense(32, 64, &vec![0.5; 64 * 32])?, None, Activation::None)?;
     Plan::new(graph, &[1, 32], Target::detect(), std::sync::Arc::new(Sequential), &Default::default(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_up;
+
+    #[test]
+    fn few_sizes_serve_any_number_of_vectors() {
+        for most in [1, 5, 16, 100, 128, 1000] {
+            let sizes: std::collections::BTreeSet<usize> = (0..most).map(|vectors| made_up(vectors, most)).collect();
+            assert!(sizes.len() <= 14, "{sizes:?}");
+            assert!((0..most).all(|vectors| (vectors..=most).contains(&made_up(vectors, most))));
+        }
+    }
 }

@@ -57,7 +57,7 @@ const SLICE: usize = 128;
 const SLICE_FLOATS: usize = 1 << 24;
 
 /// Programs kept for batch sizes that were not compiled for.
-const KEPT: usize = 8;
+const KEPT: usize = 16;
 
 /// A compiled network.
 pub struct Plan {
