@@ -163,7 +163,7 @@ def test_on_another_cpu_the_cost_model_chooses(tmp_path, monkeypatch):
     model = pruned(cnn())
     plan = sc.compile(model, batch=1)
     sc.save(plan, tmp_path / "plan.safetensors")
-    monkeypatch.setattr("secateur.storage.cpu_signature", lambda target: "another")
+    monkeypatch.setattr("secateur.storage._core.cpu_signature", lambda target: "another")
     loaded = sc.load(tmp_path / "plan.safetensors")
     x = np.random.default_rng(4).standard_normal((1, 2, 16, 18), dtype=np.float32)
     np.testing.assert_allclose(loaded(x), plan(x), atol=1e-6)

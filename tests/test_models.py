@@ -129,7 +129,7 @@ def test_foreign_layers_and_models_are_refused_by_name():
     model = nn.Sequential([nn.Dense(4), Foreign(), nn.Dense(2)]).build((3,), 0)
     with pytest.raises(sc.UnsupportedOpError, match="foreign_to_secateur: a layer of type Foreign"):
         view(model)
-    with pytest.raises(TypeError, match="model: expected one of Sequential, got dict"):
+    with pytest.raises(TypeError, match="model: expected one of OnnxModel, Sequential, got dict"):
         view({})
     with pytest.raises(ValueError, match="model: it is not built"):
         view(nn.Sequential([nn.Dense(2)]))

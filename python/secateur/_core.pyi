@@ -9,6 +9,7 @@ def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def cpu_target() -> str: ...
 def cpu_targets() -> list[str]: ...
+def cpu_signature(target: str) -> str: ...
 def peak_flops() -> float: ...
 
 # formats
@@ -203,57 +204,17 @@ def sgd_step(
 
 # plans
 
-@final
-class Graph:
-    def __new__(cls, c: int, h: int, w: int) -> Graph: ...
-    @staticmethod
-    def of_sequences(steps: int, features: int) -> Graph: ...
-    def dense(
-        self, name: str, x: int, weight: ArrayLike, bias: ArrayLike | None, activation: str | None
-    ) -> int: ...
-    def conv2d(
-        self,
-        name: str,
-        x: int,
-        weight: ArrayLike,
-        bias: ArrayLike | None,
-        kernel_size: _Pair,
-        strides: _Pair,
-        dilation: _Pair,
-        groups: int,
-        pads: _Pads,
-        activation: str | None,
-    ) -> int: ...
-    def pool(self, name: str, x: int, kind: str, size: _Pair, strides: _Pair, pads: _Pads) -> int: ...
-    def activation(self, name: str, x: int, kind: str) -> int: ...
-    def scale(self, name: str, x: int, scale: ArrayLike, shift: ArrayLike) -> int: ...
-    def softmax(self, name: str, x: int) -> int: ...
-    def flatten(self, name: str, x: int) -> int: ...
-    def add(self, name: str, x: int, y: int) -> int: ...
-    def look_up(self, name: str, x: int, table: ArrayLike) -> int: ...
-    def recurrent(
-        self,
-        name: str,
-        cell: str,
-        products: int,
-        ids: int | None,
-        weight: ArrayLike,
-        bias: ArrayLike | None,
-        sequences: bool,
-        reverse: bool,
-    ) -> int: ...
-    def layer_norm(self, name: str, x: int, scale: ArrayLike, shift: ArrayLike, epsilon: float) -> int: ...
-    def slice(self, name: str, x: int, first: int, count: int) -> int: ...
-    def concat(self, name: str, x: int, y: int) -> int: ...
-    def compile(
-        self,
-        batch: list[int],
-        threads: int | None,
-        target: str | None,
-        choices: str | None,
-        timed: bool,
-        winograd: bool,
-    ) -> CompiledPlan: ...
+def compile(
+    input_shape: tuple[int, ...],
+    nodes: str,
+    tensors: dict[str, NDArray[Any]],
+    batch: list[int],
+    threads: int | None,
+    target: str | None,
+    choices: str | None,
+    timed: bool,
+    winograd: bool,
+) -> CompiledPlan: ...
 
 @final
 class CompiledPlan:

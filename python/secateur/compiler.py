@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .description import Description, describe, graph_of
+from . import _core
+from .description import Description, describe, parts
 
 Choices = dict[str, list[list[Any]]]
 """For each batch size, [node, {"kernel", "input", "output"}] in running order; made of JSON types."""
@@ -135,9 +135,19 @@ class Plan:
         self.description = description
         self.batch = list(batch)
         self.winograd = bool(winograd)
-        graph = graph_of(self.input_shape, description)
+        nodes, arrays = parts(description)
         given = None if choices is None else json.dumps(dict(choices))
-        self._plan = graph.compile(self.batch, threads, target, given, timed, self.winograd)
+        self._plan = _core.compile(
+            self.input_shape,
+            json.dumps(nodes),
+            arrays,
+            self.batch,
+            threads,
+            target,
+            given,
+            timed,
+            self.winograd,
+        )
 
     def __call__(self, x: ArrayLike, *, check_finite: bool = False) -> NDArray[np.float32]:
         """Run a batch.
@@ -270,13 +280,3 @@ class Plan:
 
 
 _ROW = "{:<14} {:<10} {:>7}  {:<30} {:<15} {:>9} {:>9} {:>6} {:>5}"
-
-
-def cpu_signature(target: str) -> str:
-    """What choices were measured on: the processor's name and the CPU target."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.processor() or platform.machine()} / {target}"

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from . import _core
 from .errors import UnsupportedOpError
 
 Description = list[dict[str, Any]]
@@ -252,61 +252,11 @@ def _turned(sides: list[int]) -> list[int]:
     return sides[::-1] if len(sides) == 2 else [sides[i] for i in (1, 0, 3, 2)]
 
 
-def graph_of(input_shape: tuple[int, ...], description: Description) -> _core.Graph:
-    """The core's graph of a network.
-
-    Raises
-    ------
-    UnsupportedOpError
-        A node that plans cannot run.
-    ValueError
-        Nodes that do not fit together.
-    """
-    if len(input_shape) == 2:
-        graph = _core.Graph.of_sequences(*input_shape)
-    elif description and description[0]["op"] == "embedding":
-        graph = _core.Graph.of_sequences(input_shape[0], 1)
-    else:
-        graph = _core.Graph(*(*input_shape, 1, 1)[:3])
-    edges = {INPUT: 0}
-    last = INPUT
+def parts(description: Description) -> tuple[Description, dict[str, NDArray[Any]]]:
+    """A network's nodes as what JSON can say, and their arrays by "NODE.ARRAY"."""
+    nodes, arrays = [], {}
     for node in description:
-        op, name = node["op"], node["name"]
-        x, *others = (edges[source] for source in node.get("inputs", [last]))
-        if op == "dense":
-            edge = graph.dense(name, x, node["weight"], node["bias"], node["activation"])
-        elif op == "conv2d":
-            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
-            # Files from before these attributes existed do not have them.
-            dilation, groups = tuple(node.get("dilation", (1, 1))), node.get("groups", 1)
-            weight, bias, activation = node["weight"], node["bias"], node["activation"]
-            edge = graph.conv2d(name, x, weight, bias, size, strides, dilation, groups, pads, activation)
-        elif op == "pool":
-            size, strides, pads = tuple(node["size"]), tuple(node["strides"]), tuple(node["pads"])
-            edge = graph.pool(name, x, node["kind"], size, strides, pads)
-        elif op == "activation":
-            edge = graph.activation(name, x, node["kind"])
-        elif op == "scale":
-            edge = graph.scale(name, x, node["scale"], node["shift"])
-        elif op == "softmax":
-            edge = graph.softmax(name, x)
-        elif op == "flatten":
-            edge = graph.flatten(name, x)
-        elif op == "add":
-            edge = graph.add(name, x, *others)
-        elif op == "embedding":
-            edge = graph.look_up(name, x, node["weight"])
-        elif op == "recurrent":
-            ids, ways = others[0] if others else None, (node["sequences"], node["reverse"])
-            edge = graph.recurrent(name, node["cell"], x, ids, node["weight"], node["bias"], *ways)
-        elif op == "layer_norm":
-            edge = graph.layer_norm(name, x, node["scale"], node["shift"], node["epsilon"])
-        elif op == "concat":
-            edge = graph.concat(name, x, *others)
-        elif op == "slice":
-            edge = graph.slice(name, x, node["first"], node["count"])
-        else:
-            raise UnsupportedOpError(f"{name}: plans cannot run a node of type {op!r}")
-        edges[name] = edge
-        last = name
-    return graph
+        own = {key: value for key, value in node.items() if isinstance(value, np.ndarray)}
+        nodes.append({key: value for key, value in node.items() if key not in own})
+        arrays.update({f"{node['name']}.{key}": array for key, array in own.items()})
+    return nodes, arrays

@@ -7,6 +7,7 @@ the way, until the number of weights left is as near to the target as whole neur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,8 @@ Widths = dict[str, int]
 class Layout:
     """The prunable tensors of a model and how their sizes follow from the layers' widths.
 
-    A tensor holds `unit` weights times the widths of what it belongs to: its own neurons, and those that it
-    reads. Each is used `positions` times for a sample.
+    A tensor holds `unit` weights times the lengths of its sides: its own neurons, and those that it reads.
+    Each is used `positions` times for a sample.
 
     Attributes
     ----------
@@ -36,15 +37,16 @@ class Layout:
         By prunable tensor.
     removable : dict of str to list of Consumer
         The tensors whose neurons may go, and all that belongs to these, the tensor itself first.
-    factors : dict of str to list of str
-        The tensors whose widths a tensor's size is proportional to; twice the same for recurrent weights.
+    sides : dict of str to list of (int, dict of str to int)
+        For each axis of a tensor along which neurons have entries: how many are nobody's, and, by the tensor
+        whose neurons they are, how many each neuron has. Several tensors where what is read was concatenated.
     """
 
     widths: Widths
     unit: dict[str, int]
     positions: dict[str, int]
     removable: dict[str, list[Consumer]]
-    factors: dict[str, list[str]]
+    sides: dict[str, list[tuple[int, dict[str, int]]]]
 
     @classmethod
     def of(cls, view: ModelView, names: Collection[str] | None = None) -> Layout:
@@ -72,20 +74,30 @@ class Layout:
             found = readers(name)
             if any(consumer.name in tensors for consumer in found):
                 belongs[name] = removable[name] = [*own[name], *found]
-        factors: dict[str, list[str]] = {name: [] for name in tensors}
+        lengths: dict[str, dict[int, dict[str, int]]] = {name: {} for name in tensors}
         for name, consumers in belongs.items():
             for consumer in consumers:
-                if consumer.name in factors:
-                    factors[consumer.name].append(name)
-        unit = {
-            name: tensor.size // int(np.prod([widths[factor] for factor in factors[name]]))
-            for name, tensor in tensors.items()
-        }
-        return cls(widths, unit, {name: view.positions(name) for name in tensors}, removable, factors)
+                if consumer.name in tensors:
+                    entries = lengths[consumer.name].setdefault(consumer.axis, {})
+                    entries[name] = entries.get(name, 0) + len(consumer.places(np.arange(1), widths[name]))
+        unit = {name: tensor.size for name, tensor in tensors.items()}
+        sides: dict[str, list[tuple[int, dict[str, int]]]] = {name: [] for name in tensors}
+        for name, axes in lengths.items():
+            for axis, owners in axes.items():
+                length = tensors[name].shape[axis]
+                rest = length - sum(each * widths[owner] for owner, each in owners.items())
+                common = math.gcd(rest, *owners.values())
+                unit[name] = unit[name] // length * common
+                sides[name].append((rest // common, {owner: e // common for owner, e in owners.items()}))
+        return cls(widths, unit, {name: view.positions(name) for name in tensors}, removable, sides)
 
     def weights(self, name: str, widths: Mapping[str, int]) -> int:
         """The weights of one tensor."""
-        return self.unit[name] * int(np.prod([widths[factor] for factor in self.factors[name]]))
+        lengths = (
+            rest + sum(each * widths[owner] for owner, each in owners.items())
+            for rest, owners in self.sides[name]
+        )
+        return self.unit[name] * math.prod(lengths)
 
     def totals(self, widths: Mapping[str, int]) -> tuple[int, int]:
         """Weights and multiply-adds of all tensors."""
@@ -97,8 +109,8 @@ class Layout:
         fewer = {**widths, name: widths[name] - count}
         sizes = {
             tensor: self.weights(tensor, widths) - self.weights(tensor, fewer)
-            for tensor, factors in self.factors.items()
-            if name in factors
+            for tensor, sides in self.sides.items()
+            if any(name in owners for _, owners in sides)
         }
         return sum(sizes.values()), sum(self.positions[tensor] * size for tensor, size in sizes.items())
 

@@ -141,7 +141,8 @@ def pack_conv2d(
     -------
     PackedConv2D
         ``conv(x, bias, activation, out)`` is the convolution of ``x`` (n, c, h, w), with ``bias`` (o,) and
-        ``activation`` one of "relu", "tanh", "sigmoid". ``conv.grad_input(dy, input_size, out)`` is the
+        ``activation`` one of "relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu", "hard_swish".
+        ``conv.grad_input(dy, input_size, out)`` is the
         gradient of images of ``input_size`` (h, w), which strides leave open, from that of the result,
         ``dy`` (n, o, oh, ow). ``conv.sddmm(dy, x, out)`` is that of ``conv.values``, of shape (nnz,), in
         row-major order of the nonzeros of ``weight``; ``conv.update(values)`` replaces them without packing

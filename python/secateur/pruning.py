@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -54,8 +55,8 @@ def prune(
 
     Parameters
     ----------
-    model : model with a `ModelView`, e.g. secateur.nn.Sequential
-        Built, usually trained.
+    model : Sequential, OnnxModel or path-like
+        Built, usually trained. A path that ends in ``.onnx`` is read; the file is not changed.
     sparsity : float, optional
         The fraction of the prunable weights to remove, in [0, 1]. Prunable are weight matrices and filters;
         biases and normalizations are not counted. Exact for single weights: n - round_half_even(sparsity * n)
@@ -128,6 +129,8 @@ def prune(
     >>> smaller.layers[0].units, model.layers[0].units
     (4, 8)
     """
+    if inplace and isinstance(model, (str, os.PathLike)):
+        raise ValueError("inplace: a file is not changed; save the model of the result")
     original = view(model)
     unit = parse_granularity(granularity)
     check_scope(scope)

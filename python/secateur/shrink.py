@@ -20,7 +20,7 @@ def keep_neurons(
     removable: Mapping[str, list[Consumer]],
     slots: Iterable[dict[str, FloatArray]] = (),
 ) -> None:
-    """Leave of the layers in `kept` only those neurons, in that order; in place.
+    """Leave of the layers in `kept` only those neurons; in place.
 
     Biases, normalization vectors, masks, and the weights that read the removed neurons follow. What the model
     computes is what it would with the readers' weights of those neurons at zero.
@@ -34,22 +34,24 @@ def keep_neurons(
     slots : iterable of dict
         What an optimizer remembers, by the arrays' names: it follows as well.
     """
+    # By array and axis, the entries that go: several layers may have some along one axis.
+    gone: dict[tuple[str, int], list[NDArray[np.intp]]] = {}
+    for name, neurons in kept.items():
+        width = len(model_view.array(name)) // removable[name][0].tile
+        removed = np.setdiff1d(np.arange(width), neurons)
+        for consumer in removable[name]:
+            gone.setdefault((consumer.name, consumer.axis), []).append(consumer.places(removed, width))
     arrays: dict[str, FloatArray] = {}
     memories = [(memory, dict(memory)) for memory in slots]
     masks = dict(model_view.masks())
-    for name, neurons in kept.items():
-        width = len(model_view.array(name)) // removable[name][0].tile
-        for consumer in removable[name]:
-            places = consumer.places(neurons, width)
-            array = arrays.get(consumer.name)
-            if array is None:
-                array = model_view.array(consumer.name)
-            arrays[consumer.name] = np.take(array, places, axis=consumer.axis)
-            if consumer.name in masks:
-                masks[consumer.name] = np.take(masks[consumer.name], places, axis=consumer.axis)
-            for _, memory in memories:
-                if consumer.name in memory:
-                    memory[consumer.name] = np.take(memory[consumer.name], places, axis=consumer.axis)
+    for (name, axis), places in gone.items():
+        entries = np.concatenate(places)
+        array = arrays.get(name)
+        arrays[name] = np.delete(model_view.array(name) if array is None else array, entries, axis)
+        followers: list[dict[str, Any]] = [masks, *(smaller for _, smaller in memories)]
+        for held in followers:
+            if name in held:
+                held[name] = np.delete(held[name], entries, axis)
     if arrays:
         model_view.replace(arrays)
         model_view.set_masks(masks)

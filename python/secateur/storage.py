@@ -19,7 +19,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from . import _core
-from .compiler import Plan, cpu_signature
+from .compiler import Plan
+from .description import parts
 from .errors import FormatError
 from .nn import Embedding, Sequential, TrainingCheckpoint
 
@@ -325,21 +326,11 @@ def _restore_checkpoint(contents: Contents) -> TrainingCheckpoint:
 MOST_IDS = 1 << 20
 """Ids of a sample, or of a step, that a model may have been built for."""
 
-_MATRICES = ("weight",)
-_VECTORS = ("bias", "scale", "shift")
-
 
 def _dump_plan(plan: Plan) -> Contents:
-    tensors: Arrays = {}
-    masks: Arrays = {}
-    nodes = []
-    for node in plan.description:
-        nodes.append({key: value for key, value in node.items() if not isinstance(value, np.ndarray)})
-        for key in (*_MATRICES, *_VECTORS):
-            if isinstance(node.get(key), np.ndarray):
-                tensors[f"{node['name']}.{key}"] = node[key]
-            if key in _MATRICES and key in node and not node[key].all():
-                masks[f"{node['name']}.{key}"] = node[key] != 0
+    nodes, tensors = parts(plan.description)
+    matrices = {name: array for name, array in tensors.items() if name.endswith(".weight")}
+    masks: Arrays = {name: array != 0 for name, array in matrices.items() if not array.all()}
     description = {
         "input_shape": plan.input_shape,
         "nodes": nodes,
@@ -347,7 +338,7 @@ def _dump_plan(plan: Plan) -> Contents:
         "threads": plan.threads,
         "choices": plan.choices,
         "winograd": plan.winograd,
-        "cpu": cpu_signature(plan.target),
+        "cpu": _core.cpu_signature(plan.target),
     }
     # Weights that are -0.0 are as absent as those that are 0.0.
     tensors.update({name: np.where(mask, tensors[name], np.float32(0)) for name, mask in masks.items()})
@@ -356,15 +347,12 @@ def _dump_plan(plan: Plan) -> Contents:
 
 def _restore_plan(contents: Contents) -> Plan:
     description = json.loads(contents.metadata["plan"])
-    nodes = []
-    for node in description["nodes"]:
-        arrays = {
-            key: contents.tensors[f"{node['name']}.{key}"]
-            for key in (*_MATRICES, *_VECTORS)
-            if f"{node['name']}.{key}" in contents.tensors
-        }
-        nodes.append({**node, **arrays})
-    known = description["cpu"] == cpu_signature(_core.cpu_target())
+    arrays: dict[str, Arrays] = {}
+    for name, array in contents.tensors.items():
+        node, _, key = name.rpartition(".")
+        arrays.setdefault(node, {})[key] = array
+    nodes = [{**node, **arrays.get(node["name"], {})} for node in description["nodes"]]
+    known = description["cpu"] == _core.cpu_signature(_core.cpu_target())
     return Plan(
         description["input_shape"],
         nodes,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -23,22 +24,30 @@ class Consumer:
     Along `axis` there are `tile` like stretches; in each of them neuron j owns the entries ``j * repeat`` to
     ``(j + 1) * repeat``. A bias and a normalization's vectors have axis 0, the next layer's weights axis 1.
     `repeat` is above 1 where an image's channels were flattened to features, `tile` for the gates of a
-    recurrent layer and where the steps of a sequence were flattened.
+    recurrent layer and where the steps of a sequence were flattened. Where other neurons have entries too,
+    beside a concatenation, `entries` gives those of each neuron, one a row; `tile` is how many they are then.
     """
 
     name: str
     axis: int
     repeat: int = 1
     tile: int = 1
+    entries: NDArray[np.intp] | None = field(default=None, compare=False, repr=False)
 
     def places(self, neurons: NDArray[np.intp], width: int) -> NDArray[np.intp]:
         """The entries along the axis of some of `width` neurons, stretch by stretch."""
+        if self.entries is not None:
+            entries: NDArray[np.intp] = self.entries[neurons].T.ravel()
+            return entries
         starts = np.arange(self.tile)[:, None, None] * (width * self.repeat)
         within = neurons[None, :, None] * self.repeat + np.arange(self.repeat)
         return (starts + within).ravel()
 
     def by_neuron(self, array: NDArray[Any], width: int) -> NDArray[Any]:
         """What of an array belongs to each of `width` neurons, one a row."""
+        if self.entries is not None:
+            along: NDArray[Any] = np.take(np.moveaxis(array, self.axis, 0), self.entries, axis=0)
+            return along.reshape(width, -1)
         parts = np.moveaxis(array, self.axis, 0).reshape(self.tile, width, -1)
         rows: NDArray[Any] = parts.swapaxes(0, 1).reshape(width, -1)
         return rows
@@ -119,11 +128,14 @@ class ModelView(Protocol):
     def score(self, data: Data) -> float:
         """How good the model is on `data`, more is better: its accuracy, or minus the loss."""
 
-    def inputs(self, batch: int) -> FloatArray:
-        """`batch` samples of noise, to measure with."""
+    def inputs(self, batch: int) -> Any:
+        """`batch` samples of noise, to measure with: an array, or what the model takes instead."""
 
 
-ADAPTERS: dict[str, str] = {"secateur.nn.sequential.Sequential": "secateur.models.numpy:SequentialView"}
+ADAPTERS: dict[str, str] = {
+    "secateur.nn.sequential.Sequential": "secateur.models.numpy:SequentialView",
+    "secateur.onnx.model.OnnxModel": "secateur.models.onnx:OnnxView",
+}
 """Adapters, as "module:class", by the full name of the model's type: nothing is imported before use."""
 
 
@@ -141,7 +153,7 @@ def register(model_type: str, adapter: str) -> None:
 
 
 def view(model: Any) -> ModelView:
-    """The `ModelView` of a model.
+    """The `ModelView` of a model, or of the ONNX model in a file.
 
     Raises
     ------
@@ -160,6 +172,8 @@ def view(model: Any) -> ModelView:
     >>> [(consumer.name, consumer.axis) for consumer in view(model).consumers("dense.weight")]
     [('dense.bias', 0), ('dense_1.weight', 1)]
     """
+    if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".onnx"):
+        model = importlib.import_module("secateur.onnx.model").OnnxModel.load(model)
     for cls in type(model).__mro__:
         adapter = ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")
         if adapter is not None:

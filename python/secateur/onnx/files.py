@@ -88,7 +88,7 @@ def read_model(path: str | os.PathLike[str]) -> ir.Model:
     except SecateurError:
         raise
     except Exception as error:  # a damaged graph can make the libraries raise anything
-        raise FormatError(f"{path}: {_reason(error)}") from None
+        raise FormatError(f"{path}: {one_line(error)}") from None
     _lift_constants(model.graph)
     return model
 
@@ -164,7 +164,8 @@ def _check_sources(graph: ir.Graph) -> None:
         known.update(node.outputs)
 
 
-def _reason(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error of the libraries says, in one line."""
     # Only the innermost error of a chain says what is wrong with the file.
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
@@ -271,7 +272,7 @@ def write_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     try:
         infer_shapes(model.clone())
     except Exception as error:  # as in `read_model`
-        raise FormatError(f"{path}: not written: {_reason(error)}") from None
+        raise FormatError(f"{path}: not written: {one_line(error)}") from None
     weights = [name for name, value in model.graph.initializers.items() if _size(value) >= LARGE]
     data = None
     if sum(_size(model.graph.initializers[name]) for name in weights) > MOST_INLINE:

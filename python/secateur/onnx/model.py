@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .files import read_model, write_model
+from .folding import fold
 
 
 class Info(NamedTuple):
@@ -64,8 +65,8 @@ class OnnxModel:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> OnnxModel:
-        """Read a file; see `read_model`."""
-        return cls(read_model(path), path)
+        """Read a file, and fold what it does to constants; see `read_model` and `fold`."""
+        return cls(fold(read_model(path)), path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file; see `write_model`."""

@@ -5,6 +5,7 @@ use crate::formats::{Activation, Rows, Window};
 use crate::ops::Shape;
 use crate::ops::cell::Cell;
 use crate::ops::relayout::Border;
+use std::f64::consts::PI;
 
 /// Rounding error of a float32 operation, relative.
 const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
@@ -30,19 +31,49 @@ impl Exact {
     }
 
     fn activated(self, activation: Activation) -> Exact {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let (x, size) = (self.value, self.value.abs());
         let (value, own) = match activation {
             Activation::None => (self.value, 0.0),
             Activation::Relu => (self.value.max(0.0), 0.0),
             Activation::Tanh => (self.value.tanh(), 4.0 * UNIT),
-            Activation::Sigmoid => (1.0 / (1.0 + (-self.value).exp()), 8.0 * UNIT),
+            Activation::Sigmoid => (sigmoid(self.value), 8.0 * UNIT),
+            Activation::Gelu => (x * (1.0 + erf(x / 2f64.sqrt())) / 2.0, 4.0 * UNIT * size),
+            Activation::GeluTanh => (x * sigmoid((8.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))), 16.0 * UNIT * size),
+            Activation::Silu => (x * sigmoid(x), 8.0 * UNIT * size),
+            Activation::HardSwish => (x * (x / 6.0 + 0.5).clamp(0.0, 1.0), 4.0 * UNIT * size),
+            Activation::HardSigmoid(a, b) => {
+                let (a, b) = (f64::from(a), f64::from(b));
+                ((a * x + b).clamp(0.0, 1.0), UNIT * (a * x).abs().max(b.abs()))
+            }
+            Activation::LeakyRelu(a) => (if x > 0.0 { x } else { f64::from(a) * x }, 2.0 * UNIT * size),
+            Activation::Clip(low, high) => (x.max(f64::from(low)).min(f64::from(high)), 0.0),
         };
-        Exact { value, bound: self.bound + own }
+        // None is steeper than that, but for those whose slope is an argument.
+        let slope = match activation {
+            Activation::HardSigmoid(a, _) | Activation::LeakyRelu(a) => f64::from(a).abs().max(1.0),
+            _ => 1.5,
+        };
+        Exact { value, bound: self.bound * slope + own }
     }
 
     /// Whether a kernel's result is within the bound.
     pub fn allows(&self, result: f32) -> bool {
         (f64::from(result) - self.value).abs() <= self.bound
     }
+}
+
+/// The error function: its series, and 1 where float64 sees no more.
+pub fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / PI.sqrt()
 }
 
 /// Pseudo-random numbers in [-1, 1), a share of them zero.

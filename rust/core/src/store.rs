@@ -11,6 +11,7 @@
 //! the number of its values before the dense tensor is made.
 
 mod header;
+pub mod network;
 mod values;
 
 use crate::error::{Error, Result};

@@ -4,10 +4,14 @@ use crate::host::{Host, Result, slice, slice_mut};
 use crate::op::{INPUT_SHAPE, OUTPUT_SHAPE};
 use crate::pool::Pool;
 use ort_sys::{OrtKernelContext, OrtKernelInfo};
+use secateur_core::executor::Sequential;
 use secateur_core::plan::Plan;
+use secateur_core::simd::Target;
+use secateur_core::store::decode;
+use secateur_core::store::network::{Network, network};
 use secateur_core::{Error, argument, malformed};
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// What ONNX Runtime keeps of a node.
 pub struct Kernel {
@@ -30,7 +34,7 @@ impl Kernel {
         let named = |error| named(&node, error);
         let bytes = bytes.ok_or_else(|| named(argument!("plan: expected a constant initializer")))?;
         let plan = read(bytes).map_err(named)?;
-        let (input, output) = (plan.input_axes(), plan.output_axes());
+        let (input, output) = (plan.input_shape(), plan.output_shape());
         for (key, axes) in [(INPUT_SHAPE, &input), (OUTPUT_SHAPE, &output)] {
             let said = host.ints(info, key);
             if !said.as_ref().is_none_or(|said| said.iter().copied().eq(axes.iter().map(|&axis| axis as i64))) {
@@ -151,13 +155,14 @@ unsafe fn floats<'a>(data: *const u8, len: usize) -> Cow<'a, [f32]> {
     Cow::Owned(bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_ne_bytes(bytes)).collect())
 }
 
-/// The plan in a file.
-fn read(_bytes: &[u8]) -> secateur_core::Result<Plan> {
-    use secateur_core::formats::{Activation, Rows};
-    use secateur_core::{executor::Sequential, ops::Shape, plan::Graph, simd::Target};
-    let mut graph = Graph::new(Shape::features(64));
-    graph.dense("d", 0, Rows::from_dense(32, 64, &vec![0.5; 64 * 32])?, None, Activation::None)?;
-    Plan::new(graph, &[1, 32], Target::detect(), std::sync::Arc::new(Sequential), &Default::default(), false)
+/// The plan in a file: with its choices, where this CPU made them, or with those of the cost model.
+fn read(mut bytes: &[u8]) -> secateur_core::Result<Plan> {
+    let length = bytes.len() as u64;
+    let Network { graph, batches, choices, cpu } = network(&decode(&mut bytes, length)?)?;
+    let target = Target::detect();
+    let choices = if cpu == target.signature() { choices } else { Default::default() };
+    // The threads are those of each call.
+    Plan::new(graph, &batches, target, Arc::new(Sequential), &choices, false)
 }
 
 #[cfg(test)]

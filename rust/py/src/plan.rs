@@ -1,4 +1,4 @@
-//! Graphs and compiled plans.
+//! Compiled plans.
 
 use crate::arrays;
 use crate::errors::to_py;
@@ -8,203 +8,48 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use secateur_core::executor;
-use secateur_core::formats::Reduction;
-use secateur_core::formats::{Activation, Rows, Window};
 use secateur_core::ops::Shape;
-use secateur_core::ops::cell::Cell;
-use secateur_core::ops::relayout::Border;
-use secateur_core::plan;
+use secateur_core::plan::{self, Axes};
+use secateur_core::store::network::{self, Arrays};
+use secateur_core::store::{Tensor, Values};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-fn activation(name: Option<&str>) -> PyResult<Activation> {
-    name.map_or(Ok(Activation::None), |name| Activation::parse(name).map_err(to_py))
-}
-
-fn values(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<f32>>> {
-    value.map(|value| Ok(arrays::floats(name, value)?.as_slice()?.to_vec())).transpose()
-}
-
-/// The (m, k) weights of an array of any rank: its first axis is the rows.
-fn weights(py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Rows> {
-    let array = arrays::floats("weight", value)?;
-    let Some((&rows, rest)) = array.shape().split_first() else {
-        return Err(PyValueError::new_err("weight: expected an array of outputs, got a number"));
-    };
-    let (columns, dense) = (rest.iter().product(), array.as_slice()?);
-    py.detach(|| Rows::from_dense(rows, columns, dense)).map_err(to_py)
-}
-
-/// A network under construction: each call adds a node that reads edges by number, and returns that of the edge it writes. The
-/// input's is 0, and the last node's output is the network's.
-#[pyclass(module = "secateur")]
-pub struct Graph {
-    graph: plan::Graph,
-}
-
-type Pads = (usize, usize, usize, usize);
-
-fn border((top, left, bottom, right): Pads) -> Border {
-    Border { top, left, bottom, right }
-}
-
-#[pymethods]
-impl Graph {
-    #[new]
-    fn new(c: usize, h: usize, w: usize) -> Graph {
-        Graph { graph: plan::Graph::new(Shape { c, h, w }) }
+/// Compiles a network of plain data: JSON nodes and their arrays, by "NODE.ARRAY", over samples of a shape. Choices as JSON by
+/// batch size, or None to choose; timed, or by the cost model; with Winograd's algorithm, or without.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "the arguments of sc.compile")]
+fn compile(
+    py: Python<'_>,
+    input_shape: Vec<usize>,
+    nodes: &str,
+    tensors: &Bound<'_, PyDict>,
+    batch: Vec<usize>,
+    threads: Option<usize>,
+    target: Option<&str>,
+    choices: Option<&str>,
+    timed: bool,
+    winograd: bool,
+) -> PyResult<CompiledPlan> {
+    let target = self::target(target)?;
+    let executor = threads.map_or_else(executor::current, executor::with_threads);
+    let mut held = BTreeMap::new();
+    for (name, value) in tensors {
+        let name: String = name.extract()?;
+        held.insert(name.clone(), arrays::floats(&name, &value)?);
     }
-
-    /// A network over sequences (n, steps, features); of ids (n, steps), which have one feature.
-    #[staticmethod]
-    fn of_sequences(steps: usize, features: usize) -> Graph {
-        Graph { graph: plan::Graph::of_sequences(steps, features) }
+    let mut tensors = Arrays::new();
+    for (name, array) in &held {
+        let values = Values::F32(array.as_slice()?.into());
+        tensors.insert(name.clone(), Tensor { shape: array.shape().to_vec(), values, mask: None });
     }
-
-    #[pyo3(signature = (name, x, weight, bias, activation))]
-    fn dense(
-        &mut self,
-        py: Python<'_>,
-        name: &str,
-        x: usize,
-        weight: &Bound<'_, PyAny>,
-        bias: Option<&Bound<'_, PyAny>>,
-        activation: Option<&str>,
-    ) -> PyResult<usize> {
-        let (weights, bias) = (weights(py, weight)?, values("bias", bias)?);
-        self.graph.dense(name, x, weights, bias, self::activation(activation)?).map_err(to_py)
-    }
-
-    #[pyo3(signature = (name, x, weight, bias, kernel_size, strides, dilation, groups, pads, activation))]
-    #[expect(clippy::too_many_arguments, reason = "the attributes of a convolution")]
-    fn conv2d(
-        &mut self,
-        py: Python<'_>,
-        name: &str,
-        x: usize,
-        weight: &Bound<'_, PyAny>,
-        bias: Option<&Bound<'_, PyAny>>,
-        kernel_size: (usize, usize),
-        strides: (usize, usize),
-        dilation: (usize, usize),
-        groups: usize,
-        pads: Pads,
-        activation: Option<&str>,
-    ) -> PyResult<usize> {
-        let (weights, bias) = (weights(py, weight)?, values("bias", bias)?);
-        let window = Window { size: kernel_size, stride: strides, dilation };
-        let activation = self::activation(activation)?;
-        self.graph.conv2d(name, x, weights, bias, (window, groups), border(pads), activation).map_err(to_py)
-    }
-
-    fn pool(
-        &mut self,
-        name: &str,
-        x: usize,
-        kind: &str,
-        size: (usize, usize),
-        strides: (usize, usize),
-        pads: Pads,
-    ) -> PyResult<usize> {
-        let reduction = match kind {
-            "max" => Reduction::Max,
-            "average" => Reduction::Average,
-            _ => {
-                return Err(PyValueError::new_err(format!("kind: unknown pooling {kind:?}; choose from average, max")));
-            }
-        };
-        self.graph.pool(name, x, reduction, Window::new(size, strides), border(pads)).map_err(to_py)
-    }
-
-    fn activation(&mut self, name: &str, x: usize, kind: &str) -> PyResult<usize> {
-        let kind = Activation::parse(kind).map_err(to_py)?;
-        self.graph.activation(name, x, kind).map_err(to_py)
-    }
-
-    fn scale(&mut self, name: &str, x: usize, scale: &Bound<'_, PyAny>, shift: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let (scale, shift) = (arrays::floats("scale", scale)?, arrays::floats("shift", shift)?);
-        self.graph.scale(name, x, scale.as_slice()?.to_vec(), shift.as_slice()?.to_vec()).map_err(to_py)
-    }
-
-    fn softmax(&mut self, name: &str, x: usize) -> PyResult<usize> {
-        self.graph.softmax(name, x).map_err(to_py)
-    }
-
-    fn flatten(&mut self, name: &str, x: usize) -> PyResult<usize> {
-        self.graph.flatten(name, x).map_err(to_py)
-    }
-
-    fn add(&mut self, name: &str, x: usize, y: usize) -> PyResult<usize> {
-        self.graph.add(name, (x, y)).map_err(to_py)
-    }
-
-    fn look_up(&mut self, name: &str, x: usize, table: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let table = arrays::floats("table", table)?;
-        let features = table.shape().get(1).copied().unwrap_or(0);
-        self.graph.look_up(name, x, table.as_slice()?.to_vec(), features).map_err(to_py)
-    }
-
-    #[pyo3(signature = (name, cell, products, ids, weight, bias, sequences, reverse))]
-    #[expect(clippy::too_many_arguments, reason = "the attributes of a recurrent layer")]
-    fn recurrent(
-        &mut self,
-        py: Python<'_>,
-        name: &str,
-        cell: &str,
-        products: usize,
-        ids: Option<usize>,
-        weight: &Bound<'_, PyAny>,
-        bias: Option<&Bound<'_, PyAny>>,
-        sequences: bool,
-        reverse: bool,
-    ) -> PyResult<usize> {
-        let (weights, bias) = (weights(py, weight)?, values("bias", bias)?);
-        let cell = Cell::parse(cell).map_err(to_py)?;
-        self.graph.recurrent(name, cell, (products, ids), weights, bias, (sequences, reverse)).map_err(to_py)
-    }
-
-    fn layer_norm(
-        &mut self,
-        name: &str,
-        x: usize,
-        scale: &Bound<'_, PyAny>,
-        shift: &Bound<'_, PyAny>,
-        epsilon: f32,
-    ) -> PyResult<usize> {
-        let (scale, shift) = (arrays::floats("scale", scale)?, arrays::floats("shift", shift)?);
-        self.graph.layer_norm(name, x, scale.as_slice()?.to_vec(), shift.as_slice()?.to_vec(), epsilon).map_err(to_py)
-    }
-
-    fn slice(&mut self, name: &str, x: usize, first: usize, count: usize) -> PyResult<usize> {
-        self.graph.slice(name, x, (first, count)).map_err(to_py)
-    }
-
-    fn concat(&mut self, name: &str, x: usize, y: usize) -> PyResult<usize> {
-        self.graph.concat(name, (x, y)).map_err(to_py)
-    }
-
-    /// Choices as JSON by batch size, or None to choose; timed, or by the cost model; with Winograd's algorithm, or without.
-    #[pyo3(signature = (batch, threads, target, choices, timed, winograd))]
-    #[expect(clippy::too_many_arguments, reason = "the arguments of sc.compile")]
-    fn compile(
-        &self,
-        py: Python<'_>,
-        batch: Vec<usize>,
-        threads: Option<usize>,
-        target: Option<&str>,
-        choices: Option<&str>,
-        timed: bool,
-        winograd: bool,
-    ) -> PyResult<CompiledPlan> {
-        let target = self::target(target)?;
-        let executor = threads.map_or_else(executor::current, executor::with_threads);
-        let mut graph = self.graph.clone();
+    let plan = py.detach(|| {
+        let mut graph = network::graph(&input_shape, nodes, &tensors)?;
         graph.allow_winograd(winograd);
-        let plan = py.detach(|| {
-            let given = choices.map_or(Ok(Default::default()), plan::choose::from_json)?;
-            plan::Plan::new(graph, &batch, target, executor, &given, timed)
-        });
-        Ok(CompiledPlan { plan: plan.map_err(to_py)? })
-    }
+        let given = choices.map_or(Ok(Default::default()), plan::choose::from_json)?;
+        plan::Plan::new(graph, &batch, target, executor, &given, timed)
+    });
+    Ok(CompiledPlan { plan: plan.map_err(to_py)? })
 }
 
 /// A compiled network; `secateur.Plan` is its face.
@@ -217,13 +62,13 @@ pub struct CompiledPlan {
 impl CompiledPlan {
     fn run<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let x = arrays::floats("x", x)?;
-        let wanted = self.plan.input_axes();
+        let wanted = self.plan.input_shape();
         let Some((&images, _)) = x.shape().split_first().filter(|(_, rest)| *rest == wanted) else {
             let wanted: Vec<String> = wanted.iter().map(usize::to_string).collect();
             let wanted = wanted.join(", ");
             return Err(PyValueError::new_err(format!("x: expected shape (n, {wanted}), got {:?}", x.shape())));
         };
-        let shape = [vec![images], self.plan.output_axes()].concat();
+        let shape = [vec![images], self.plan.output_shape()].concat();
         let y = PyArrayDyn::zeros(py, shape, false);
         {
             let (x, mut y) = (x.as_slice()?, y.readwrite());
@@ -301,6 +146,6 @@ impl CompiledPlan {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<Graph>()?;
+    m.add_function(wrap_pyfunction!(compile, m)?)?;
     m.add_class::<CompiledPlan>()
 }

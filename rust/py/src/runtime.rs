@@ -1,5 +1,6 @@
 //! Threads and CPU targets.
 
+use crate::formats;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use secateur_core::executor;
@@ -35,6 +36,12 @@ fn cpu_targets() -> Vec<&'static str> {
     Target::available().iter().map(|target| target.name()).collect()
 }
 
+/// The processor and the CPU target: what choices were measured on.
+#[pyfunction]
+fn cpu_signature(target: &str) -> PyResult<String> {
+    Ok(formats::target(Some(target))?.signature())
+}
+
 /// Floating-point operations a second that one core reaches in registers: the roof of compute-bound kernels.
 #[pyfunction]
 fn peak_flops(py: Python<'_>) -> f64 {
@@ -46,6 +53,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(get_num_threads, m)?)?;
     m.add_function(wrap_pyfunction!(cpu_target, m)?)?;
     m.add_function(wrap_pyfunction!(cpu_targets, m)?)?;
+    m.add_function(wrap_pyfunction!(cpu_signature, m)?)?;
     m.add_function(wrap_pyfunction!(peak_flops, m)?)?;
     Ok(())
 }

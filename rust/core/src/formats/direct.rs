@@ -331,10 +331,8 @@ impl Run<'_> {
                 }
             } else if let Some(activation) = self.epilogue.activation.afterwards() {
                 for p in 0..P {
-                    for row in first..(first + O * LANES).min(rows) {
-                        let to = self.output.add((pixel + p) * output_step + row);
-                        *to = activation.of(*to);
-                    }
+                    let (at, len) = ((pixel + p) * output_step + first, (O * LANES).min(rows - first));
+                    activation.of_slice(v, std::slice::from_raw_parts_mut(self.output.add(at), len));
                 }
             }
         }

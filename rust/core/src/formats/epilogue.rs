@@ -2,11 +2,11 @@
 
 use crate::argument;
 use crate::error::Result;
-use crate::simd::{Buffer, LANES, Vector};
+use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch, math};
 
 /// The activations that a kernel can fuse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// The identity.
     #[default]
@@ -17,47 +17,54 @@ pub enum Activation {
     Tanh,
     /// 1 / (1 + exp(−x)), within 4 ulp of the exact one.
     Sigmoid,
+    /// x · Φ(x), Φ being the normal distribution's; within 2 ulp of x.
+    Gelu,
+    /// Its approximation by a hyperbolic tangent; within 8 ulp of x.
+    GeluTanh,
+    /// x · sigmoid(x); within 4 ulp of x.
+    Silu,
+    /// x · clip(x / 6 + 1 / 2, 0, 1).
+    HardSwish,
+    /// clip(a · x + b, 0, 1).
+    HardSigmoid(f32, f32),
+    /// x above 0, a · x below.
+    LeakyRelu(f32),
+    /// x, from the first to the second; the second where they have changed places.
+    Clip(f32, f32),
 }
 
 impl Activation {
-    /// The names that [`Activation::parse`] knows.
-    pub const NAMES: [&'static str; 3] = ["relu", "tanh", "sigmoid"];
+    /// Those without a number, by name.
+    pub const NAMED: [(&'static str, Activation); 7] = [
+        ("relu", Activation::Relu),
+        ("tanh", Activation::Tanh),
+        ("sigmoid", Activation::Sigmoid),
+        ("gelu", Activation::Gelu),
+        ("gelu_tanh", Activation::GeluTanh),
+        ("silu", Activation::Silu),
+        ("hard_swish", Activation::HardSwish),
+    ];
 
     /// The activation of that name.
+    ///
+    /// # Errors
+    /// A name that is not among [`Activation::NAMED`].
     pub fn parse(name: &str) -> Result<Activation> {
-        match name {
-            "relu" => Ok(Activation::Relu),
-            "tanh" => Ok(Activation::Tanh),
-            "sigmoid" => Ok(Activation::Sigmoid),
-            _ => Err(argument!("activation: unknown name {name:?}; choose from {}", Activation::NAMES.join(", "))),
-        }
+        let known = Activation::NAMED.into_iter().find(|(known, _)| *known == name);
+        known.map(|(_, activation)| activation).ok_or_else(|| {
+            let names = Activation::NAMED.map(|(known, _)| known).join(", ");
+            argument!("activation: unknown name {name:?}; choose from {names}")
+        })
     }
 
     /// The name, `none` for the identity.
     pub fn name(self) -> &'static str {
         match self {
             Activation::None => "none",
-            Activation::Relu => "relu",
-            Activation::Tanh => "tanh",
-            Activation::Sigmoid => "sigmoid",
-        }
-    }
-
-    /// The activation of one value.
-    #[inline(always)]
-    pub fn of(self, x: f32) -> f32 {
-        match self {
-            Activation::None => x,
-            // Not f32::max: the vector targets return the second operand for equal and unordered ones.
-            Activation::Relu => {
-                if x > 0.0 {
-                    x
-                } else {
-                    0.0
-                }
-            }
-            Activation::Tanh => x.tanh(),
-            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Activation::HardSigmoid(..) => "hard_sigmoid",
+            Activation::LeakyRelu(_) => "leaky_relu",
+            Activation::Clip(..) => "clip",
+            named => Activation::NAMED.iter().find(|(_, it)| *it == named).map_or("", |(name, _)| name),
         }
     }
 
@@ -67,7 +74,18 @@ impl Activation {
         match self {
             Activation::None => x,
             Activation::Relu => v.max(x, v.splat(0.0)),
-            _ => v.with_lanes(v.to_array(x).map(|x| self.of(x))),
+            Activation::Tanh => v.with_lanes(v.to_array(x).map(f32::tanh)),
+            Activation::Sigmoid => v.with_lanes(v.to_array(x).map(|x| 1.0 / (1.0 + (-x).exp()))),
+            Activation::Gelu => math::gelu(v, x),
+            Activation::GeluTanh => math::gelu_tanh(v, x),
+            Activation::Silu => v.mul(x, math::sigmoid(v, x)),
+            Activation::HardSwish => v.mul(x, math::line(v, x, 1.0 / 6.0, 0.5)),
+            Activation::HardSigmoid(a, b) => math::line(v, x, a, b),
+            Activation::LeakyRelu(a) => {
+                let zero = v.splat(0.0);
+                v.mul_add(math::min(v, x, zero), v.splat(a), v.max(x, zero))
+            }
+            Activation::Clip(low, high) => math::min(v, v.max(x, v.splat(low)), v.splat(high)),
         }
     }
 
@@ -78,18 +96,25 @@ impl Activation {
 
     /// The activation left to apply to stored results: kernels stay small, and their accumulators in registers.
     pub(crate) fn afterwards(self) -> Option<Activation> {
-        Some(self).filter(|kind| matches!(kind, Activation::Tanh | Activation::Sigmoid))
+        Some(self).filter(|kind| !matches!(kind, Activation::None | Activation::Relu))
     }
 
-    /// The activation of all values of a slice, in place.
+    /// The activation of all values of a slice, in place. Where a slice is cut changes no result.
     #[inline(always)]
     pub fn of_slice<V: Vector>(self, v: V, values: &mut [f32]) {
+        if self == Activation::None {
+            return;
+        }
         let mut chunks = values.chunks_exact_mut(LANES);
         for chunk in &mut chunks {
             let x = v.load(chunk);
             v.store(chunk, self.of_vector(v, x));
         }
-        chunks.into_remainder().iter_mut().for_each(|x| *x = self.of(*x));
+        let rest = chunks.into_remainder();
+        let mut lanes = [0.0; LANES];
+        lanes[..rest.len()].copy_from_slice(rest);
+        let lanes = v.to_array(self.of_vector(v, v.with_lanes(lanes)));
+        rest.copy_from_slice(&lanes[..rest.len()]);
     }
 }
 
@@ -135,9 +160,9 @@ impl<'a> Epilogue<'a> {
             let sum = v.add(v.load(results), v.load(residual));
             v.store(results, self.activation.of_vector(v, sum));
         }
-        for (y, r) in results.into_remainder().iter_mut().zip(residual.remainder()) {
-            *y = self.activation.of(*y + r);
-        }
+        let results = results.into_remainder();
+        results.iter_mut().zip(residual.remainder()).for_each(|(y, r)| *y += r);
+        self.activation.of_slice(v, results);
     }
 
     /// The bias of `rows` rows, zeros where there is none, padded so that kernels may read a register from any row on.
@@ -154,10 +179,52 @@ impl<'a> Epilogue<'a> {
     }
 
     /// Bias and activation, one result row after another: for kernels that only multiply.
-    pub(crate) fn of_rows(&self, results: &mut [f32], width: usize) {
-        for (row, results) in results.chunks_exact_mut(width.max(1)).enumerate() {
-            let bias = self.bias.map_or(0.0, |bias| bias[row]);
-            results.iter_mut().for_each(|y| *y = self.activation.of(*y + bias));
+    pub(crate) fn of_rows(&self, target: Target, results: &mut [f32], width: usize) {
+        dispatch(target, OfRows { epilogue: self, results, width });
+    }
+
+    /// As [`Epilogue::of_rows`] where the results of all rows lie side by side.
+    pub(crate) fn of_columns(&self, target: Target, results: &mut [f32], rows: usize) {
+        dispatch(target, OfColumns { epilogue: self, results, rows });
+    }
+}
+
+struct OfRows<'a> {
+    epilogue: &'a Epilogue<'a>,
+    results: &'a mut [f32],
+    width: usize,
+}
+
+impl Kernel for OfRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        for (row, results) in self.results.chunks_exact_mut(self.width.max(1)).enumerate() {
+            if let Some(bias) = self.epilogue.bias {
+                results.iter_mut().for_each(|y| *y += bias[row]);
+            }
+            self.epilogue.activation.of_slice(v, results);
         }
+    }
+}
+
+struct OfColumns<'a> {
+    epilogue: &'a Epilogue<'a>,
+    results: &'a mut [f32],
+    rows: usize,
+}
+
+impl Kernel for OfColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        if let Some(bias) = self.epilogue.bias {
+            for results in self.results.chunks_exact_mut(self.rows.max(1)) {
+                results.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+            }
+        }
+        self.epilogue.activation.of_slice(v, self.results);
     }
 }

@@ -525,7 +525,7 @@ impl PackedMatrix {
             Packed::Dense(weights) => {
                 let view = dense::Matrix::row_major;
                 dense::gemm(executor, (m, k, n), view(weights, k), view(x, n), 0.0, y);
-                epilogue.of_rows(y, n);
+                epilogue.of_rows(self.target, y, n);
             }
         }
         Ok(())

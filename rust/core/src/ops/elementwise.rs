@@ -3,7 +3,7 @@
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
 use crate::formats::{Activation, Epilogue};
-use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
+use crate::simd::{Kernel, Target, Vector, dispatch};
 
 /// An activation that no layer before it could fuse.
 pub struct Activate {
@@ -92,13 +92,8 @@ impl Kernel for Each<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let whole = self.input.len() / LANES * LANES;
-        for i in (0..whole).step_by(LANES) {
-            v.store(&mut self.output[i..], self.activation.of_vector(v, v.load(&self.input[i..])));
-        }
-        for (y, &x) in self.output[whole..].iter_mut().zip(&self.input[whole..]) {
-            *y = self.activation.of(x);
-        }
+        self.output.copy_from_slice(self.input);
+        self.activation.of_slice(v, self.output);
     }
 }
 

@@ -214,9 +214,9 @@ impl Linear {
                 Box::new(Depthwise::new(self, (input, output), sparse, images, target))
             }
             Kernel::Gemm if self.is_pointwise() => {
-                Box::new(DensePointwise { layer, dense: self.weights.to_dense(), images })
+                Box::new(DensePointwise { layer, dense: self.weights.to_dense(), images, target })
             }
-            Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images }),
+            Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images, target }),
             Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
             // A candidate only where a pattern fits.
             Kernel::NmDots => {
@@ -294,6 +294,7 @@ struct GemmLinear {
     layer: Linear,
     dense: Vec<f32>,
     images: usize,
+    target: Target,
 }
 
 impl Operator for GemmLinear {
@@ -304,12 +305,7 @@ impl Operator for GemmLinear {
         let input = dense::Matrix::row_major(&input[..self.images * k], k);
         let executor = sequential_if_small(executor, self.layer.macs() * self.images);
         dense::gemm(executor, (self.images, k, m), input, weights, 0.0, output);
-        for y in output.chunks_mut(m.max(1)) {
-            for (row, y) in y.iter_mut().enumerate() {
-                let bias = self.layer.bias.as_ref().map_or(0.0, |bias| bias[row]);
-                *y = self.layer.activation.of(*y + bias);
-            }
-        }
+        Epilogue::new(self.layer.bias.as_deref(), self.layer.activation).of_columns(self.target, output, m);
     }
 
     fn kernel(&self) -> String {

@@ -64,6 +64,8 @@ pub struct DensePointwise {
     pub dense: Vec<f32>,
     /// Images.
     pub images: usize,
+    /// CPU target.
+    pub target: Target,
 }
 
 impl Operator for DensePointwise {
@@ -75,7 +77,7 @@ impl Operator for DensePointwise {
         for (x, y) in images.take(self.images) {
             let view = dense::Matrix::row_major;
             dense::gemm(executor, (to.c, from.c, pixels), view(&self.dense, from.c), view(x, pixels), 0.0, y);
-            self.layer.epilogue(0, inputs).of_rows(y, pixels);
+            self.layer.epilogue(0, inputs).of_rows(self.target, y, pixels);
         }
     }
 

@@ -19,6 +19,17 @@ pub enum Dtype {
     F32,
 }
 
+/// The axes that users see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axes {
+    /// (channels, rows, columns).
+    Image,
+    /// (features), of an image of one pixel.
+    Vector,
+    /// (steps, features): rows are the steps.
+    Sequence,
+}
+
 /// A tensor between two nodes, for one image. Its layout is chosen when a plan is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edge {
@@ -26,8 +37,8 @@ pub struct Edge {
     pub dtype: Dtype,
     /// Shape of one image.
     pub shape: Shape,
-    /// Whether its rows are the steps of a sequence.
-    pub timed: bool,
+    /// What it is to users.
+    pub axes: Axes,
 }
 
 /// What a node does.
@@ -124,21 +135,28 @@ impl Graph {
 
     /// A graph of no nodes over images of this shape.
     pub fn new(input: Shape) -> Graph {
-        let edges = vec![Edge { dtype: Dtype::F32, shape: input, timed: false }];
-        Graph { edges, nodes: Vec::new(), winograd: true }
+        Graph::of(input, Axes::Image)
+    }
+
+    /// A graph of no nodes over vectors of so many features.
+    pub fn of_vectors(features: usize) -> Graph {
+        Graph::of(Shape::features(features), Axes::Vector)
     }
 
     /// A graph of no nodes over sequences of so many steps and features: images of one column, features their channels, that lie
     /// (step, feature). A sequence of ids has one feature.
     pub fn of_sequences(steps: usize, features: usize) -> Graph {
-        let mut graph = Graph::new(Shape { c: features, h: steps, w: 1 });
-        graph.edges[Graph::INPUT].timed = true;
-        graph
+        Graph::of(Shape { c: features, h: steps, w: 1 }, Axes::Sequence)
+    }
+
+    fn of(shape: Shape, axes: Axes) -> Graph {
+        let edges = vec![Edge { dtype: Dtype::F32, shape, axes }];
+        Graph { edges, nodes: Vec::new(), winograd: true }
     }
 
     /// Whether images are sequences.
     pub fn is_of_sequences(&self) -> bool {
-        self.edges[Graph::INPUT].timed
+        self.edges[Graph::INPUT].axes == Axes::Sequence
     }
 
     /// How inputs and outputs lie in memory.
@@ -207,14 +225,19 @@ impl Graph {
 
     fn push(&mut self, name: &str, op: Op, inputs: &[usize], shape: Shape) -> usize {
         let output = self.edges.len();
-        let over = match &op {
-            Op::Flatten => true,
-            Op::Recurrent(layer) => !layer.sequences,
+        let before = self.edges[inputs[0]].axes;
+        let axes = match &op {
+            Op::Flatten => Axes::Vector,
+            Op::Recurrent(layer) if !layer.sequences => Axes::Vector,
             // Over all steps at once.
-            Op::Pool { window, .. } => window.size == (self.edges[inputs[0]].shape.h, 1),
-            _ => false,
+            Op::Pool { window, .. }
+                if before == Axes::Sequence && window.size == (self.edges[inputs[0]].shape.h, 1) =>
+            {
+                Axes::Vector
+            }
+            _ => before,
         };
-        self.edges.push(Edge { dtype: Dtype::F32, shape, timed: self.edges[inputs[0]].timed && !over });
+        self.edges.push(Edge { dtype: Dtype::F32, shape, axes });
         self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec(), output });
         output
     }

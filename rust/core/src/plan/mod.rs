@@ -11,5 +11,5 @@ mod settle;
 mod tests;
 
 pub use choose::{Choice, Choices};
-pub use graph::{Dtype, Edge, Graph, Op};
+pub use graph::{Axes, Dtype, Edge, Graph, Op};
 pub use run::{Plan, StepReport};

@@ -2,7 +2,7 @@
 
 use super::build::fuse;
 use super::choose::{Choice, Choices, Costs, can_become, candidates, lying, reads};
-use super::graph::{Edge, Graph, Node, Op};
+use super::graph::{Axes, Edge, Graph, Node, Op};
 use super::program::Program;
 use super::settle::settle;
 use crate::argument;
@@ -222,16 +222,16 @@ impl Plan {
         &self.graph
     }
 
-    /// The axes of an input sample, as users see them: (c, h, w), (steps, features), (features), or (steps) of ids.
-    pub fn input_axes(&self) -> Vec<usize> {
+    /// The shape of an input sample as users see it.
+    pub fn input_shape(&self) -> Vec<usize> {
         let input = self.graph.edge(Graph::INPUT);
         // Nobody shows the only feature of a sequence of ids as an axis.
-        if input.shape.c == 1 && self.takes_ids() { vec![input.shape.h] } else { axes(input) }
+        if input.shape.c == 1 && self.takes_ids() { vec![input.shape.h] } else { shown(input) }
     }
 
-    /// The axes of an output sample.
-    pub fn output_axes(&self) -> Vec<usize> {
-        axes(self.graph.edge(self.graph.output_edge()))
+    /// The shape of an output sample.
+    pub fn output_shape(&self) -> Vec<usize> {
+        shown(self.graph.edge(self.graph.output_edge()))
     }
 
     /// Whether the input is ids, some of it at least.
@@ -397,12 +397,12 @@ impl Plan {
     }
 }
 
-/// The axes that users see of an edge: those of an image, a vector or a sequence.
-fn axes(Edge { shape: Shape { c, h, w }, timed, .. }: Edge) -> Vec<usize> {
-    match (timed, h * w) {
-        (true, _) => vec![h, c],
-        (false, 1) => vec![c],
-        _ => vec![c, h, w],
+/// The shape that users see of an edge.
+fn shown(Edge { shape: Shape { c, h, w }, axes, .. }: Edge) -> Vec<usize> {
+    match axes {
+        Axes::Image => vec![c, h, w],
+        Axes::Vector => vec![c],
+        Axes::Sequence => vec![h, c],
     }
 }
 

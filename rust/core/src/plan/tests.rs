@@ -97,6 +97,21 @@ fn check_pooled(graph: &Graph, images: usize, reference: &dyn Fn(&[f32]) -> Vec<
     }
 }
 
+/// ReLU, and now and then any other.
+fn activation(seed: u64) -> Activation {
+    let others = [
+        Activation::Tanh,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::HardSwish,
+        Activation::HardSigmoid(0.2, 0.5),
+        Activation::LeakyRelu(0.1),
+        Activation::Clip(-0.5, 0.25),
+    ];
+    if seed % 4 == 0 { others[(seed / 4) as usize % others.len()] } else { Activation::Relu }
+}
+
 proptest! {
     #![proptest_config(cases(120))]
 
@@ -128,7 +143,7 @@ proptest! {
         let mut graph = Graph::new(inner);
         let window = (window, groups);
         let bias = numbers(filters, 1.0, seed ^ 5);
-        let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
+        let activation = activation(seed);
         graph.conv2d("conv", Graph::INPUT, weights.clone(), Some(bias.clone()), window, border, activation).unwrap();
         let reference = |x: &[f32]| naive::conv2d((&weights, (&bias, &[])), window, border, (inner, x), activation);
         check(&graph, images, &|_, x| reference(x));
@@ -251,7 +266,7 @@ proptest! {
         prop_assume!(outer.h >= 3 && outer.w >= 3);
         let weights = Rows::from_dense(filters, c * 9, &numbers(filters * c * 9, density, seed)).unwrap();
         let bias = numbers(filters, 1.0, seed ^ 5);
-        let activation = if seed % 4 == 0 { Activation::Tanh } else { Activation::Relu };
+        let activation = activation(seed);
         let window = (Window::new((3, 3), (1, 1)), 1);
         let mut graph = Graph::new(inner);
         graph.conv2d("conv", Graph::INPUT, weights.clone(), Some(bias.clone()), window, border, activation).unwrap();

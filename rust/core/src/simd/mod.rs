@@ -410,6 +410,14 @@ impl Target {
         })
     }
 
+    /// The processor and the target: what measurements hold for.
+    pub fn signature(self) -> String {
+        let about = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let names = about.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let name = names.map(|(_, name)| name.trim()).next().unwrap_or(std::env::consts::ARCH);
+        format!("{name} / {}", self.name())
+    }
+
     /// How many logical registers the register file holds.
     pub fn registers(self) -> usize {
         match self.0 {

@@ -142,7 +142,7 @@ fn multiply(
             let view = dense::Matrix::row_major;
             dense::gemm(executor, (m, k, n), view(weights, k), view(x, n), 0.0, y);
             if bias.is_some() {
-                epilogue.of_rows(y, n);
+                epilogue.of_rows(Target::detect(), y, n);
             }
         }
     }

@@ -1,0 +1,150 @@
+"""ONNX Runtime as it comes, running models that are in memory."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .._core import get_num_threads
+from ..errors import MissingExtraError
+from .files import write_model
+from .model import Info, OnnxModel
+from .weights import array_of, is_constant
+
+FREE = 64
+"""What a dimension has that is not given and no batch: the steps of a sequence, say."""
+
+Batch: TypeAlias = "NDArray[Any] | Mapping[str, NDArray[Any]]"
+
+
+def onnxruntime() -> Any:
+    """The module.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingExtraError(
+            'running ONNX models needs onnxruntime; install it with pip install "secateur[onnx]"'
+        ) from error
+
+
+def session(model: OnnxModel, threads: int | None = None, **options: Any) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU.
+
+    Parameters
+    ----------
+    model : OnnxModel
+    threads : int, optional
+        By default those of `secateur.set_num_threads`.
+    **options
+        Attributes of `onnxruntime.SessionOptions` to set.
+
+    Raises
+    ------
+    MissingExtraError
+        Without onnxruntime.
+    FormatError
+        If the model contradicts itself.
+    """
+    ort = onnxruntime()
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads or get_num_threads()
+    settings.log_severity_level = 3
+    for name, value in options.items():
+        setattr(settings, name, value)
+    # By a file, which serves models of more than 2 GB too.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_model(model.ir, path)
+        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], list[Any]]:
+    """What runs a model on a batch, or on a mapping of batches by input, and gives all its outputs.
+
+    A model that takes batches of one size alone runs as often as needed, the last time with samples repeated.
+
+    Raises
+    ------
+    MissingExtraError
+        Without onnxruntime.
+    """
+    running = session(model, threads)
+    infos = model.inputs
+
+    def run(batch: Batch) -> list[Any]:
+        arrays = batch if isinstance(batch, Mapping) else {infos[0].name: batch}
+        if len(arrays) != len(infos):
+            names = ", ".join(info.name for info in infos)
+            raise ValueError(f"x: the model has {len(infos)} inputs, {names}; give a mapping of them")
+        feeds = {info.name: np.asarray(arrays[info.name], _dtype(info)) for info in infos}
+        size, count = _batch_size(infos), len(next(iter(feeds.values())))
+        if size is None or size == count:
+            found: list[Any] = running.run(None, feeds)
+            return found
+        parts = []
+        for start in range(0, count, size):
+            places = np.arange(start, start + size) % count
+            parts.append(running.run(None, {name: array[places] for name, array in feeds.items()}))
+        return [np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True)]
+
+    return run
+
+
+def noise(model: OnnxModel, batch: int) -> Batch:
+    """Samples to measure with: an array, or for several inputs a mapping.
+
+    Floats are normal, ids that are looked up in a table uniform, other integers ones. A dimension that is not
+    given, the first aside, is `FREE`.
+    """
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for info in model.inputs:
+        dims = info.shape or ()
+        shape = tuple(dim if isinstance(dim, int) else FREE for dim in dims[1:])
+        shape = (batch, *shape) if dims else ()
+        dtype = _dtype(info)
+        if dtype.kind == "f" or dtype.name == "bfloat16":
+            arrays[info.name] = rng.standard_normal(shape, np.float32).astype(dtype)
+        elif dtype.kind in "iu":
+            rows = _table_rows(model, info.name)
+            arrays[info.name] = rng.integers(0, rows, shape).astype(dtype) if rows else np.ones(shape, dtype)
+        else:
+            arrays[info.name] = np.ones(shape, dtype)
+    return arrays if len(arrays) != 1 else next(iter(arrays.values()))
+
+
+def _batch_size(infos: list[Info]) -> int | None:
+    """The one batch size that a model takes, if there is one."""
+    sizes = {info.shape[0] for info in infos if info.shape}
+    only = next(iter(sizes)) if len(sizes) == 1 else None
+    return only if isinstance(only, int) else None
+
+
+def _dtype(info: Info) -> Any:
+    return ir.DataType[info.dtype].numpy()
+
+
+def _table_rows(model: OnnxModel, name: str) -> int:
+    """How long the shortest table is in which an input's ids are looked up; 0 if they are in none."""
+    (value,) = (value for value in model.ir.graph.inputs if value.name == name)
+    waiting, rows = [value], []
+    while waiting:
+        for use in waiting.pop().uses():
+            if use.node.op_type in ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"):
+                waiting.append(use.node.outputs[0])
+            elif use.node.op_type == "Gather" and use.idx == 1 and is_constant(use.node.inputs[0]):
+                rows.append(len(array_of(use.node.inputs[0])))  # type: ignore[arg-type]
+    return min(rows, default=0)
