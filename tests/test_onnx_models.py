@@ -1,5 +1,7 @@
 """ONNX models seen by the pruning loops: which weights, and what pruning makes of them."""
 
+import json
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -406,3 +408,25 @@ def test_arrays_that_do_not_fit_change_nothing():
     with pytest.raises(ValueError, match="arrays"):
         view(model).replace({"w1": normal(30, 8)})
     assert view(model).array("w1").shape == (32, 8)
+
+
+def test_masks_are_kept_in_files(tmp_path):
+    result = sc.prune(recurrent("LSTM", 2), 0.75)
+    sc.save(result.model, tmp_path / "m.onnx")
+    again = sc.load(tmp_path / "m.onnx")
+    assert again.masks.keys() == result.masks.keys()
+    for name, mask in result.masks.items():
+        np.testing.assert_array_equal(again.masks[name], mask)
+    assert 0 < json.loads(again.ir.metadata_props["secateur.pruned"])["w.forward"] < 1
+    assert "secateur.version" in again.ir.metadata_props
+    further = sc.prune(again, 0.9)
+    assert all((mask <= result.masks[name]).all() for name, mask in further.masks.items())
+    again.ir.metadata_props["secateur.pruned"] = "[nonsense"
+    sc.load(save(again, tmp_path / "n.onnx"))
+    whole = perceptron()
+    assert "secateur.pruned" not in sc.load(save(whole, tmp_path / "w.onnx")).ir.metadata_props
+
+
+def save(model, path):
+    sc.save(model, path)
+    return path

@@ -45,13 +45,13 @@ def keep_neurons(
     memories = [(memory, dict(memory)) for memory in slots]
     masks = dict(model_view.masks())
     for (name, axis), places in gone.items():
-        entries = np.concatenate(places)
-        array = arrays.get(name)
-        arrays[name] = np.delete(model_view.array(name) if array is None else array, entries, axis)
+        array = arrays[name] if name in arrays else model_view.array(name)
+        left = np.setdiff1d(np.arange(array.shape[axis]), np.concatenate(places))
+        arrays[name] = np.take(array, left, axis)
         followers: list[dict[str, Any]] = [masks, *(smaller for _, smaller in memories)]
         for held in followers:
             if name in held:
-                held[name] = np.delete(held[name], entries, axis)
+                held[name] = np.take(held[name], left, axis)
     if arrays:
         model_view.replace(arrays)
         model_view.set_masks(masks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,12 @@ from numpy.typing import NDArray
 
 from .files import read_model, write_model
 from .folding import fold
+from .weights import array_of, find_weights
+
+PRUNED = "secateur.pruned"
+"""Key of a file's metadata: the sparsity of each pruned tensor, by name, as JSON."""
+VERSION = "secateur.version"
+"""Key of a file's metadata: which version pruned or exported it."""
 
 
 class Info(NamedTuple):
@@ -65,12 +73,30 @@ class OnnxModel:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> OnnxModel:
-        """Read a file, and fold what it does to constants; see `read_model` and `fold`."""
-        return cls(fold(read_model(path)), path)
+        """Read a file, and fold what it does to constants; see `read_model` and `fold`.
+
+        Tensors that the file says were pruned have the zeros that they have for a mask.
+        """
+        model = cls(fold(read_model(path)), path)
+        pruned = _pruned(model.ir)
+        weights = find_weights(model.ir.graph) if pruned else {}
+        model.masks = {
+            name: weight.read(array_of(weight.value)) != 0
+            for name, weight in weights.items()
+            if name in pruned
+        }
+        return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file; see `write_model`."""
-        write_model(self.ir, path)
+        """Write a file; see `write_model`. Its metadata say which tensors were pruned, and how far."""
+        model = self.ir.clone()
+        if self.masks:
+            sparsity = {name: 1 - float(mask.mean()) for name, mask in sorted(self.masks.items())}
+            model.metadata_props[PRUNED] = json.dumps(sparsity)
+            model.metadata_props[VERSION] = version("secateur")
+        else:
+            model.metadata_props.pop(PRUNED, None)
+        write_model(model, path)
 
     def copy(self) -> OnnxModel:
         """A model of its own; tensors, which nobody writes to, are shared."""
@@ -91,6 +117,15 @@ class OnnxModel:
     def __repr__(self) -> str:
         ends = " -> ".join(", ".join(map(_text, infos)) for infos in (self.inputs, self.outputs))
         return f"OnnxModel({ends}; {len(self.ir.graph)} nodes)"
+
+
+def _pruned(model: ir.Model) -> dict[str, float]:
+    """What a file says of the sparsity of its tensors; nothing, where that makes no sense."""
+    try:
+        found = json.loads(model.metadata_props.get(PRUNED, "{}"))
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 def _info(value: ir.Value) -> Info:
