@@ -12,6 +12,8 @@ from typing import Any
 from . import _core
 from .errors import MissingExtraError, UnsupportedOpError
 
+DOMAIN = "secateur"
+"""Of the op."""
 OLDEST = (1, 17)
 """The first ONNX Runtime in which custom ops can infer shapes and return errors."""
 
