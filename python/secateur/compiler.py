@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,7 @@ def compile(
     target: str | None = None,
     choices: Mapping[str, Any] | None = None,
     winograd: bool = True,
-) -> Plan:
+) -> Any:
     """Compile a model into a plan that runs each layer the way that is measured to be fastest.
 
     Batch normalizations are folded into the weights before them, sums and activations fused. Then, for each
@@ -34,8 +36,8 @@ def compile(
 
     Parameters
     ----------
-    model : Sequential
-        A built model. The plan keeps a copy of the weights.
+    model : Sequential, OnnxModel or path-like
+        A built model, or the path of an ONNX file. The plan keeps a copy of the weights.
     batch : int or iterable of int, default=(1, 32)
         Batch sizes to choose for. Other sizes run with the choices of the nearest one; those larger than all
         of them, and than 128 (fewer where samples are large), run in slices, which keeps the activations in
@@ -57,12 +59,12 @@ def compile(
 
     Returns
     -------
-    Plan
+    Plan, or OnnxPlan of an ONNX model
 
     Raises
     ------
     UnsupportedOpError
-        A layer that plans cannot run; the message names it.
+        A layer or operator that plans cannot run; the message names it.
     ValueError
         A model that is not built, no or non-positive batch sizes, an unknown target, or choices that do
         not fit.
@@ -86,11 +88,30 @@ def compile(
         raise ValueError(f"batch: expected one or more positive integers, got {batch!r}")
     if threads is not None and (not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024):
         raise ValueError(f"threads: expected 1 to 1024, got {threads!r}")
-    input_shape, description = describe(model)
+    settings: dict[str, Any] = {
+        "threads": threads,
+        "target": target,
+        "choices": choices,
+        "winograd": winograd,
+    }
     sizes = sorted({int(size) for size in batches})
-    return Plan(
-        input_shape, description, sizes, threads=threads, target=target, choices=choices, winograd=winograd
-    )
+    if isinstance(model, (str, os.PathLike)):
+        if not os.fspath(model).endswith(".onnx"):
+            raise ValueError(
+                f"model: expected a model or the path of an .onnx file, got {os.fspath(model)!r}"
+            )
+        model = importlib.import_module("secateur.onnx.model").OnnxModel.load(model)
+    for cls in type(model).__mro__:
+        name = FOREIGN.get(f"{cls.__module__}.{cls.__qualname__}")
+        if name is not None:
+            module, _, plan = name.partition(":")
+            return getattr(importlib.import_module(module), plan)(model, sizes, **settings)
+    input_shape, description = describe(model)
+    return Plan(input_shape, description, sizes, **settings)
+
+
+FOREIGN = {"secateur.onnx.model.OnnxModel": "secateur.onnx.plan:OnnxPlan"}
+"""The plans of foreign models, as "module:class", by the full name of the model's type."""
 
 
 class Plan:

@@ -47,6 +47,9 @@ class _Kind(NamedTuple):
 
 _KINDS: dict[str, _Kind] = {}
 
+LAZY = {"onnx-plan": "secateur.onnx.plan"}
+"""The modules that register kinds which need an extra; imported when a file says so."""
+
 FOREIGN = {".onnx": "secateur.onnx.model:OnnxModel"}
 """Classes of foreign files by suffix, as "module:class" with ``load`` and ``save``; imported when needed."""
 
@@ -79,7 +82,7 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    obj : Sequential, Plan, TrainingCheckpoint or OnnxModel
+    obj : Sequential, Plan, TrainingCheckpoint, OnnxModel or OnnxPlan
         What to keep. Weights, masks and states are kept bit for bit.
     path : path-like
         Usually ends in ``.safetensors``; for an ONNX model, and for nothing else, in ``.onnx``.
@@ -133,7 +136,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    Sequential, Plan, TrainingCheckpoint or OnnxModel
+    Sequential, Plan, TrainingCheckpoint, OnnxModel or OnnxPlan
         By the kind that the file names; of a path that ends in ``.onnx`` the last.
 
     Raises
@@ -147,6 +150,8 @@ def load(path: str | os.PathLike[str]) -> Any:
         return foreign.load(path)
     tensors, masks, metadata = _core.decode(path)
     name = metadata.pop("kind")
+    if name in LAZY:
+        importlib.import_module(LAZY[name])
     if name not in _KINDS:
         raise FormatError(
             f"{os.fspath(path)}: unknown kind {name[:40]!r}, expected one of {', '.join(_KINDS)}"

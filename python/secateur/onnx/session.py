@@ -92,7 +92,7 @@ def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], li
         if len(arrays) != len(infos):
             names = ", ".join(info.name for info in infos)
             raise ValueError(f"x: the model has {len(infos)} inputs, {names}; give a mapping of them")
-        feeds = {info.name: np.asarray(arrays[info.name], _dtype(info)) for info in infos}
+        feeds = {info.name: np.asarray(arrays[info.name], dtype_of(info)) for info in infos}
         size, count = _batch_size(infos), len(next(iter(feeds.values())))
         if size is None or size == count:
             found: list[Any] = running.run(None, feeds)
@@ -118,7 +118,7 @@ def noise(model: OnnxModel, batch: int) -> Batch:
         dims = info.shape or ()
         shape = tuple(dim if isinstance(dim, int) else FREE for dim in dims[1:])
         shape = (batch, *shape) if dims else ()
-        dtype = _dtype(info)
+        dtype = dtype_of(info)
         if dtype.kind == "f" or dtype.name == "bfloat16":
             arrays[info.name] = rng.standard_normal(shape, np.float32).astype(dtype)
         elif dtype.kind in "iu":
@@ -136,7 +136,8 @@ def _batch_size(infos: list[Info]) -> int | None:
     return only if isinstance(only, int) else None
 
 
-def _dtype(info: Info) -> Any:
+def dtype_of(info: Info) -> Any:
+    """The NumPy type of an input or output."""
     return ir.DataType[info.dtype].numpy()
 
 

@@ -63,17 +63,17 @@ impl Exact {
     }
 }
 
-/// The error function: its series, and 1 where float64 sees no more.
+/// The error function: a series of positive terms, and 1 where float64 sees no more.
 pub fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
     }
     let (mut term, mut sum) = (x, x);
     for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
     }
-    sum * 2.0 / PI.sqrt()
+    sum * (-x * x).exp() * 2.0 / PI.sqrt()
 }
 
 /// Pseudo-random numbers in [-1, 1), a share of them zero.

@@ -1,0 +1,285 @@
+"""ONNX operators as the nodes of a plan, one rule each.
+
+A rule gets a region and a node whose inputs this knows, and says what the node makes: a `Stage`
+that a node of the plan holds, a `Form` that is part of a known formula, a list of them for several outputs,
+or None where plans cannot do it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from . import chain_arithmetic
+from .regions import Made, Region, Stage, constant, floats, per_channel
+from .weights import attribute
+
+# Weights
+
+
+def _conv(region: Region, node: ir.Node) -> Made:
+    x, weight = region.stage(node.inputs[0]), constant(node.inputs[1])
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    missing = len(node.inputs) > 2 and node.inputs[2] is not None and bias is None
+    if x is None or len(x.shape) != 3 or weight is None or weight.ndim != 4 or missing:
+        return None
+    window = _window(node, x.shape, weight.shape[2:])
+    groups = attribute(node, "group", 1)
+    if window is None or weight.shape[1] * groups != x.shape[0]:
+        return None
+    sides = _outputs(x.shape, window)
+    return region.add(
+        node, "conv2d", [x], (len(weight), *sides), activation=None, groups=groups, weight=floats(weight),
+        bias=None if bias is None else floats(bias), **window,
+    )  # fmt: skip
+
+
+def _window(node: ir.Node, shape: tuple[int, ...], size: Any) -> dict[str, Any] | None:
+    """The attributes of a window, as plans have them; None if it does not fit."""
+    size = [int(side) for side in size]
+    strides = list(attribute(node, "strides", [1, 1]))
+    dilation = list(attribute(node, "dilations", [1, 1]))
+    auto = attribute(node, "auto_pad", "NOTSET")
+    pads = list(attribute(node, "pads", [0] * 4))
+    reach = [(k - 1) * step + 1 for k, step in zip(size, dilation, strict=True)]
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        short = [
+            max((-(-length // step) - 1) * step + far - length, 0)
+            for length, step, far in zip(shape[1:], strides, reach, strict=True)
+        ]
+        less, more = [p // 2 for p in short], [p - p // 2 for p in short]
+        pads = [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
+    elif auto == "VALID":
+        pads = [0] * 4
+    window = {"size": size, "strides": strides, "dilation": dilation, "pads": pads}
+    fits = all(
+        far <= length + before + after
+        for far, length, before, after in zip(reach, shape[1:], pads[:2], pads[2:], strict=True)
+    )
+    return window if fits and min(pads) >= 0 else None
+
+
+def _outputs(shape: tuple[int, ...], window: dict[str, Any]) -> list[int]:
+    """Rows and columns behind a window."""
+    sides = []
+    for axis, length in enumerate(shape[1:]):
+        padded = length + window["pads"][axis] + window["pads"][axis + 2]
+        reach = (window["size"][axis] - 1) * window["dilation"][axis] + 1
+        sides.append((padded - reach) // window["strides"][axis] + 1)
+    return sides
+
+
+def _gemm(region: Region, node: ir.Node) -> Made:
+    x, weight = region.stage(node.inputs[0]), constant(node.inputs[1])
+    if x is None or len(x.shape) != 1 or x.lead != 1 or weight is None or attribute(node, "transA", 0):
+        return None
+    weight = weight if attribute(node, "transB", 0) else weight.T
+    bias = None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        added = constant(node.inputs[2])
+        bias = None if added is None else per_channel(added, Stage("", (len(weight),), 1))
+        if bias is None:
+            return None
+        bias = bias * np.float32(attribute(node, "beta", 1.0))
+    return _dense(region, node, x, weight * np.float32(attribute(node, "alpha", 1.0)), bias)
+
+
+def _matmul(region: Region, node: ir.Node) -> Made:
+    x, weight = region.stage(node.inputs[0]), constant(node.inputs[1])
+    if x is None or len(x.shape) != 1 or weight is None or weight.ndim != 2:
+        return None
+    return _dense(region, node, x, weight.T, None)
+
+
+def _dense(region: Region, node: ir.Node, x: Stage, weight: NDArray[Any], bias: Any) -> Made:
+    if weight.ndim != 2 or weight.shape[1] != x.shape[0] or not weight.size:
+        return None
+    return region.add(node, "dense", [x], weight.shape[:1], activation=None, weight=floats(weight), bias=bias)
+
+
+def _batch_norm(region: Region, node: ir.Node) -> Made:
+    x = region.stage(node.inputs[0])
+    found = [constant(value) for value in node.inputs[1:5]]
+    if x is None or x.lead != 1 or attribute(node, "training_mode", 0):
+        return None
+    arrays = [np.asarray(array, np.float64) for array in found if array is not None]
+    if len(arrays) != 4:
+        return None
+    gamma, beta, mean, var = arrays
+    scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+    return region.add(node, "scale", [x], x.shape, scale=floats(scale), shift=floats(beta - mean * scale))
+
+
+def _layer_norm(region: Region, node: ir.Node) -> Made:
+    x, scale = region.stage(node.inputs[0]), constant(node.inputs[1])
+    if x is None or len(x.shape) != 1 or scale is None or any(extra.uses() for extra in node.outputs[1:]):
+        return None
+    shift = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(x.shape, np.float32)
+    if (
+        shift is None
+        or attribute(node, "axis", -1) not in (-1, x.lead)
+        or scale.shape != x.shape != shift.shape
+    ):
+        return None
+    epsilon = attribute(node, "epsilon", 1e-5)
+    return region.add(
+        node, "layer_norm", [x], x.shape, scale=floats(scale), shift=floats(shift), epsilon=epsilon
+    )
+
+
+# Pixels and channels
+
+
+def _pool(kind: str) -> Callable[[Region, ir.Node], Made]:
+    def rule(region: Region, node: ir.Node) -> Made:
+        x = region.stage(node.inputs[0])
+        size = attribute(node, "kernel_shape", [])
+        if (
+            x is None
+            or len(x.shape) != 3
+            or len(size) != 2
+            or any(extra.uses() for extra in node.outputs[1:])
+        ):
+            return None
+        window = _window(node, x.shape, size)
+        if window is None or window.pop("dilation") != [1, 1] or attribute(node, "ceil_mode", 0):
+            return None
+        pads = window["pads"]
+        if any(pad >= side for pad, side in zip(pads, window["size"] * 2, strict=True)):
+            return None
+        if kind == "average" and any(pads) and attribute(node, "count_include_pad", 0):
+            return None
+        sides = _outputs(x.shape, {**window, "dilation": [1, 1]})
+        return region.add(node, "pool", [x], (x.shape[0], *sides), kind=kind, **window)
+
+    return rule
+
+
+def _global_pool(kind: str) -> Callable[[Region, ir.Node], Made]:
+    def rule(region: Region, node: ir.Node) -> Made:
+        x = region.stage(node.inputs[0])
+        return None if x is None or len(x.shape) != 3 else _over_pixels(region, node, x, kind)
+
+    return rule
+
+
+def _over_pixels(region: Region, node: ir.Node, x: Stage, kind: str) -> Stage:
+    size = list(x.shape[1:])
+    return region.add(node, "pool", [x], (x.shape[0], 1, 1), kind=kind, size=size, strides=size, pads=[0] * 4)
+
+
+def _reduce_mean(region: Region, node: ir.Node) -> Made:
+    x = region.stage(node.inputs[0])
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
+    if x is None or len(x.shape) != 3 or axes is None or {int(axis) % 4 for axis in axes} != {2, 3}:
+        return None
+    pooled = _over_pixels(region, node, x, "average")
+    return pooled if attribute(node, "keepdims", 1) else region.add(node, "flatten", [pooled], x.shape[:1])
+
+
+def _flatten(region: Region, node: ir.Node) -> Made:
+    x = region.stage(node.inputs[0])
+    if x is None or x.lead != 1 or attribute(node, "axis", 1) not in (1, -len(x.shape)):
+        return None
+    return x if len(x.shape) == 1 else region.add(node, "flatten", [x], (math.prod(x.shape),))
+
+
+def _reshape(region: Region, node: ir.Node) -> Made:
+    """Only where it keeps the samples apart and makes a vector of each."""
+    x, target = region.stage(node.inputs[0]), constant(node.inputs[1])
+    if x is None or len(x.shape) != 3 or target is None or target.shape != (2,):
+        return None
+    features = math.prod(x.shape)
+    first = (
+        node.inputs[0].shape[0] if node.inputs[0] is not None and node.inputs[0].shape is not None else None
+    )
+    samples = 0 if not attribute(node, "allowzero", 0) else None
+    keeps = target[0] in (samples, first) and target[1] in (features, -1)
+    if not keeps and (target[0], target[1]) != (-1, features):
+        return None
+    return region.add(node, "flatten", [x], (features,))
+
+
+def _squeeze(region: Region, node: ir.Node) -> Made:
+    x = region.stage(node.inputs[0])
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
+    if x is None or len(x.shape) != 3 or x.shape[1:] != (1, 1) or axes is None:
+        return None
+    return (
+        region.add(node, "flatten", [x], x.shape[:1]) if {int(axis) % 4 for axis in axes} == {2, 3} else None
+    )
+
+
+def _concat(region: Region, node: ir.Node) -> Made:
+    sides = [region.stage(value) for value in node.inputs]
+    last = sides[0]
+    if last is None or len(sides) < 2 or attribute(node, "axis", 1) not in (last.lead, -len(last.shape)):
+        return None
+    for side in sides[1:]:
+        if side is None or side.shape[1:] != last.shape[1:] or side.lead != last.lead:
+            return None
+        last = region.add(node, "concat", [last, side], (last.shape[0] + side.shape[0], *last.shape[1:]))
+    return last
+
+
+def _split(region: Region, node: ir.Node) -> Made:
+    x = region.stage(node.inputs[0])
+    if x is None or attribute(node, "axis", 0) not in (x.lead, -len(x.shape)):
+        return None
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "split", None)
+    if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+        return None
+    parts, channels = len(node.outputs), x.shape[0]
+    each = -(-channels // parts)
+    counts = (
+        [min(each, channels - i * each) for i in range(parts)] if given is None else [int(n) for n in given]
+    )
+    if min(counts) <= 0 or sum(counts) != channels:
+        return None
+    starts = np.cumsum([0, *counts]).tolist()
+    return [_channels(region, node, x, start, count) for start, count in zip(starts, counts, strict=False)]
+
+
+def _slice(region: Region, node: ir.Node) -> Made:
+    x = region.stage(node.inputs[0])
+    given = [constant(value) for value in node.inputs[1:]]
+    if x is None or len(given) < 3 or any(array is None or array.size != 1 for array in given):
+        return None
+    start, stop, axis, *step = (int(array.reshape(())) for array in given if array is not None)
+    if axis not in (x.lead, -len(x.shape)) or step not in ([], [1]):
+        return None
+    first, end, _ = slice(start, stop).indices(x.shape[0])
+    return _channels(region, node, x, first, end - first) if end > first else None
+
+
+def _channels(region: Region, node: ir.Node, x: Stage, first: int, count: int) -> Stage:
+    return region.add(node, "slice", [x], (count, *x.shape[1:]), first=first, count=count)
+
+
+Rule: TypeAlias = "Callable[[Region, ir.Node], Made]"
+
+RULES: dict[str, Rule] = {
+    **chain_arithmetic.RULES,
+    "AveragePool": _pool("average"),
+    "BatchNormalization": _batch_norm,
+    "Concat": _concat,
+    "Conv": _conv,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_pool("average"),
+    "GlobalMaxPool": _global_pool("max"),
+    "LayerNormalization": _layer_norm,
+    "MatMul": _matmul,
+    "MaxPool": _pool("max"),
+    "ReduceMean": _reduce_mean,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+}
+"""By operator, of the default domain."""

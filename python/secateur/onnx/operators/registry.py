@@ -1,0 +1,5 @@
+"""All operators, by name."""
+
+from .call import Operator
+
+OPERATORS: dict[str, Operator] = {}
