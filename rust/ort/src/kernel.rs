@@ -2,7 +2,7 @@
 
 use crate::host::{Host, Result, slice, slice_mut};
 use crate::op::{INPUT_SHAPE, OUTPUT_SHAPE};
-use crate::pool::Pool;
+use crate::pool::{Count, Pool};
 use ort_sys::{OrtKernelContext, OrtKernelInfo};
 use secateur_core::executor::Sequential;
 use secateur_core::plan::Plan;
@@ -11,7 +11,7 @@ use secateur_core::store::decode;
 use secateur_core::store::network::{Network, network};
 use secateur_core::{Error, argument, malformed};
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// What ONNX Runtime keeps of a node.
 pub struct Kernel {
@@ -23,7 +23,7 @@ pub struct Kernel {
     output: Vec<usize>,
     /// Whether any number of samples may come.
     open: bool,
-    threads: OnceLock<usize>,
+    threads: Count,
 }
 
 impl Kernel {
@@ -47,7 +47,7 @@ impl Kernel {
             }
         }
         let open = host.input_shape(info, 0).is_none_or(|shape| shape.is_empty() || shape.contains(&-1));
-        Ok(Kernel { host, node, plan, input, output, open, threads: OnceLock::new() })
+        Ok(Kernel { host, node, plan, input, output, open, threads: Count::default() })
     }
 
     /// Computes y from x.
@@ -63,8 +63,7 @@ impl Kernel {
         let lengths = (samples * count(&self.input), samples * count(&self.output));
         // SAFETY: both tensors are of float32, as the op declares, and of the shapes whose elements were counted.
         let (x, y) = unsafe { (floats(x.cast_const().cast(), lengths.0), slice_mut(y.cast(), lengths.1)) };
-        let threads = *self.threads.get_or_init(|| Pool::count(host, context));
-        let pool = Pool::new(host, context, threads);
+        let pool = Pool::new(host, context, self.threads.of(host, context));
         let run = if self.open && self.is_of_vectors() { Kernel::run_open } else { Kernel::run_exactly };
         run(self, &pool, samples, &x, y).map_err(|error| named(&self.node, error).into())
     }

@@ -22,29 +22,44 @@ unsafe impl Send for Pool {}
 // SAFETY: as above.
 unsafe impl Sync for Pool {}
 
-/// How long threads may take to turn up: a sleeping one needs a tenth of it.
-const PATIENCE: Duration = Duration::from_millis(2);
-
 impl Pool {
     /// The threads behind a context, of which there are so many.
     pub fn new(host: Host, context: *const OrtKernelContext, threads: usize) -> Pool {
         Pool { host, context, threads }
     }
+}
 
-    /// How many threads a session has. No function says it, so they are counted: each task waits for the others to come, and
-    /// as many as are there at once are threads. Results do not depend on it, only how work is cut.
-    pub fn count(host: Host, context: *const OrtKernelContext) -> usize {
+/// How many threads a session has, as far as it was found out. No function says it, so they are counted: each task waits for
+/// the others to come, and as many as are there at once are threads. Results do not depend on it, only how work is cut.
+#[derive(Default)]
+pub struct Count {
+    threads: AtomicUsize,
+    calls: AtomicUsize,
+}
+
+/// How long threads may take to turn up: a sleeping one needs a fifth of it.
+const PATIENCE: Duration = Duration::from_micros(500);
+
+impl Count {
+    /// The threads behind a context of this session. Threads that sleep, or have no processor at the moment, are missed: until
+    /// there are as many as processors, calls 1, 2, 4, 8 and so on count again.
+    pub fn of(&self, host: Host, context: *const OrtKernelContext) -> usize {
         let most = default_threads();
-        let (here, threads) = (AtomicUsize::new(0), AtomicUsize::new(1));
+        let known = self.threads.load(Ordering::Relaxed).max(1);
+        if known >= most || !(self.calls.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
+            return known;
+        }
+        let (here, found) = (AtomicUsize::new(0), AtomicUsize::new(1));
         let deadline = Instant::now() + PATIENCE;
         Pool::new(host, context, most).run(most, &|_| {
-            threads.fetch_max(here.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
-            while threads.load(Ordering::Acquire) < most && Instant::now() < deadline {
+            found.fetch_max(here.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
+            while found.load(Ordering::Acquire) < most && Instant::now() < deadline {
                 std::hint::spin_loop();
             }
             here.fetch_sub(1, Ordering::AcqRel);
         });
-        threads.into_inner()
+        let found = found.into_inner();
+        self.threads.fetch_max(found, Ordering::Relaxed).max(found)
     }
 }
 

@@ -279,13 +279,17 @@ impl Plan {
         !pays
     }
 
-    fn program(&self, executor: &dyn Executor, images: usize) -> Arc<Program> {
+    /// Who runs a program for `images`: all threads offered, or the caller alone where that is faster.
+    fn executor<'a>(&self, offered: &'a dyn Executor, images: usize, program: &Program) -> &'a dyn Executor {
+        let alone = || self.runs_alone(offered, images, program);
+        if offered.threads() == 1 || *program.alone.get_or_init(alone) { &Sequential } else { offered }
+    }
+
+    fn program(&self, images: usize) -> Arc<Program> {
         if let Some(program) = lock(&self.programs).get(&images) {
             return program.clone();
         }
-        let mut program = Program::new(&self.graph, &self.nearest(images), images, self.target);
-        program.alone = executor.threads() == 1 || self.runs_alone(executor, images, &program);
-        let program = Arc::new(program);
+        let program = Arc::new(Program::new(&self.graph, &self.nearest(images), images, self.target));
         let compiled: Vec<usize> = lock(&self.choices).keys().copied().collect();
         let mut programs = lock(&self.programs);
         if programs.len() >= KEPT + compiled.len() {
@@ -303,7 +307,7 @@ impl Plan {
         self.run_on(&*self.executor, images, x, y)
     }
 
-    /// [`Plan::run`] on the threads of a host, which has as many at every call.
+    /// [`Plan::run`] on the threads of a host.
     ///
     /// # Errors
     /// As for [`Plan::run`].
@@ -322,9 +326,9 @@ impl Plan {
         let most = self.at_once(images);
         for start in (0..images).step_by(most.max(1)) {
             let images = most.min(images - start);
-            let program = self.program(executor, images);
+            let program = self.program(images);
             let (x, y) = (&x[start * input..][..images * input], &mut y[start * output..][..images * output]);
-            program.run(program.executor(executor), x, y);
+            program.run(self.executor(executor, images, &program), x, y);
         }
         Ok(())
     }
@@ -337,21 +341,21 @@ impl Plan {
 
     /// The threads that runs of `images` use: all, or one where that was faster.
     pub fn threads_for(&self, images: usize) -> usize {
-        let program = self.program(&*self.executor, self.at_once(images));
-        program.executor(&*self.executor).threads()
+        let images = self.at_once(images);
+        self.executor(&*self.executor, images, &self.program(images)).threads()
     }
 
     /// Bytes of activations that a run of `images` holds at once, inputs and outputs aside.
     pub fn activation_bytes(&self, images: usize) -> usize {
-        self.program(&*self.executor, self.at_once(images)).activations() * 4
+        self.program(self.at_once(images)).activations() * 4
     }
 
     /// The steps for a batch size (of a large one, for the images that run at a time), timed now; with `dense`, also
     /// against dense kernels in the place of each node.
     pub fn report(&self, images: usize, dense: bool, budget: Duration) -> Vec<StepReport> {
         let images = self.at_once(images);
-        let program = self.program(&*self.executor, images);
-        let executor = program.executor(&*self.executor);
+        let program = self.program(images);
+        let executor = self.executor(&*self.executor, images, &program);
         let x = Buffer::from_slice(
             &(0..images * self.graph.input().len()).map(|i| (i % 17) as f32 * 0.125).collect::<Vec<_>>(),
         );
