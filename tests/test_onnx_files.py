@@ -1,10 +1,13 @@
 """ONNX files in and out: what is read and written, and what is refused."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -64,8 +67,6 @@ def test_load_and_save(path, tmp_path):
 
 
 def run(path, x):
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: np.asarray(x, np.float32)})[0]
 
@@ -108,6 +109,14 @@ def test_sparse_initializers_become_dense(path, indices):
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), dense)
     sparse.indices.CopyFrom(numpy_helper.from_array(places.astype(np.int64) + 100))
     refused(path, proto, "outside its shape")
+    constant = helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+    proto.graph.node.insert(0, constant)
+    del proto.graph.sparse_initializer[:]
+    refused(path, proto, "outside its shape")
+    sparse = proto.graph.node[0].attribute[0].sparse_tensor
+    sparse.indices.CopyFrom(numpy_helper.from_array(places.astype(np.int64)))
+    model = read_model(put(path, proto))
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), dense)
     sparse.dims[0] = 1 << 40
     refused(path, proto, "too large for its file")
 
@@ -328,3 +337,54 @@ def test_nothing_is_written_that_does_not_load(path, tmp_path):
     with pytest.raises(sc.FormatError, match="not written"):
         write_model(model.ir, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_nothing_is_imported_before_it_is_needed():
+    code = (
+        "import sys, secateur.cli; print([m for m in ('onnx', 'onnx_ir', 'onnxruntime') if m in sys.modules])"
+    )
+    assert python(code).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "call", ["sc.load('m.onnx')", "sc.prune('m.onnx', 0.5)", "sc.export_onnx", "sc.OnnxModel"]
+)
+def test_without_the_extra(call):
+    start = "import sys; sys.modules['onnx'] = None\nimport secateur as sc\n"
+    assert "secateur[onnx]" in python(start + f"try: {call}\nexcept sc.MissingExtraError as e: print(e)")
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_read_and_written_computes_the_same(path):
+    """All models of onnx's own tests of operators that ONNX Runtime runs."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    compared = 0
+    for case in collect_testcases(None):
+        if case.model is None or case.name == "test_mvn":  # of which onnx's own inference fails
+            continue
+        feeds = case.data_sets[0][0]
+        try:
+            expected = results(put(path, case.model), feeds)
+        except Exception:  # ONNX Runtime does not have it
+            continue
+        sc.save(sc.load(path), path)
+        for found, wanted in zip(results(path, feeds), expected, strict=True):
+            if isinstance(wanted, np.ndarray) and wanted.dtype.kind == "f":
+                np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5, err_msg=case.name)
+        compared += 1
+    assert compared > 1000
+
+
+def results(path, feeds):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    return session.run(
+        None, {info.name: value for info, value in zip(session.get_inputs(), feeds, strict=False)}
+    )

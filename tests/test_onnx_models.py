@@ -176,9 +176,22 @@ def test_training_is_refused():
         sc.prune(model, 0.5, criterion="taylor", data=(x, y))
     with pytest.raises(sc.UnsupportedOpError, match="finetune"):
         sc.prune(model, 0.5, finetune={"x": x, "y": y})
-    seen = []
-    sc.prune(model, 0.5, finetune=seen.append)
-    assert isinstance(seen[0], sc.OnnxModel)
+
+
+def test_fine_tuning_elsewhere():
+    """A callable may put other weights in, or another graph."""
+
+    def trained(model):
+        model.ir = model.ir.clone()
+        for name in ("w1", "w2"):
+            weight = model.ir.graph.initializers[name]
+            weight.const_value = ir.tensor(weight.const_value.numpy() + 1, name=name)
+
+    model = perceptron()
+    result = sc.prune(model, 0.5, finetune=trained)
+    for name, tensor in view(result.model).parameters().items():
+        before = view(model).parameters()[name]
+        np.testing.assert_array_equal(tensor, np.where(result.masks[name], before + 1, 0))
 
 
 def test_validation_and_summary():
@@ -430,3 +443,13 @@ def test_masks_are_kept_in_files(tmp_path):
 def save(model, path):
     sc.save(model, path)
     return path
+
+
+def test_neurons_in_place():
+    model = convolutions(*MIDDLES["residual"])
+    copy = model.copy()
+    result = sc.prune(model, 0.4, granularity="neuron", round_to=2, inplace=True)
+    assert result.model is model and len(view(model).array("first")) < len(view(copy).array("first"))
+    other = sc.prune(copy, 0.4, granularity="neuron", round_to=2).model
+    x = normal(2, 3, 8, 8)
+    np.testing.assert_array_equal(run(model, x), run(other, x))

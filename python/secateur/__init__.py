@@ -35,9 +35,10 @@ from .storage import load, save
 from .thresholds import grad_prune, l1_prune, l2_prune
 
 if TYPE_CHECKING:
+    from .onnx.export import export_onnx as export_onnx
     from .onnx.model import OnnxModel as OnnxModel
 
-_LAZY = {"OnnxModel": "model"}
+_LAZY = {"OnnxModel": "model", "export_onnx": "export"}
 """Public names that need an extra, and where in ``secateur.onnx`` they are; not in `__all__`, so that
 ``import *`` does without."""
 

@@ -202,8 +202,14 @@ def sgd_step(
     nesterov: bool,
 ) -> None: ...
 
-# plans
+# operators: x is (..., features); a is (stack, m, k), b (stack, k, n)
+def softmax(x: ArrayLike, threads: int | None) -> NDArray[np.float32]: ...
+def layer_norm(
+    x: ArrayLike, scale: ArrayLike, shift: ArrayLike, epsilon: float, threads: int | None
+) -> NDArray[np.float32]: ...
+def matmul_stack(a: ArrayLike, b: ArrayLike, threads: int | None) -> NDArray[np.float32]: ...
 
+# plans
 def compile(
     input_shape: tuple[int, ...],
     nodes: str,

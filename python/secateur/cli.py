@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed (a missing or damaged file, Ctrl-C), 2 wrong argume
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ Batches = Annotated[list[int], typer.Option(min=1, help="A batch size; may be gi
 Seed = Annotated[int, typer.Option(min=0, help="Same number, same result.")]
 Data = Annotated[str, typer.Option(help="digits, fashion-mnist or FILE.npz with x and y.")]
 MODEL_SUFFIX = ".safetensors"
+ONNX_SUFFIX = ".onnx"
 TAGGERS = [
     *(column for column in MODELS if column.key != "accuracy"),
     Column("token F1", "token_f1", "{:.4f}".format),
@@ -65,10 +67,10 @@ def _show(result: Mapping[str, Any], as_json: bool, *tables: Any) -> None:
         print_table(*table)
 
 
-def _writable(out: Path) -> Path:
-    """`out`, if a file of a known kind can be written there; asked before any work."""
-    if out.suffix != MODEL_SUFFIX:
-        raise ValueError(f"out: unknown suffix {out.suffix!r}; choose from {MODEL_SUFFIX}")
+def _writable(out: Path, suffix: str = MODEL_SUFFIX) -> Path:
+    """`out`, if a file with that suffix can be written there; asked before any work."""
+    if out.suffix != suffix:
+        raise ValueError(f"out: unknown suffix {out.suffix!r}; choose from {suffix}")
     if not out.parent.is_dir():
         raise ValueError(f"out: there is no folder {str(out.parent)!r}")
     return out
@@ -149,8 +151,12 @@ def ner(
 
 @app.command()
 def inspect(file: Path, as_json: Json = False) -> None:
-    """Show what is in a file: a model, a plan or a training checkpoint."""
+    """Show what is in a file: a model, a plan, a checkpoint; or an ONNX model, and where its time goes."""
     found = load(file)
+    if file.suffix == ONNX_SUFFIX:
+        onnx_about, table = importlib.import_module("secateur.reporting.onnx").inspection(found, file)
+        _show(onnx_about, as_json, table)
+        return
     about: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size}
     if isinstance(found, Plan):
         about |= {"kind": "plan", "input_shape": list(found.input_shape), "batch": found.batch}
@@ -212,7 +218,10 @@ def _layer_row(layer: nn.Layer) -> dict[str, Any]:
 @app.command()
 def prune(
     model: Annotated[
-        Path, typer.Argument(help="The model's file; or a checkpoint: FILE, FILE.index.json or its folder.")
+        Path,
+        typer.Argument(
+            help="The model's file, ours or ONNX; or a checkpoint: FILE, FILE.index.json or its folder."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the pruned model goes; a folder for one with an index.")
@@ -240,7 +249,22 @@ def prune(
     Safetensors checkpoints of any maker and size are pruned by magnitude without being loaded: weight by
     weight over all tensors, or N:M along the last axis. Pruned and counted are tensors of F64, F32, F16 and
     BF16 with two or more dimensions, so neither biases nor norms; the others are copied.
+
+    ONNX models (.onnx) are pruned as they are, into another such file: they cannot be trained here.
     """
+    if model.suffix == ONNX_SUFFIX:
+        _writable(out, ONNX_SUFFIX)
+        check_criterion(criterion)
+        if data is not None or epochs or needs_grads(criterion):
+            raise ValueError(
+                "data, epochs, criterion: ONNX models cannot be trained here, nor have gradients"
+            )
+        _prune_onnx(
+            model, out, as_json, threads=threads, sparsity=sparsity, threshold=threshold, criterion=criterion,
+            granularity=granularity, scope=scope, schedule=schedule, include=include or None,
+            exclude=exclude or None, random_state=random_state,
+        )  # fmt: skip
+        return
     if is_checkpoint(model):
         for option, value, allowed in (
             ("threshold", threshold, (None,)),
@@ -286,6 +310,15 @@ def prune(
     x = view(original).inputs(32)
     files = {str(model): (original, model), str(out): (result.model, out)}
     rows, _ = model_rows(files, x if test is None else test[0], test, threads)
+    _show({"rows": rows, "history": result.history}, as_json, (rows, MODELS))
+
+
+def _prune_onnx(path: Path, out: Path, as_json: bool, threads: int, **options: Any) -> None:
+    original = load(path)
+    result = prune_model(original, **options)
+    save(result.model, out)
+    files = {str(path): (original, path), str(out): (result.model, out)}
+    rows = importlib.import_module("secateur.reporting.onnx").onnx_rows(files, threads)
     _show({"rows": rows, "history": result.history}, as_json, (rows, MODELS))
 
 

@@ -15,8 +15,20 @@ from ..onnx.channels import Channels, Group
 from ..onnx.files import infer_shapes, one_line
 from ..onnx.model import OnnxModel
 from ..onnx.session import FREE, noise, runner
-from ..onnx.weights import RECURRENT, Weight, array_of, attribute, find_weights, is_depthwise, put_array
+from ..onnx.weights import (
+    RECURRENT,
+    Weight,
+    array_of,
+    attribute,
+    find_weights,
+    is_constant,
+    is_depthwise,
+    put_array,
+)
 from .view import BoolArray, Consumer, Data, FloatArray, ModelView, Snapshot
+
+SCORED = 256
+"""Samples at a time for the score."""
 
 
 class OnnxView:
@@ -35,10 +47,19 @@ class OnnxView:
 
     def __init__(self, model: OnnxModel) -> None:
         self.model = model
-        self._weights = find_weights(model.ir.graph)
+        self._seen: ir.Model | None = None
+        self._found: dict[str, Weight] = {}
         self._channels: Channels | None = None
         if not self._weights:
             raise ValueError("model: it has no weights to prune")
+
+    @property
+    def _weights(self) -> dict[str, Weight]:
+        """The prunable tensors of the graph, which fine-tuning may have exchanged."""
+        if self._seen is not self.model.ir:
+            self._seen, self._channels = self.model.ir, None
+            self._found = find_weights(self.model.ir.graph)
+        return self._found
 
     def _tensor(self, name: str) -> Weight:
         if name not in self._weights:
@@ -66,27 +87,25 @@ class OnnxView:
             self.array(name)
         narrower = self.model.ir.clone()
         weights = find_weights(narrower.graph)
-        sizes = {node: array_of(node.inputs[1]).shape[0] for node in narrower.graph if _grouped(node)}  # type: ignore[arg-type]
+        depthwise = {node: value for node in narrower.graph if (value := _separate_filters(node))}
+        each = {
+            node: len(array_of(value)) // attribute(node, "group", 1) for node, value in depthwise.items()
+        }
         for name, array in arrays.items():
             value = weights[name].value if name in weights else narrower.graph.initializers[name]
             old = array_of(value)
             put_array(value, weights[name].write(old, array) if name in weights else array.astype(old.dtype))
-        for node in narrower.graph:
-            if node in sizes:
-                filters = array_of(node.inputs[1]).shape[0]  # type: ignore[arg-type]
-                group = attribute(node, "group", 1) * filters // sizes[node]
-                node.attributes["group"] = ir.AttrInt64("group", group)
-        for weight in weights.values():
+        for node, value in depthwise.items():
+            node.attributes["group"] = ir.AttrInt64("group", len(array_of(value)) // each[node])
+        for weight in filter(_reads_state, weights.values()):
             node = weight.readers[0]
-            if node.op_type in RECURRENT and weight.value is node.inputs[2]:
-                node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", weight.shape[1])
+            node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", weight.shape[1])
         try:
             infer_shapes(narrower, known=False)
         except Exception as error:  # onnx has several, one for each of its parts
             raise ValueError(f"arrays: {one_line(error)}") from None
         masks = self.model.masks
         self.model.ir = narrower
-        self._weights, self._channels = find_weights(narrower.graph), None
         self.model.masks = {
             name: mask
             for name, mask in masks.items()
@@ -95,8 +114,9 @@ class OnnxView:
 
     def _groups(self) -> dict[str, Group]:
         """The groups of neurons by the first of the tensors that make them."""
+        weights = self._weights
         if self._channels is None:
-            self._channels = Channels(self.model.ir.graph, self._weights)
+            self._channels = Channels(self.model.ir.graph, weights)
         return {group.tensors[0]: group for group in self._channels.groups}
 
     def neurons(self, name: str) -> list[Consumer]:
@@ -123,10 +143,9 @@ class OnnxView:
 
     def _consumers(self, name: str, own: bool) -> list[Consumer]:
         group = self._groups()[name]
-        states = {w.name for w in self._weights.values() if w.readers[0].op_type in RECURRENT}
         found = []
         for (array, axis), places in group.places.items():
-            mine = array in group.tensors and (axis == 0 or (array in states and (array, 0) in group.places))
+            mine = array in group.tensors and (axis == 0 or _reads_state(self._weights[array]))
             if mine == own:
                 found.append(Consumer(array, axis, 1, places.shape[1], places))
         return sorted(found, key=lambda consumer: (consumer.name, consumer.axis) != (name, 0))
@@ -171,9 +190,13 @@ class OnnxView:
     def score(self, data: Data) -> float:
         """The accuracy of the first output's largest entry; of numbers, minus the mean squared error."""
         x, y = np.asarray(data[0]), np.asarray(data[1])
-        found = np.asarray(runner(self.model)(x)[0])
-        if found.ndim == y.ndim + 1 and y.dtype.kind in "iub":
-            return float(np.mean(found.argmax(axis=-1) == y))
+        run = runner(self.model)
+        found = np.concatenate([run(x[start : start + SCORED])[0] for start in range(0, len(x), SCORED)])
+        if y.dtype.kind in "iub" and found.ndim == y.ndim + 1:
+            for axis in (found.ndim - 1, 1):
+                best = found.argmax(axis)
+                if best.shape == y.shape:
+                    return float(np.mean(best == y))
         if found.shape != y.shape:
             raise ValueError(f"validate: the model gives shape {found.shape}, the labels have {y.shape}")
         return -float(np.mean(np.square(found.astype(np.float64) - y)))
@@ -186,13 +209,17 @@ class OnnxView:
         return runner(self.model)
 
 
-def _grouped(node: ir.Node) -> bool:
-    return (
-        node.op_type == "Conv"
-        and is_depthwise(node)
-        and node.inputs[1] is not None
-        and node.inputs[1].const_value is not None
-    )
+def _reads_state(weight: Weight) -> bool:
+    """Whether it is a recurrent layer's for its own state."""
+    node = weight.readers[0]
+    return node.op_type in RECURRENT and weight.value is node.inputs[2]
+
+
+def _separate_filters(node: ir.Node) -> ir.Value | None:
+    """The constant filters of a depthwise convolution; None of other nodes."""
+    if node.op_type != "Conv" or not is_depthwise(node) or not is_constant(node.inputs[1]):
+        return None
+    return node.inputs[1]
 
 
 def _positions(node: ir.Node) -> int:

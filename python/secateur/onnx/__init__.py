@@ -3,6 +3,8 @@
 Nothing here is imported before it is needed: onnx and onnx-ir are an extra.
 """
 
+import logging
+
 from ..errors import MissingExtraError
 
 try:
@@ -12,3 +14,6 @@ except ImportError as error:
     raise MissingExtraError(
         'ONNX models need onnx and onnx-ir; install them with pip install "secateur[onnx]"'
     ) from error
+
+# It reports what is wrong with a file; so do our errors, in one line.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())

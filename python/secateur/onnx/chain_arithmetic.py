@@ -36,30 +36,32 @@ Line: TypeAlias = "Callable[[Any, Any], tuple[Any, Any]]"
 
 def _arithmetic(region: Region, node: ir.Node, after: Line, before: Line | None) -> Made:
     """Two stages, or one and a constant on either side, by which it becomes factor · x + summand."""
-    values = node.inputs[:2]
+    values = [value for value in node.inputs if value is not None]
     arrays = [constant(value) for value in values]
-    if all(array is None for array in arrays):
-        return _two(region, node, *[region.known[value] for value in values if value is not None])
-    at = 0 if arrays[1] is not None else 1
-    value, array = values[at], arrays[1 - at]
-    line = after if at == 0 else before
-    if value is None or array is None or line is None:
+    found = [region.known.get(value) for value, array in zip(values, arrays, strict=True) if array is None]
+    sides = [side for side in found if isinstance(side, (Stage, Form))]
+    if len(sides) < len(found):
         return None
-    x = region.known[value]
+    if len(sides) == 2:
+        return _two(region, node, *sides)
+    at = 0 if arrays[1] is not None else 1
+    array, line = arrays[1 - at], after if at == 0 else before
+    if array is None or line is None:
+        return None
+    (x,) = sides
     with np.errstate(divide="ignore"):
         factor, summand = (
             line(None, array.astype(np.float64)) if at == 0 else line(array.astype(np.float64), None)
         )
-    if array.size == 1 and array.ndim <= len(values[at].shape or ()):  # type: ignore[union-attr]
+    if array.size == 1 and array.ndim <= len(values[at].shape or ()):
         made = _formula(region, node, x, float(np.squeeze(factor)), float(np.squeeze(summand)))
         if made is not None:
             return made
     if not isinstance(x, Stage):
         return None
-    found = [per_channel(np.float64(part) + np.zeros(array.shape), x) for part in (factor, summand)]
-    if any(part is None or not np.isfinite(part).all() for part in found):
+    scale, shift = (per_channel(np.float64(part) + np.zeros(array.shape), x) for part in (factor, summand))
+    if scale is None or shift is None or not np.isfinite([scale, shift]).all():
         return None
-    scale, shift = found
     return region.add(node, "scale", [x], x.shape, scale=scale, shift=shift)
 
 
@@ -131,7 +133,7 @@ def _product(region: Region, node: ir.Node, one: Stage | Form, other: Stage | Fo
 
 
 def _erf(region: Region, node: ir.Node) -> Made:
-    x = region.known[node.inputs[0]] if node.inputs[0] is not None else None
+    x = region.known.get(node.inputs[0]) if node.inputs[0] is not None else None
     if isinstance(x, Form) and x.kind == "x" and math.isclose(x.factor, math.sqrt(0.5), rel_tol=1e-5):
         return Form(1.0, "erf(x)", x.of)
     return None
@@ -163,15 +165,16 @@ def _hard_sigmoid(node: ir.Node) -> Any:
 
 def _softmax(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
+    # It was over all axes from the one named on.
     old = (node.version or 13) < 13
     axis = attribute(node, "axis", 1 if old else -1)
-    if x is None or len(x.shape) != 1 or axis not in (-1, x.lead):
+    if x is None or len(x.shape) == 3 or not x.is_axis(axis) or (old and x.axis != 1):
         return None
     return region.add(node, "softmax", [x], x.shape)
 
 
 def _same(region: Region, node: ir.Node) -> Made:
-    return region.known[node.inputs[0]] if node.inputs[0] is not None else None
+    return region.known.get(node.inputs[0]) if node.inputs[0] is not None else None
 
 
 RULES = {

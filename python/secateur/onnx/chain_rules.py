@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from . import chain_arithmetic
+from ..description import ONE_PIXEL
+from . import chain_arithmetic, chain_sequences
 from .regions import Made, Region, Stage, constant, floats, per_channel
 from .weights import attribute
 
@@ -91,14 +92,18 @@ def _gemm(region: Region, node: ir.Node) -> Made:
 
 def _matmul(region: Region, node: ir.Node) -> Made:
     x, weight = region.stage(node.inputs[0]), constant(node.inputs[1])
-    if x is None or len(x.shape) != 1 or weight is None or weight.ndim != 2:
+    if x is None or len(x.shape) == 3 or weight is None or weight.ndim != 2:
         return None
     return _dense(region, node, x, weight.T, None)
 
 
 def _dense(region: Region, node: ir.Node, x: Stage, weight: NDArray[Any], bias: Any) -> Made:
-    if weight.ndim != 2 or weight.shape[1] != x.shape[0] or not weight.size:
+    if weight.ndim != 2 or weight.shape[1] != x.channels or not weight.size:
         return None
+    shape = x.wide(len(weight))
+    if len(x.shape) == 2:  # for every step by itself
+        pixel = floats(weight)[:, :, None, None]
+        return region.add(node, "conv2d", [x], shape, activation=None, weight=pixel, bias=bias, **ONE_PIXEL)
     return region.add(node, "dense", [x], weight.shape[:1], activation=None, weight=floats(weight), bias=bias)
 
 
@@ -117,14 +122,13 @@ def _batch_norm(region: Region, node: ir.Node) -> Made:
 
 def _layer_norm(region: Region, node: ir.Node) -> Made:
     x, scale = region.stage(node.inputs[0]), constant(node.inputs[1])
-    if x is None or len(x.shape) != 1 or scale is None or any(extra.uses() for extra in node.outputs[1:]):
+    if x is None or len(x.shape) == 3 or scale is None or any(extra.uses() for extra in node.outputs[1:]):
         return None
-    shift = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(x.shape, np.float32)
-    if (
-        shift is None
-        or attribute(node, "axis", -1) not in (-1, x.lead)
-        or scale.shape != x.shape != shift.shape
-    ):
+    given = len(node.inputs) > 2 and node.inputs[2] is not None
+    shift = constant(node.inputs[2]) if given else np.zeros_like(scale)
+    if shift is None or not x.is_axis(attribute(node, "axis", -1)):
+        return None
+    if {scale.shape, shift.shape} != {(x.channels,)}:
         return None
     epsilon = attribute(node, "epsilon", 1e-5)
     return region.add(
@@ -185,15 +189,15 @@ def _reduce_mean(region: Region, node: ir.Node) -> Made:
 def _flatten(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
     if x is None or x.lead != 1 or attribute(node, "axis", 1) not in (1, -len(x.shape)):
-        return None
+        return chain_sequences.flatten(region, node)
     return x if len(x.shape) == 1 else region.add(node, "flatten", [x], (math.prod(x.shape),))
 
 
 def _reshape(region: Region, node: ir.Node) -> Made:
     """Only where it keeps the samples apart and makes a vector of each."""
     x, target = region.stage(node.inputs[0]), constant(node.inputs[1])
-    if x is None or len(x.shape) != 3 or target is None or target.shape != (2,):
-        return None
+    if x is None or len(x.shape) == 1 or target is None or target.shape != (2,):
+        return chain_sequences.reshape(region, node)
     features = math.prod(x.shape)
     first = (
         node.inputs[0].shape[0] if node.inputs[0] is not None and node.inputs[0].shape is not None else None
@@ -209,7 +213,7 @@ def _squeeze(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
     if x is None or len(x.shape) != 3 or x.shape[1:] != (1, 1) or axes is None:
-        return None
+        return chain_sequences.squeeze(region, node)
     return (
         region.add(node, "flatten", [x], x.shape[:1]) if {int(axis) % 4 for axis in axes} == {2, 3} else None
     )
@@ -218,23 +222,23 @@ def _squeeze(region: Region, node: ir.Node) -> Made:
 def _concat(region: Region, node: ir.Node) -> Made:
     sides = [region.stage(value) for value in node.inputs]
     last = sides[0]
-    if last is None or len(sides) < 2 or attribute(node, "axis", 1) not in (last.lead, -len(last.shape)):
+    if last is None or len(sides) < 2 or not last.is_axis(attribute(node, "axis", 1)):
         return None
     for side in sides[1:]:
-        if side is None or side.shape[1:] != last.shape[1:] or side.lead != last.lead:
+        if side is None or side.lead != last.lead or side.wide(0) != last.wide(0):
             return None
-        last = region.add(node, "concat", [last, side], (last.shape[0] + side.shape[0], *last.shape[1:]))
+        last = region.add(node, "concat", [last, side], last.wide(last.channels + side.channels))
     return last
 
 
 def _split(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
-    if x is None or attribute(node, "axis", 0) not in (x.lead, -len(x.shape)):
+    if x is None or not x.is_axis(attribute(node, "axis", 0)):
         return None
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "split", None)
     if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
         return None
-    parts, channels = len(node.outputs), x.shape[0]
+    parts, channels = len(node.outputs), x.channels
     each = -(-channels // parts)
     counts = (
         [min(each, channels - i * each) for i in range(parts)] if given is None else [int(n) for n in given]
@@ -251,20 +255,21 @@ def _slice(region: Region, node: ir.Node) -> Made:
     if x is None or len(given) < 3 or any(array is None or array.size != 1 for array in given):
         return None
     start, stop, axis, *step = (int(array.reshape(())) for array in given if array is not None)
-    if axis not in (x.lead, -len(x.shape)) or step not in ([], [1]):
+    if not x.is_axis(axis) or step not in ([], [1]):
         return None
-    first, end, _ = slice(start, stop).indices(x.shape[0])
+    first, end, _ = slice(start, stop).indices(x.channels)
     return _channels(region, node, x, first, end - first) if end > first else None
 
 
 def _channels(region: Region, node: ir.Node, x: Stage, first: int, count: int) -> Stage:
-    return region.add(node, "slice", [x], (count, *x.shape[1:]), first=first, count=count)
+    return region.add(node, "slice", [x], x.wide(count), first=first, count=count)
 
 
 Rule: TypeAlias = "Callable[[Region, ir.Node], Made]"
 
 RULES: dict[str, Rule] = {
     **chain_arithmetic.RULES,
+    **chain_sequences.RULES,
     "AveragePool": _pool("average"),
     "BatchNormalization": _batch_norm,
     "Concat": _concat,

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from ..description import INPUT, Description
 from .chain_rules import RULES
+from .chain_sequences import is_zero
 from .regions import Region, Stage
 from .weights import DOMAINS, FLOATS, is_constant
 
@@ -35,7 +36,7 @@ class Chain:
     lead : int
         How many axes of both are the batch: 1, or more for vectors, as those of every token of a sentence.
     input_shape : tuple of int
-        Of one sample: (channels, height, width), or (features,).
+        Of one sample: (channels, height, width), (steps, features), or (features,).
     output_shape : tuple of int
         Of its result.
     description : list of dict
@@ -69,7 +70,10 @@ def find_chains(graph: ir.Graph) -> list[Chain]:
     for value in _values(graph):
         while True:
             ways = (_longest(value, stage, order, taken) for stage in _stages(value))
-            chain = max((way for way in ways if way), key=lambda way: len(way.nodes), default=None)
+            # Of as many nodes the later, of vectors, which have any number of steps.
+            chain = max(
+                (way for way in ways if way), key=lambda way: (len(way.nodes), way.lead), default=None
+            )
             if chain is None:
                 break
             taken.update(chain.nodes)
@@ -85,12 +89,14 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _stages(value: ir.Value) -> Iterator[Stage]:
-    """What a value may be to a plan: a batch of images, or of vectors."""
+    """What a value may be to a plan: a batch of images, sequences or vectors."""
     shape = value.shape
     if shape is None or value.dtype not in FLOATS[:1]:
         return
     sample = [dim for dim in shape[1:] if isinstance(dim, int) and dim > 0]
     if len(shape) == 4 and len(sample) == 3:
+        yield Stage(INPUT, tuple(sample), 1)
+    if len(shape) == 3 and len(sample) == 2:
         yield Stage(INPUT, tuple(sample), 1)
     if len(shape) >= 2 and isinstance(shape[-1], int) and shape[-1] > 0:
         yield Stage(INPUT, (shape[-1],), len(shape) - 1)
@@ -127,15 +133,16 @@ def _grow(region: Region, order: dict[ir.Node, int], taken: set[ir.Node]) -> set
         waiting.remove(node)
         if node in nodes or node in taken or node not in order or node.domain not in DOMAINS:
             continue
-        read = [value for value in node.inputs if value is not None and not is_constant(value)]
+        read = [value for value in node.inputs if value and not is_constant(value) and not is_zero(value)]
         rule = RULES.get(node.op_type)
         if rule is None or not all(value in region.known for value in read):
             continue  # it comes back with the last of its inputs
         made = rule(region, node)
         if made is None:
             continue
-        results = made if isinstance(made, list) else [made]
-        region.known.update(zip(node.outputs, results, strict=False))
+        for value, result in zip(node.outputs, made if isinstance(made, list) else [made], strict=False):
+            if result is not None:
+                region.known[value] = result
         nodes.add(node)
         waiting |= {use.node for value in node.outputs for use in value.uses()}
     return nodes

@@ -342,21 +342,28 @@ def pad(channels: Channels, node: ir.Node, flows: Flows) -> None:
     channels.send(node.outputs[0], *flow)
 
 
-def select(channels: Channels, node: ir.Node, flows: Flows) -> None:
-    """Slice and Gather along another axis."""
+def gather(channels: Channels, node: ir.Node, flows: Flows) -> None:
+    """Some entries along another axis."""
+    flow = _only(flows)
+    along = attribute(node, "axis", 0) % _rank(node.inputs[0])
+    if along == flow.axis:
+        raise Unfollowable
+    shift = _rank(node.inputs[1]) - 1 if along < flow.axis else 0
+    channels.send(node.outputs[0], flow.axis + shift, flow.numbers)
+
+
+def cut(channels: Channels, node: ir.Node, flows: Flows) -> None:
+    """A range along other axes; all there is of the channels."""
     flow = _only(flows)
     rank = _rank(node.inputs[0])
-    if node.op_type == "Gather":
-        indices = _rank(node.inputs[1])
-        along = attribute(node, "axis", 0) % rank
-        if along == flow.axis:
-            raise Unfollowable
-        shift = indices - 1 if along < flow.axis else 0
-        channels.send(node.outputs[0], flow.axis + shift, flow.numbers)
-        return
-    axes = _integers(node, "axes", 3)
-    if axes is None or flow.axis in {axis % rank for axis in axes}:
+    starts, ends = _integers(node, "starts", 1), _integers(node, "ends", 2)
+    if starts is None or ends is None:
         raise Unfollowable
+    axes = _integers(node, "axes", 3) or list(range(len(starts)))
+    steps = _integers(node, "steps", 4) or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if axis % rank == flow.axis and (start != 0 or end < len(flow.numbers) or step != 1):
+            raise Unfollowable
     channels.send(node.outputs[0], *flow)
 
 
@@ -381,15 +388,16 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"), same),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool"), image),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), normalize),
-    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub"), binary),
+    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum"), binary),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"), reduce),
     **dict.fromkeys(("Resize", "Upsample"), resize),
-    **dict.fromkeys(("Gather", "Slice"), select),
     **dict.fromkeys(("LogSoftmax", "Softmax"), softmax),
     "Concat": concatenate,
     "Flatten": flatten,
+    "Gather": gather,
     "Pad": pad,
     "Reshape": reshape,
+    "Slice": cut,
     "Split": split,
     "Squeeze": squeeze,
     "Transpose": transpose,

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from onnx import TensorProto
 
 from ..errors import FormatError, SecateurError, UnsupportedOpError
 from ..storage import open_atomic, write_atomic
-from .tensors import Folder, check_tensor, densify, from_bytes, node_tensors
+from .tensors import Folder, check_tensor, densify, from_bytes, node_tensors, sparsify
 
 OLDEST_OPSET = 7
 """From this version on Add, Mul and Gemm broadcast as NumPy does; older models are converted to it."""
@@ -83,7 +84,7 @@ def read_model(path: str | os.PathLike[str]) -> ir.Model:
     try:
         if _opset(proto) < OLDEST_OPSET:
             proto = onnx.version_converter.convert_version(proto, OLDEST_OPSET)
-        model = _deserialize(proto, Folder(path.parent), status.st_size)
+        model = _deserialize(proto, Folder(Path(os.path.realpath(path)).parent), status.st_size)
         infer_shapes(model)
     except SecateurError:
         raise
@@ -123,6 +124,8 @@ def _deserialize(proto: onnx.ModelProto, folder: Folder, size: int) -> ir.Model:
     for tensor in node_tensors(graph.node):
         _check_inline(tensor, folder)
     mapped = {}
+    if len({tensor.name for tensor in graph.initializer}) < len(graph.initializer):
+        raise ValueError("two initializers have the same name")
     for tensor in graph.initializer:
         check_tensor(tensor)
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -240,16 +243,21 @@ def _lift_constants(graph: ir.Graph) -> None:
 def _constant(node: ir.Node) -> ir.TensorProtocol | None:
     """The tensor of a Constant node; None if it holds text or is sparse."""
     (attribute,) = node.attributes.values()
-    name, key = node.outputs[0].name, attribute.name
-    if key == "value" and attribute.value.dtype != ir.DataType.STRING:
-        return ir.Tensor(attribute.value.numpy(), dtype=attribute.value.dtype, name=name)
-    types = {"value_float": np.float32, "value_floats": np.float32}
-    if key in types or key in ("value_int", "value_ints"):
-        return ir.Tensor(np.array(attribute.value, types.get(key, np.int64)), name=name)
-    return None
+    name, value = node.outputs[0].name, attribute.value
+    types = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    if attribute.name in types:
+        return ir.Tensor(np.array(value, types[attribute.name]), name=name)
+    if attribute.name != "value" or value.dtype == ir.DataType.STRING:
+        return None
+    return ir.Tensor(value.numpy(), dtype=value.dtype, name=name)
 
 
-def write_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+def write_model(model: ir.Model, path: str | os.PathLike[str], sparse: Collection[str] = ()) -> None:
     """Check a model and write it to an ONNX file: after a crash the old file or the new one is there.
 
     Equal models make equal bytes. Weights of more than 2 GB go to a second file beside it, named after it and
@@ -260,6 +268,8 @@ def write_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     ----------
     model : onnx_ir.Model
     path : path-like
+    sparse : collection of str
+        Initializers of which only the nonzeros are stored, where that takes fewer bytes.
 
     Raises
     ------
@@ -268,17 +278,23 @@ def write_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     OSError
         If it cannot be written; nothing is left behind.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     try:
         infer_shapes(model.clone())
     except Exception as error:  # as in `read_model`
         raise FormatError(f"{path}: not written: {one_line(error)}") from None
-    weights = [name for name, value in model.graph.initializers.items() if _size(value) >= LARGE]
+    weights = [
+        name
+        for name, value in model.graph.initializers.items()
+        if _size(value) >= LARGE and name not in sparse
+    ]
     data = None
     if sum(_size(model.graph.initializers[name]) for name in weights) > MOST_INLINE:
         model = model.clone()
         data = _write_weights([model.graph.initializers[name] for name in weights], path)
-    write_atomic(path, ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+    proto = ir.serde.serialize_model(model)
+    sparsify(proto.graph, sparse)
+    write_atomic(path, proto.SerializeToString(deterministic=True))
     for stale in _data_files(path):
         if stale != data:
             stale.unlink(missing_ok=True)

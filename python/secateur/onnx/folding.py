@@ -85,7 +85,8 @@ def _flatten(graph: ir.Graph, node: ir.Node) -> None:
     if source is None or before is None or after is None:
         return
     rest = [dim for dim in before[1:] if isinstance(dim, int)]
-    if len(after) != 2 or len(before) < 2 or len(rest) != len(before) - 1 or after[1] != int(np.prod(rest)):
+    width = int(np.prod(rest))
+    if len(after) != 2 or len(before) < 2 or len(rest) != len(before) - 1 or not 0 < width == after[1]:
         return
     flat = ir.node("Flatten", [source], {"axis": 1}, name=node.name)
     output = node.outputs[0]
@@ -130,24 +131,27 @@ def _batch_norm(graph: ir.Graph, node: ir.Node) -> None:
     if not all(map(is_constant, node.inputs[1:5])) or any(output.uses() for output in node.outputs[1:]):
         return
     scale, bias, mean, var = (np.asarray(array_of(value), np.float64) for value in node.inputs[1:5] if value)
-    factor = scale / np.sqrt(var + attribute(node, "epsilon", 1e-5))
     chain = _layer_before(node)
-    if chain is None:
+    var = var + attribute(node, "epsilon", 1e-5)
+    if chain is None or not (var > 0).all():
         return
+    factor = scale / np.sqrt(var)
     layer, adder, index = chain
     weight, offset = layer.inputs[1], adder.inputs[index] if len(adder.inputs) > index else None
     assert weight is not None
     axis = 0 if layer.op_type == "Conv" or attribute(layer, "transB", 0) else 1
     array = array_of(weight)
-    before = np.zeros(1) if offset is None else np.asarray(array_of(offset), np.float64).reshape(-1)
-    if array.shape[axis] != factor.size or before.size not in (1, factor.size):
+    before = np.zeros(1) if offset is None else np.asarray(array_of(offset), np.float64)
+    # One number for all outputs, or one for each along the last axis.
+    if array.shape[axis] != factor.size or before.shape[-1:] not in ((), (1,), (before.size,)):
+        return
+    if before.size not in (1, factor.size):
         return
     along = [1] * array.ndim
     along[axis] = -1
     put_array(weight, (np.asarray(array, np.float64) * factor.reshape(along)).astype(array.dtype))
     beta = attribute(adder, "beta", 1.0) if adder.op_type == "Gemm" else 1.0
-    total = ((beta * before - mean) * factor + bias).astype(array.dtype)
-    # The bias of the normalization is as long as what is added now, and has a name that nothing else has.
+    total = ((beta * before.reshape(-1) - mean) * factor + bias).astype(array.dtype)
     dtype = weight.const_value.dtype if weight.const_value is not None else ir.DataType.FLOAT
     name = _unused(graph, f"{weight.name}_bias")
     added = _initializer(name, ir.Tensor(total, dtype=dtype, name=name))

@@ -87,8 +87,11 @@ class OnnxModel:
         }
         return model
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file; see `write_model`. Its metadata say which tensors were pruned, and how far."""
+    def save(self, path: str | os.PathLike[str], *, sparse: bool = False) -> None:
+        """Write a file; see `write_model`. Its metadata say which tensors were pruned, and how far.
+
+        With `sparse` the zeros of these are not stored; see `secateur.export_onnx`.
+        """
         model = self.ir.clone()
         if self.masks:
             sparsity = {name: 1 - float(mask.mean()) for name, mask in sorted(self.masks.items())}
@@ -96,7 +99,8 @@ class OnnxModel:
             model.metadata_props[VERSION] = version("secateur")
         else:
             model.metadata_props.pop(PRUNED, None)
-        write_model(model, path)
+        weights = find_weights(model.graph) if sparse else {}
+        write_model(model, path, {weights[name].value.name or "" for name in self.masks if name in weights})
 
     def copy(self) -> OnnxModel:
         """A model of its own; tensors, which nobody writes to, are shared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ class Stage(NamedTuple):
     name : str
         The node's.
     shape : tuple of int
-        (channels, height, width), or (features,).
+        (channels, height, width), (steps, features), or (features,).
     lead : int
         How many axes of the value are the batch.
     """
@@ -28,6 +29,25 @@ class Stage(NamedTuple):
     name: str
     shape: tuple[int, ...]
     lead: int
+
+    @property
+    def axis(self) -> int:
+        """The axis of the value that is its channels or features."""
+        return self.lead + (len(self.shape) == 2)
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return self.shape[self.axis - self.lead]
+
+    def wide(self, channels: int) -> tuple[int, ...]:
+        """The shape with another number of them."""
+        at = self.axis - self.lead
+        return (*self.shape[:at], channels, *self.shape[at + 1 :])
+
+    def is_axis(self, axis: int) -> bool:
+        """Whether an operator's axis, negative if it counts from the end, is that of the channels."""
+        return axis % (self.lead + len(self.shape)) == self.axis
 
 
 class Form(NamedTuple):
@@ -46,7 +66,23 @@ class Form(NamedTuple):
     of: Stage
 
 
-Made: TypeAlias = "Stage | Form | list[Stage | Form] | None"
+class Turned(NamedTuple):
+    """Sequences, or their last states, of a recurrent layer's directions, with axes in another order.
+
+    Attributes
+    ----------
+    of : tuple of Stage
+        One a direction.
+    axes : str
+        Samples ``"n"``, steps ``"t"``, directions ``"d"``, features ``"f"``.
+    """
+
+    of: tuple[Stage, ...]
+    axes: str
+
+
+Known: TypeAlias = "Stage | Form | Turned"
+Made: TypeAlias = "Known | list[Known | None] | None"
 
 
 class Region:
@@ -55,12 +91,15 @@ class Region:
     Attributes
     ----------
     start : onnx_ir.Value
-    known : dict of onnx_ir.Value to Stage or Form
+    known : dict of onnx_ir.Value to Stage, Form or Turned
+    lasts : dict of Stage to callable
+        Of the states of a recurrent layer, what makes its last one alone.
     """
 
     def __init__(self, start: ir.Value, stage: Stage) -> None:
         self.start = start
-        self.known: dict[ir.Value, Stage | Form] = {start: stage}
+        self.known: dict[ir.Value, Known] = {start: stage}
+        self.lasts: dict[Stage, Callable[[ir.Node, bool], Stage]] = {}
         self._nodes: dict[str, dict[str, Any]] = {}
         # Stages that are an activation of another one, which a product with it may be one too.
         self._activations: dict[Stage, tuple[Any, Stage]] = {}
@@ -93,6 +132,11 @@ class Region:
         """Of which stage another is what activation."""
         return self._activations.get(stage)
 
+    def last_of(self, node: ir.Node, states: Stage) -> Stage | None:
+        """The last state of a recurrent layer that runs ahead."""
+        make = self.lasts.get(states)
+        return None if make is None else make(node, False)
+
     def description(self, end: Stage) -> Description:
         """The nodes that lead to a stage."""
         needed, waiting = set(), [end.name]
@@ -123,8 +167,8 @@ def per_channel(array: NDArray[Any], stage: Stage) -> NDArray[np.float32] | None
     if array.ndim > rank or array.dtype.kind != "f":
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
-    if any(length != 1 for axis, length in enumerate(shape) if axis != stage.lead):
+    if any(length != 1 for axis, length in enumerate(shape) if axis != stage.axis):
         return None
-    if shape[stage.lead] not in (1, stage.shape[0]):
+    if shape[stage.axis] not in (1, stage.channels):
         return None
-    return floats(np.broadcast_to(array.reshape(-1), stage.shape[:1]))
+    return floats(np.broadcast_to(array.reshape(-1), (stage.channels,)))

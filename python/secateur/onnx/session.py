@@ -77,7 +77,8 @@ def session(model: OnnxModel, threads: int | None = None, **options: Any) -> Any
 def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], list[Any]]:
     """What runs a model on a batch, or on a mapping of batches by input, and gives all its outputs.
 
-    A model that takes batches of one size alone runs as often as needed, the last time with samples repeated.
+    A model without a free dimension takes batches of one size alone: it runs as often as needed, the last
+    time with samples repeated.
 
     Raises
     ------
@@ -89,18 +90,20 @@ def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], li
 
     def run(batch: Batch) -> list[Any]:
         arrays = batch if isinstance(batch, Mapping) else {infos[0].name: batch}
-        if len(arrays) != len(infos):
+        if set(arrays) != {info.name for info in infos}:
             names = ", ".join(info.name for info in infos)
             raise ValueError(f"x: the model has {len(infos)} inputs, {names}; give a mapping of them")
         feeds = {info.name: np.asarray(arrays[info.name], dtype_of(info)) for info in infos}
-        size, count = _batch_size(infos), len(next(iter(feeds.values())))
+        size = _batch_size(infos)
+        count = max((len(array) for array in feeds.values() if array.ndim), default=1)
         if size is None or size == count:
             found: list[Any] = running.run(None, feeds)
             return found
         parts = []
         for start in range(0, count, size):
             places = np.arange(start, start + size) % count
-            parts.append(running.run(None, {name: array[places] for name, array in feeds.items()}))
+            some = {name: array[places] if array.ndim else array for name, array in feeds.items()}
+            parts.append(running.run(None, some))
         return [np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True)]
 
     return run
@@ -109,15 +112,16 @@ def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], li
 def noise(model: OnnxModel, batch: int) -> Batch:
     """Samples to measure with: an array, or for several inputs a mapping.
 
-    Floats are normal, ids that are looked up in a table uniform, other integers ones. A dimension that is not
-    given, the first aside, is `FREE`.
+    Floats are normal, ids that are looked up in a table uniform, other integers ones. The first free
+    dimension is the batch, if there is none the first; others are `FREE`.
     """
     rng = np.random.default_rng(0)
     arrays = {}
     for info in model.inputs:
-        dims = info.shape or ()
-        shape = tuple(dim if isinstance(dim, int) else FREE for dim in dims[1:])
-        shape = (batch, *shape) if dims else ()
+        dims = list(info.shape or ())
+        if dims:
+            dims[next((i for i, dim in enumerate(dims) if not isinstance(dim, int)), 0)] = batch
+        shape = tuple(dim if isinstance(dim, int) else FREE for dim in dims)
         dtype = dtype_of(info)
         if dtype.kind == "f" or dtype.name == "bfloat16":
             arrays[info.name] = rng.standard_normal(shape, np.float32).astype(dtype)
@@ -130,10 +134,11 @@ def noise(model: OnnxModel, batch: int) -> Batch:
 
 
 def _batch_size(infos: list[Info]) -> int | None:
-    """The one batch size that a model takes, if there is one."""
+    """The one batch size that a model takes, if it has no free dimension."""
     sizes = {info.shape[0] for info in infos if info.shape}
-    only = next(iter(sizes)) if len(sizes) == 1 else None
-    return only if isinstance(only, int) else None
+    free = any(not isinstance(dim, int) for info in infos for dim in info.shape or ())
+    (size,) = sizes if len(sizes) == 1 and not free else (None,)
+    return size if isinstance(size, int) else None
 
 
 def dtype_of(info: Info) -> Any:

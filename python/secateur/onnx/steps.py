@@ -141,10 +141,14 @@ def steps_of(
                 )
             )
     kept = {output.name for output in graph.outputs}
+    needed = []
     for step in reversed(steps):
+        if kept.isdisjoint(step.writes):
+            continue  # what only a chain's nodes read, which the plan has
         step.frees = tuple({name for name in (*step.reads, *step.writes) if name and name not in kept})
         kept.update(step.frees)
-    return steps
+        needed.append(step)
+    return needed[::-1]
 
 
 def _chain_step(chain: Chain, chains: Mapping[Chain, Callable[[Array], Array]]) -> Step:

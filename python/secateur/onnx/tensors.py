@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,26 +20,33 @@ LARGEST_EXPANSION = 1000
 SMALL = 1 << 20
 """Bytes that sparse tensors may claim in any case."""
 
-# The fields of other than raw data, with how many elements of which types one of their numbers holds.
-_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+# Where the numbers of a type are that are not raw; int32_data for all others.
+_FIELDS = {
+    ir.DataType.FLOAT: "float_data",
+    ir.DataType.COMPLEX64: "float_data",
+    ir.DataType.DOUBLE: "double_data",
+    ir.DataType.COMPLEX128: "double_data",
+    ir.DataType.INT64: "int64_data",
+    ir.DataType.UINT32: "uint64_data",
+    ir.DataType.UINT64: "uint64_data",
+    ir.DataType.STRING: "string_data",
+}
 
 
-def all_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Every dense tensor of a graph and of those nested in it."""
-    yield from graph.initializer
-    yield from node_tensors(graph.node)
-
-
-def node_tensors(nodes: Any) -> Iterator[TensorProto]:
-    """Every dense tensor in the attributes of nodes."""
+def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    """Every dense tensor in the attributes of nodes, those of nested graphs included."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            graphs = [attribute.g] if attribute.HasField("g") else []
-            for graph in (*graphs, *attribute.graphs):
-                yield from all_tensors(graph)
+            for graph in _graphs(attribute):
+                yield from graph.initializer
+                yield from node_tensors(graph.node)
+
+
+def _graphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
 def check_tensor(tensor: TensorProto) -> None:
@@ -51,17 +58,11 @@ def check_tensor(tensor: TensorProto) -> None:
     size = math.prod(tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         return
-    filled = [field for field in _FIELDS if len(getattr(tensor, field))]
-    if tensor.HasField("raw_data"):
-        if dtype == ir.DataType.STRING or filled:
-            raise ValueError(f"tensor {name!r} has raw data, and data of another kind")
-        have, need = len(tensor.raw_data), math.ceil(size * dtype.bitwidth / 8)
+    if tensor.HasField("raw_data") and dtype != ir.DataType.STRING:
+        have, need = len(tensor.raw_data), -(-size * dtype.bitwidth // 8)
     else:
-        if len(filled) > 1:
-            raise ValueError(f"tensor {name!r} has data of several kinds")
-        have = len(getattr(tensor, filled[0])) if filled else 0
-        per_number, numbers = _packed(dtype)
-        need = math.ceil(size * numbers / per_number)
+        have = len(getattr(tensor, _FIELDS.get(dtype, "int32_data")))
+        need = -(-size // _to_a_number(dtype)) * (2 if dtype.name.startswith("COMPLEX") else 1)
     if have != need:
         what = "bytes" if tensor.HasField("raw_data") else "numbers"
         raise ValueError(f"tensor {name!r} of shape {list(tensor.dims)} needs {need} {what} and has {have}")
@@ -77,13 +78,9 @@ def _dtype(tensor: TensorProto) -> ir.DataType:
     return dtype
 
 
-def _packed(dtype: ir.DataType) -> tuple[int, int]:
-    """How many elements (first) take how many numbers (second) of a field that is not raw."""
-    if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
-        return 1, 2
-    if dtype != ir.DataType.STRING and dtype.bitwidth in (2, 4):
-        return 8 // dtype.bitwidth, 1
-    return 1, 1
+def _to_a_number(dtype: ir.DataType) -> int:
+    """How many elements one number of a field holds that is not raw."""
+    return 8 // dtype.bitwidth if dtype != ir.DataType.STRING and dtype.bitwidth in (2, 4) else 1
 
 
 class Folder:
@@ -98,7 +95,7 @@ class Folder:
         self._maps: dict[str, mmap.mmap | bytes] = {}
 
     def bytes_of(self, tensor: TensorProto) -> memoryview:
-        """The bytes of a tensor with external data; those of the file, if it has no length.
+        """The bytes of a tensor with external data.
 
         Raises
         ------
@@ -115,7 +112,7 @@ class Folder:
         except ValueError:
             raise ValueError(f"tensor {name!r} has an offset or length that is no number") from None
         data = memoryview(self._map(location, name))
-        need = math.ceil(math.prod(tensor.dims) * dtype.bitwidth / 8)
+        need = -(-math.prod(tensor.dims) * dtype.bitwidth // 8)
         if length not in (-1, need):
             raise ValueError(f"tensor {name!r} of shape {list(tensor.dims)} needs {need} bytes, has {length}")
         if offset < 0 or offset + need > len(data):
@@ -163,8 +160,11 @@ def _mapped(folder: Path, location: str) -> mmap.mmap | bytes:
 
 
 def _open(part: str, flags: int, folder: int) -> int:
-    if stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode):
+    mode = os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(mode):
         raise ValueError("are reached by a symbolic link")
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a device may do something
+        raise ValueError("are no regular file")
     return os.open(part, flags, dir_fd=folder)
 
 
@@ -180,33 +180,75 @@ def from_bytes(tensor: TensorProto, data: memoryview) -> ir.TensorProtocol:
 
 
 def densify(graph: onnx.GraphProto, file_size: int) -> None:
-    """Replace the sparse initializers of a graph by dense ones: onnx-ir knows no sparse ones.
+    """Replace the sparse tensors of a graph, and of those nested in it, by dense ones: onnx-ir knows none.
 
     Raises
     ------
     ValueError
         Naming the tensor, for indices out of range, and for tensors too large for their file.
     """
-    total = 0
+    room = SMALL + LARGEST_EXPANSION * file_size
+    for node in graph.node:
+        for attribute in node.attribute:
+            for nested in _graphs(attribute):
+                densify(nested, file_size)
+            if node.op_type == "Constant" and attribute.name == "sparse_value":
+                dense = _dense(attribute.sparse_tensor, room)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
     for sparse in graph.sparse_initializer:
-        values, indices = sparse.values, sparse.indices
-        name, shape = values.name[:80], tuple(sparse.dims)
-        for part in (values, indices):
-            check_tensor(part)
-            if part.data_location == TensorProto.EXTERNAL:
-                raise ValueError(f"sparse tensor {name!r} has external data")
-        dtype = _dtype(values)
-        if dtype == ir.DataType.STRING or dtype.bitwidth % 8 or any(dim < 0 for dim in shape):
-            raise ValueError(f"sparse tensor {name!r} has a type or shape that cannot be")
-        total += math.prod(shape) * dtype.itemsize
-        if total > SMALL + LARGEST_EXPANSION * file_size:
-            raise ValueError(f"sparse tensor {name!r} of shape {list(shape)} is too large for its file")
-        stored = ir.serde.deserialize_tensor(values).numpy().ravel()
-        dense = np.zeros(shape, stored.dtype)
-        dense.reshape(-1)[_flat_indices(name, indices, shape, stored.size)] = stored
-        tensor = graph.initializer.add(name=values.name, data_type=values.data_type, dims=shape)
-        tensor.raw_data = dense.tobytes()
+        dense = _dense(sparse, room)
+        room -= len(dense.raw_data)
+        graph.initializer.append(dense)
     graph.ClearField("sparse_initializer")
+
+
+def _dense(sparse: onnx.SparseTensorProto, room: int) -> TensorProto:
+    """A tensor with its zeros, of no more bytes than `room`."""
+    values, indices = sparse.values, sparse.indices
+    name, shape = values.name[:80], tuple(sparse.dims)
+    for part in (values, indices):
+        check_tensor(part)
+        if part.data_location == TensorProto.EXTERNAL:
+            raise ValueError(f"sparse tensor {name!r} has external data")
+    dtype = _dtype(values)
+    if dtype == ir.DataType.STRING or dtype.bitwidth % 8 or any(dim < 0 for dim in shape):
+        raise ValueError(f"sparse tensor {name!r} has a type or shape that cannot be")
+    if math.prod(shape) * dtype.itemsize > room:
+        raise ValueError(f"sparse tensor {name!r} of shape {list(shape)} is too large for its file")
+    stored = ir.serde.deserialize_tensor(values).numpy().ravel()
+    array = np.zeros(shape, stored.dtype)
+    array.reshape(-1)[_flat_indices(name, indices, shape, stored.size)] = stored
+    return TensorProto(name=values.name, data_type=values.data_type, dims=shape, raw_data=array.tobytes())
+
+
+def sparsify(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Store the nonzeros of initializers and where they are, where that takes fewer bytes; the inverse of
+    `densify`.
+
+    Indices are int64, but as protobuf's numbers of variable length: three bytes for those below two million.
+    """
+    whole = list(graph.initializer)
+    graph.ClearField("initializer")
+    for tensor in whole:
+        found = _sparse(tensor) if tensor.name in names else None
+        if found is not None and found.ByteSize() < tensor.ByteSize():
+            graph.sparse_initializer.append(found)
+        else:
+            graph.initializer.append(tensor)
+
+
+def _sparse(tensor: TensorProto) -> onnx.SparseTensorProto:
+    array = ir.serde.deserialize_tensor(tensor).numpy()
+    flat = array.reshape(-1)
+    places = np.flatnonzero(flat)
+    found = onnx.SparseTensorProto(dims=tensor.dims)
+    found.values.name, found.values.data_type = tensor.name, tensor.data_type
+    found.values.dims.append(len(places))
+    found.values.raw_data = flat[places].tobytes()
+    found.indices.data_type = TensorProto.INT64
+    found.indices.dims.append(len(places))
+    found.indices.int64_data.extend(places.tolist())
+    return found
 
 
 def _flat_indices(

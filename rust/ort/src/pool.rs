@@ -44,9 +44,12 @@ impl Count {
     /// The threads behind a context of this session. Threads that sleep, or have no processor at the moment, are missed: until
     /// there are as many as processors, calls 1, 2, 4, 8 and so on count again.
     pub fn of(&self, host: Host, context: *const OrtKernelContext) -> usize {
-        let most = default_threads();
         let known = self.threads.load(Ordering::Relaxed).max(1);
-        if known >= most || !(self.calls.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
+        if !(self.calls.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
+            return known;
+        }
+        let most = default_threads();
+        if known >= most {
             return known;
         }
         let (here, found) = (AtomicUsize::new(0), AtomicUsize::new(1));

@@ -5,6 +5,7 @@
 mod arrays;
 mod errors;
 mod formats;
+mod operators;
 mod plan;
 mod recurrent;
 mod runtime;
@@ -20,6 +21,7 @@ pub use secateur_ort::RegisterCustomOps;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
+    operators::register(m)?;
     plan::register(m)?;
     recurrent::register(m)?;
     runtime::register(m)?;

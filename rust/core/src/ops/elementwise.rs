@@ -1,4 +1,4 @@
-//! Activations, per-channel scales and softmax, in place of nothing: they copy from one buffer to the next.
+//! Activations, sums and per-channel scales, in place of nothing: they copy from one buffer to the next.
 
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
@@ -129,28 +129,5 @@ impl Operator for Scale {
 
     fn kernel(&self) -> String {
         "scale_f32".into()
-    }
-}
-
-/// Softmax over the features of row-major vectors.
-pub struct Softmax {
-    /// Features.
-    pub features: usize,
-}
-
-impl Operator for Softmax {
-    fn run(&self, _executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
-        let input = inputs[0];
-        let features = self.features.max(1);
-        for (y, x) in output.chunks_mut(features).zip(input.chunks(features)) {
-            let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = (x - most).exp());
-            let sum: f32 = y.iter().sum();
-            y.iter_mut().for_each(|y| *y /= sum);
-        }
-    }
-
-    fn kernel(&self) -> String {
-        "softmax_f32".into()
     }
 }

@@ -5,6 +5,7 @@
 pub mod cell;
 pub mod depthwise;
 pub mod elementwise;
+pub mod features;
 pub mod layout;
 pub mod linear;
 pub mod pointwise;

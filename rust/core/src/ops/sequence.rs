@@ -1,11 +1,10 @@
-//! What sequences meet besides recurrent layers: vectors for ids, normalization, and two outputs side by side.
+//! What sequences meet besides recurrent layers: vectors for ids, and two outputs side by side.
 //!
 //! A sequence is an image of one column, its features the channels and its steps the rows, which lies channels-last: sample, step,
 //! feature.
 
 use super::{Layout, Operator, Shape};
 use crate::executor::Executor;
-use crate::simd::LANES;
 
 /// A row of a table for every id.
 pub struct LookUp {
@@ -31,43 +30,6 @@ impl Operator for LookUp {
     fn nbytes(&self) -> usize {
         self.table.len() * 4
     }
-}
-
-/// Mean 0 and variance 1 over features that follow each other, then a factor and a summand for each.
-pub struct LayerNorm {
-    /// One factor a feature.
-    pub scale: Vec<f32>,
-    /// One summand a feature.
-    pub shift: Vec<f32>,
-    /// Added to the variance.
-    pub epsilon: f32,
-}
-
-impl Operator for LayerNorm {
-    fn run(&self, _executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
-        let n = self.scale.len();
-        for (y, x) in output.chunks_exact_mut(n.max(1)).zip(inputs[0].chunks_exact(n.max(1))) {
-            let mean = sum(x.iter().copied()) / n as f32;
-            let var = sum(x.iter().map(|x| (x - mean) * (x - mean))) / n as f32;
-            let factor = 1.0 / (var + self.epsilon).sqrt();
-            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(&self.scale).zip(&self.shift) {
-                *y = (x - mean) * factor * scale + shift;
-            }
-        }
-    }
-
-    fn kernel(&self) -> String {
-        "layer_norm_f32".into()
-    }
-}
-
-/// A sum in as many parts as a register has lanes.
-fn sum(values: impl Iterator<Item = f32>) -> f32 {
-    let mut parts = [0.0; LANES];
-    for (i, value) in values.enumerate() {
-        parts[i % LANES] += value;
-    }
-    parts.iter().sum()
 }
 
 /// Two inputs that lie alike, the channels of the second behind those of the first.

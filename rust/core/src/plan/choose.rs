@@ -10,11 +10,12 @@ use crate::error::Result;
 use crate::executor::Executor;
 use crate::formats::nm;
 use crate::malformed;
-use crate::ops::elementwise::{Activate, Add, Scale, Softmax};
+use crate::ops::elementwise::{Activate, Add, Scale};
+use crate::ops::features::{LayerNorm, Softmax};
 use crate::ops::linear::{Kernel, Linear};
 use crate::ops::pool::{Pool, halves};
 use crate::ops::relayout::{Border, Relayout};
-use crate::ops::sequence::{Concat, LayerNorm, LookUp, Slice};
+use crate::ops::sequence::{Concat, LookUp, Slice};
 use crate::ops::winograd::Winograd;
 use crate::ops::{Layout, Operator, Shape};
 use crate::simd::{LANES, Target};
@@ -537,12 +538,12 @@ pub fn build(graph: &Graph, node: &Node, choice: &Choice, images: usize, target:
         Op::Add(activation) => {
             Box::new(Add { activation: *activation, len: choice.output.len(output, images), target })
         }
-        Op::Softmax => Box::new(Softmax { features: input.c }),
+        Op::Softmax => Box::new(Softmax { features: input.c, target }),
         Op::LookUp(table) => Box::new(LookUp { table: table.clone(), features: output.c }),
         Op::Recurrent(layer) => layer.build(choice.kernel.unwrap_or(Kernel::Gemm), choice.input, images, target),
         Op::Slice(first) => Box::new(Slice { first: *first, shapes: (input, output), layout: choice.input, images }),
         Op::LayerNorm { scale, shift, epsilon } => {
-            Box::new(LayerNorm { scale: scale.clone(), shift: shift.clone(), epsilon: *epsilon })
+            Box::new(LayerNorm { scale: scale.clone(), shift: shift.clone(), epsilon: *epsilon, target })
         }
         Op::Concat => {
             let other = graph.edge(node.inputs[1]).shape;

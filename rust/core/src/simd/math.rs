@@ -19,6 +19,13 @@ fn exponential<V: Vector>(v: V, x: V::F32) -> (V::F32, V::F32) {
     (v.mul_add(v.mul(r, r), sum, r), v.power_of_two(n))
 }
 
+/// exp(x) for x ≤ 0, within 4 ulp where that is above 1e-37.
+#[inline(always)]
+pub fn exp<V: Vector>(v: V, x: V::F32) -> V::F32 {
+    let (p, s) = exponential(v, within(v, x, 87.0));
+    v.mul_add(p, s, s)
+}
+
 /// `x` from −`limit` to `limit`.
 #[inline(always)]
 fn within<V: Vector>(v: V, x: V::F32, limit: f32) -> V::F32 {
@@ -77,8 +84,7 @@ fn erfc<V: Vector>(v: V, z: V::F32) -> V::F32 {
     ] {
         sum = v.mul_add(sum, t, v.splat(term));
     }
-    let (p, s) = exponential(v, within(v, v.sub(v.splat(0.0), v.mul(z, z)), 87.0));
-    v.mul(v.mul(sum, t), v.mul_add(p, s, s))
+    v.mul(v.mul(sum, t), exp(v, v.sub(v.splat(0.0), v.mul(z, z))))
 }
 
 /// The error function of finite x, within 3e-7.
