@@ -109,6 +109,11 @@ def test_a_convolutional_network_is_one_chain(batch):
         "z = Div(h, c) e = Erf(z) o = Add(e, one) p = Mul(h, o) g = Mul(p, half)",
         "a = Mul(h, half) z = Div(h, c) e = Erf(z) o = Add(one, e) g = Mul(a, o)",
         "z = Mul(h, ci) e = Erf(z) o = Add(e, one) q = Mul(half, o) g = Mul(h, q)",
+        """t = Mul(h, h) u = Mul(t, h) q = Mul(u, k) s = Add(h, q) w = Mul(wave, s) z = Tanh(w)
+           o = Add(one, z) a = Mul(h, half) g = Mul(a, o)""",
+        """u = Pow(h, three) q = Mul(k, u) s = Add(h, q) w = Mul(s, wave) z = Tanh(w) o = Add(z, one)
+           a = Mul(h, o) g = Mul(a, half)""",
+        "t = Add(h, three) u = Clip(t, none, six) q = Div(u, six) g = Mul(h, q)",
         "g = Gelu(h)",
         'g = Gelu<approximate="tanh">(h)',
         "s = Sigmoid(h) g = Mul(h, s)",
@@ -142,6 +147,11 @@ def test_what_stands_between_products_joins_them(body):
         "ci": np.float32(np.sqrt(0.5)),
         "one": np.float32(1),
         "half": np.float32(0.5),
+        "k": np.float32(0.044715),
+        "wave": np.float32(np.sqrt(2 / np.pi)),
+        "three": np.float32(3),
+        "six": np.float32(6),
+        "none": np.float32(0),
         "low": np.float32(-0.3),
         "high": np.float32(0.4),
         "per": noise(12),
@@ -152,6 +162,7 @@ def test_what_stands_between_products_joins_them(body):
     model = model_of(text, constants)
     (chain,) = chains_of(model)
     assert chain.lead == 2 and len(chain.nodes) == len(model.ir.graph)
+    assert not {"e", "t"} & {node["name"] for node in chain.description}  # spelled out, and understood
     check(model, {"x": noise(2, 3, 7)})
     check(model, {"x": noise(1, 1, 7)})
 

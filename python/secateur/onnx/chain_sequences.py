@@ -13,7 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..description import ONE_PIXEL
-from .regions import Made, Region, Stage, Turned, constant, floats
+from .regions import Made, Region, constant, floats
+from .stages import Stage, Turned
 from .weights import attribute
 
 GATES = {"LSTM": [0, 2, 3, 1], "GRU": [1, 0, 2], "RNN": [0]}

@@ -18,7 +18,8 @@ import onnx_ir as ir
 
 from ..description import INPUT, Description
 from .chain_rules import RULES
-from .regions import Region, Stage
+from .regions import Region
+from .stages import Stage
 from .weights import DOMAINS, FLOATS, is_constant
 
 
