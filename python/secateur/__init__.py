@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import datasets, nn
+from . import datasets, nn, ort
 from ._core import PackedConv2D, PackedMatrix, cpu_target, get_num_threads, set_num_threads
 from .applying import apply_mask
 from .checkpoint import PrunedCheckpoint, prune_checkpoint
@@ -91,6 +91,7 @@ __all__ = [
     "load",
     "nm_mask",
     "nn",
+    "ort",
     "pack",
     "pack_conv2d",
     "prune",

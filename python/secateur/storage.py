@@ -113,11 +113,15 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
             raise TypeError(f"obj: expected a {foreign.__name__} for {path!s}, got {type(obj).__name__}")
         obj.save(path)
         return
+    write_atomic(path, encode(obj))
+
+
+def encode(obj: object) -> bytes:
+    """The bytes of the file that :func:`save` writes of one of its own kinds."""
     for name, kind in _KINDS.items():
         if isinstance(obj, kind.type):
             tensors, masks, metadata = kind.dump(obj)
-            write_atomic(path, _core.encode(dict(tensors), dict(masks), {**metadata, "kind": name}))
-            return
+            return _core.encode(dict(tensors), dict(masks), {**metadata, "kind": name})
     known = ", ".join(kind.type.__name__ for kind in _KINDS.values())
     raise TypeError(f"obj: expected one of {known}, got {type(obj).__name__}")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .._core import get_num_threads
 from ..errors import MissingExtraError
+from ..ort import DOMAIN, register
 from .files import write_model
 from .model import Info, OnnxModel
 from .weights import array_of, is_constant
@@ -64,6 +65,8 @@ def session(model: OnnxModel, threads: int | None = None, **options: Any) -> Any
     settings.log_severity_level = 3
     for name, value in options.items():
         setattr(settings, name, value)
+    if DOMAIN in model.ir.opset_imports:
+        register(settings)
     # By a file, which serves models of more than 2 GB too.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

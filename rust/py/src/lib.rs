@@ -14,6 +14,8 @@ mod store;
 mod train;
 
 use pyo3::prelude::*;
+// What ONNX Runtime looks up in the same library.
+pub use secateur_ort::RegisterCustomOps;
 
 /// Every stage adds its own functions and classes to the module.
 #[pymodule]

@@ -8,8 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use secateur_core::executor;
-use secateur_core::ops::Shape;
-use secateur_core::plan::{self, Axes};
+use secateur_core::plan;
 use secateur_core::store::network::{self, Arrays};
 use secateur_core::store::{Tensor, Values};
 use std::collections::BTreeMap;
@@ -58,32 +57,17 @@ pub struct CompiledPlan {
     plan: plan::Plan,
 }
 
-/// The shape that users see of an edge.
-fn shown(plan::Edge { shape: Shape { c, h, w }, axes, .. }: plan::Edge) -> Vec<usize> {
-    match axes {
-        Axes::Image => vec![c, h, w],
-        Axes::Vector => vec![c],
-        Axes::Sequence => vec![h, c],
-    }
-}
-
 #[pymethods]
 impl CompiledPlan {
     fn run<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let x = arrays::floats("x", x)?;
-        let graph = self.plan.graph();
-        let (input, output) = (graph.edge(plan::Graph::INPUT), graph.edge(graph.output_edge()));
-        let mut wanted = shown(input);
-        if input.shape.c == 1 && self.plan.takes_ids() {
-            // Nobody shows the only feature of a sequence of ids as an axis.
-            wanted.pop();
-        }
+        let wanted = self.plan.input_shape();
         let Some((&images, _)) = x.shape().split_first().filter(|(_, rest)| *rest == wanted) else {
             let wanted: Vec<String> = wanted.iter().map(usize::to_string).collect();
             let wanted = wanted.join(", ");
             return Err(PyValueError::new_err(format!("x: expected shape (n, {wanted}), got {:?}", x.shape())));
         };
-        let shape = [vec![images], shown(output)].concat();
+        let shape = [vec![images], self.plan.output_shape()].concat();
         let y = PyArrayDyn::zeros(py, shape, false);
         {
             let (x, mut y) = (x.as_slice()?, y.readwrite());

@@ -10,7 +10,7 @@ use crate::ops::relayout::Relayout;
 use crate::ops::{Layout, Operator};
 use crate::simd::{Buffer, Target};
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// Where a value lives during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub(super) struct Step {
 pub(super) struct Program {
     /// In running order.
     pub steps: Vec<Step>,
-    /// Whether it runs on the calling thread alone. Results do not depend on it.
-    pub alone: bool,
+    /// Whether it runs on the calling thread alone, once that is known. Results do not depend on it.
+    pub alone: OnceLock<bool>,
     slots: Vec<usize>,
     scratch: usize,
     spare: Mutex<Vec<Workspace>>,
@@ -84,7 +84,7 @@ impl Program {
         let mut steps = steps.steps;
         let slots = assign(&mut steps);
         let scratch = steps.iter().map(|step| step.operator.scratch()).max().unwrap_or(0);
-        Program { steps, alone: false, slots, scratch, spare: Mutex::new(Vec::new()) }
+        Program { steps, alone: OnceLock::new(), slots, scratch, spare: Mutex::new(Vec::new()) }
     }
 
     /// Floats of the buffers of a run.

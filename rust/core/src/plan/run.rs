@@ -2,12 +2,13 @@
 
 use super::build::fuse;
 use super::choose::{Choice, Choices, Costs, can_become, candidates, lying, reads};
-use super::graph::{Graph, Node, Op};
+use super::graph::{Axes, Edge, Graph, Node, Op};
 use super::program::Program;
 use super::settle::settle;
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
+use crate::ops::Shape;
 use crate::ops::cell::Cell;
 use crate::simd::{Buffer, Target, peak_flops};
 use std::collections::{BTreeMap, HashMap};
@@ -56,7 +57,7 @@ const SLICE: usize = 128;
 const SLICE_FLOATS: usize = 1 << 24;
 
 /// Programs kept for batch sizes that were not compiled for.
-const KEPT: usize = 8;
+const KEPT: usize = 16;
 
 /// A compiled network.
 pub struct Plan {
@@ -65,11 +66,16 @@ pub struct Plan {
     executor: Arc<dyn Executor>,
     choices: Mutex<BTreeMap<usize, Vec<Choice>>>,
     programs: Mutex<HashMap<usize, Arc<Program>>>,
+    /// The largest batch size that threads were found not to pay for, and the smallest that they were.
+    paying: Mutex<(usize, usize)>,
     /// What [`Graph::ids`] says.
     ids: Vec<(Range<usize>, usize)>,
     /// Images that a run takes at a time at least, where there are so many.
     slice: usize,
 }
+
+/// No batch size is known to be better off alone, and none to be worth threads.
+const UNKNOWN: (usize, usize) = (0, usize::MAX);
 
 /// Timing budget of a node.
 const BUDGET: Duration = Duration::from_millis(50);
@@ -101,6 +107,7 @@ impl Plan {
             executor,
             choices: Mutex::new(BTreeMap::new()),
             programs: Mutex::new(HashMap::new()),
+            paying: Mutex::new(UNKNOWN),
         };
         for &batch in batches {
             let choices = match given.get(&batch) {
@@ -130,12 +137,13 @@ impl Plan {
         let together = choose(Some((&*self.executor, BUDGET / 2)));
         let alone = choose(Some((&Sequential, BUDGET / 2)));
         let program = |choices: &[Choice]| Program::new(&self.graph, choices, batch, self.target);
-        if self.threads_pay(batch, &program(&together), &program(&alone)) { together } else { alone }
+        let (shared, own) = (program(&together), program(&alone));
+        if self.threads_pay(&*self.executor, batch, &shared, &own) { together } else { alone }
     }
 
     /// Times the first program with all threads and the second with the caller alone, in turns: whether the threads bring
     /// more than it costs to wake them.
-    fn threads_pay(&self, images: usize, together: &Program, alone: &Program) -> bool {
+    fn threads_pay(&self, executor: &dyn Executor, images: usize, together: &Program, alone: &Program) -> bool {
         let macs = |node: &Node| node.weights().map_or(0, |(linear, times)| linear.nonzero_macs() * times);
         // The steps of a recurrent layer are short, however many they are.
         let recurrent = self.graph.nodes().iter().any(|node| matches!(node.op, Op::Recurrent(_)));
@@ -148,7 +156,7 @@ impl Plan {
         // Runs follow each other for a while before the other side's turn: a thread that was asleep may first be put where
         // the caller is, until the system's scheduler notices.
         for _ in 0..TRIALS {
-            let runs: [(&Program, &dyn Executor); 2] = [(together, &*self.executor), (alone, &Sequential)];
+            let runs: [(&Program, &dyn Executor); 2] = [(together, executor), (alone, &Sequential)];
             for ((program, executor), best) in runs.into_iter().zip(&mut best) {
                 let end = Instant::now() + TRIAL;
                 loop {
@@ -196,6 +204,7 @@ impl Plan {
             let choices = self.chosen(batch, true);
             lock(&self.choices).insert(batch, choices);
         }
+        *lock(&self.paying) = UNKNOWN;
         lock(&self.programs).clear();
     }
 
@@ -211,6 +220,18 @@ impl Plan {
     /// The network, folded and fused.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The shape of an input sample as users see it.
+    pub fn input_shape(&self) -> Vec<usize> {
+        let input = self.graph.edge(Graph::INPUT);
+        // Nobody shows the only feature of a sequence of ids as an axis.
+        if input.shape.c == 1 && self.takes_ids() { vec![input.shape.h] } else { shown(input) }
+    }
+
+    /// The shape of an output sample.
+    pub fn output_shape(&self) -> Vec<usize> {
+        shown(self.graph.edge(self.graph.output_edge()))
     }
 
     /// Whether the input is ids, some of it at least.
@@ -246,13 +267,29 @@ impl Plan {
         self.chosen(images, false)
     }
 
+    /// Whether runs of `images` are better off without threads: timed, unless a smaller or a larger batch size has said it.
+    fn runs_alone(&self, executor: &dyn Executor, images: usize, program: &Program) -> bool {
+        let (alone, shared) = *lock(&self.paying);
+        if images <= alone || images >= shared {
+            return images <= alone;
+        }
+        let pays = self.threads_pay(executor, images, program, program);
+        let mut paying = lock(&self.paying);
+        *paying = if pays { (paying.0, images.min(paying.1)) } else { (images.max(paying.0), paying.1) };
+        !pays
+    }
+
+    /// Who runs a program for `images`: all threads offered, or the caller alone where that is faster.
+    fn executor<'a>(&self, offered: &'a dyn Executor, images: usize, program: &Program) -> &'a dyn Executor {
+        let alone = || self.runs_alone(offered, images, program);
+        if offered.threads() == 1 || *program.alone.get_or_init(alone) { &Sequential } else { offered }
+    }
+
     fn program(&self, images: usize) -> Arc<Program> {
         if let Some(program) = lock(&self.programs).get(&images) {
             return program.clone();
         }
-        let mut program = Program::new(&self.graph, &self.nearest(images), images, self.target);
-        program.alone = self.threads() == 1 || !self.threads_pay(images, &program, &program);
-        let program = Arc::new(program);
+        let program = Arc::new(Program::new(&self.graph, &self.nearest(images), images, self.target));
         let compiled: Vec<usize> = lock(&self.choices).keys().copied().collect();
         let mut programs = lock(&self.programs);
         if programs.len() >= KEPT + compiled.len() {
@@ -267,6 +304,14 @@ impl Plan {
     /// # Errors
     /// Where a slice is not `images` times the graph's input or output.
     pub fn run(&self, images: usize, x: &[f32], y: &mut [f32]) -> Result<()> {
+        self.run_on(&*self.executor, images, x, y)
+    }
+
+    /// [`Plan::run`] on the threads of a host.
+    ///
+    /// # Errors
+    /// As for [`Plan::run`].
+    pub fn run_on(&self, executor: &dyn Executor, images: usize, x: &[f32], y: &mut [f32]) -> Result<()> {
         let (input, output) = (self.graph.input().len(), self.graph.output().len());
         if x.len() != images * input || y.len() != images * output {
             return Err(argument!("x: {} values for {images} images of {input}", x.len()));
@@ -283,7 +328,7 @@ impl Plan {
             let images = most.min(images - start);
             let program = self.program(images);
             let (x, y) = (&x[start * input..][..images * input], &mut y[start * output..][..images * output]);
-            program.run(self.executor(&program), x, y);
+            program.run(self.executor(executor, images, &program), x, y);
         }
         Ok(())
     }
@@ -294,19 +339,15 @@ impl Plan {
         images.min(largest.max(self.slice))
     }
 
-    fn executor(&self, program: &Program) -> &dyn Executor {
-        if program.alone { &Sequential } else { &*self.executor }
-    }
-
     /// The threads that runs of `images` use: all, or one where that was faster.
     pub fn threads_for(&self, images: usize) -> usize {
-        self.executor(&self.program(self.at_once(images))).threads()
+        let images = self.at_once(images);
+        self.executor(&*self.executor, images, &self.program(images)).threads()
     }
 
     /// Bytes of activations that a run of `images` holds at once, inputs and outputs aside.
     pub fn activation_bytes(&self, images: usize) -> usize {
-        let program = self.program(self.at_once(images));
-        program.activations() * 4
+        self.program(self.at_once(images)).activations() * 4
     }
 
     /// The steps for a batch size (of a large one, for the images that run at a time), timed now; with `dense`, also
@@ -314,7 +355,7 @@ impl Plan {
     pub fn report(&self, images: usize, dense: bool, budget: Duration) -> Vec<StepReport> {
         let images = self.at_once(images);
         let program = self.program(images);
-        let executor = self.executor(&program);
+        let executor = self.executor(&*self.executor, images, &program);
         let x = Buffer::from_slice(
             &(0..images * self.graph.input().len()).map(|i| (i % 17) as f32 * 0.125).collect::<Vec<_>>(),
         );
@@ -357,6 +398,16 @@ impl Plan {
             });
         }
         reports
+    }
+}
+
+/// The shape that users see of an edge.
+fn shown(Edge { shape: Shape { c, h, w }, axes, .. }: Edge) -> Vec<usize> {
+    match axes {
+        Axes::Image => vec![c, h, w],
+        Axes::Column => vec![c, w, h],
+        Axes::Vector => vec![c],
+        Axes::Sequence => vec![h, c],
     }
 }
 

@@ -1,0 +1,179 @@
+//! A node at work: its plan, packed for this CPU when ONNX Runtime makes the kernel, run on ONNX Runtime's threads.
+
+use crate::host::{Host, Result, slice, slice_mut};
+use crate::op::{INPUT_SHAPE, OUTPUT_SHAPE};
+use crate::pool::{Count, Pool};
+use ort_sys::{OrtKernelContext, OrtKernelInfo};
+use secateur_core::executor::Sequential;
+use secateur_core::plan::Plan;
+use secateur_core::simd::Target;
+use secateur_core::store::decode;
+use secateur_core::store::network::{Network, network};
+use secateur_core::{Error, argument, malformed};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// What ONNX Runtime keeps of a node.
+pub struct Kernel {
+    pub host: Host,
+    node: String,
+    plan: Plan,
+    /// Axes of a sample, read and written.
+    input: Vec<usize>,
+    output: Vec<usize>,
+    /// Whether any number of samples may come.
+    open: bool,
+    threads: Count,
+}
+
+impl Kernel {
+    /// The kernel of a node: reads its plan, and checks that the node's attributes say the same.
+    pub fn new(host: Host, info: *const OrtKernelInfo) -> Result<Kernel> {
+        let node = host.node_name(info)?;
+        let bytes = host.constant(info, 1)?;
+        let named = |error| named(&node, error);
+        let bytes = bytes.ok_or_else(|| named(argument!("plan: expected a constant initializer")))?;
+        let plan = read(bytes).map_err(named)?;
+        let (input, output) = (plan.input_shape(), plan.output_shape());
+        for (key, axes) in [(INPUT_SHAPE, &input), (OUTPUT_SHAPE, &output)] {
+            let said = host.ints(info, key);
+            if !said.as_ref().is_none_or(|said| said.iter().copied().eq(axes.iter().map(|&axis| axis as i64))) {
+                let key = key.to_string_lossy();
+                return Err(named(malformed!(
+                    "{key}: the node says {:?}, its plan {axes:?}",
+                    said.unwrap_or_default()
+                ))
+                .into());
+            }
+        }
+        let open = host.input_shape(info, 0).is_none_or(|shape| shape.is_empty() || shape.contains(&-1));
+        Ok(Kernel { host, node, plan, input, output, open, threads: Count::default() })
+    }
+
+    /// Computes y from x.
+    pub fn run(&self, context: *mut OrtKernelContext) -> Result<()> {
+        let host = self.host;
+        let x = host.input(context, 0)?;
+        let shape = host.shape(x)?;
+        let (samples, leading) = self.samples(&shape)?;
+        let mut out = shape[..leading].to_vec();
+        out.extend(self.output.iter().map(|&axis| axis as i64));
+        let y = host.output(context, 0, &out)?;
+        let (x, y) = (host.data(x)?, host.data(y)?);
+        let lengths = (samples * count(&self.input), samples * count(&self.output));
+        // SAFETY: both tensors are of float32, as the op declares, and of the shapes whose elements were counted.
+        let (x, y) = unsafe { (floats(x.cast_const().cast(), lengths.0), slice_mut(y.cast(), lengths.1)) };
+        let pool = Pool::new(host, context, self.threads.of(host, context));
+        let run = if self.open && self.is_of_vectors() { Kernel::run_open } else { Kernel::run_exactly };
+        run(self, &pool, samples, &x, y).map_err(|error| named(&self.node, error).into())
+    }
+
+    fn run_exactly(&self, pool: &Pool, samples: usize, x: &[f32], y: &mut [f32]) -> secateur_core::Result<()> {
+        self.plan.run_on(pool, samples, x, y)
+    }
+
+    /// A run of as many vectors as there happen to be. Weights are packed for a number of them, and the steps of a sequence
+    /// come in any: what does not fill a slice is made up, with zeros, to one of a few numbers.
+    fn run_open(&self, pool: &Pool, samples: usize, x: &[f32], y: &mut [f32]) -> secateur_core::Result<()> {
+        let most = self.plan.at_once(usize::MAX);
+        let rest = samples % most;
+        let full = made_up(rest, most);
+        if full == rest {
+            return self.run_exactly(pool, samples, x, y);
+        }
+        let (input, output) = (count(&self.input), count(&self.output));
+        let (x, x_rest) = x.split_at((samples - rest) * input);
+        let (y, y_rest) = y.split_at_mut((samples - rest) * output);
+        self.run_exactly(pool, samples - rest, x, y)?;
+        let mut x_full = x_rest.to_vec();
+        x_full.resize(full * input, 0.0);
+        let mut y_full = vec![0.0; full * output];
+        self.run_exactly(pool, full, &x_full, &mut y_full)?;
+        y_rest.copy_from_slice(&y_full[..rest * output]);
+        Ok(())
+    }
+
+    fn is_of_vectors(&self) -> bool {
+        self.input.len() == 1 && !self.plan.takes_ids()
+    }
+
+    /// How many samples a shape holds, and the axes before those of a sample.
+    fn samples(&self, shape: &[i64]) -> Result<(usize, usize)> {
+        let axes: Vec<usize> = shape.iter().map(|&axis| usize::try_from(axis).unwrap_or(0)).collect();
+        let vectors = self.is_of_vectors();
+        match axes.len().checked_sub(self.input.len()) {
+            // Vectors may lie in any number of axes; of images and sequences there is a batch.
+            Some(leading) if axes[leading..] == self.input && (vectors || leading == 1) => {
+                Ok((count(&axes[..leading]), leading))
+            }
+            _ => {
+                let wanted: Vec<String> = self.input.iter().map(usize::to_string).collect();
+                let batch = if vectors { "..." } else { "n" };
+                let wanted = argument!("x: expected shape ({batch}, {}), got {axes:?}", wanted.join(", "));
+                Err(named(&self.node, wanted).into())
+            }
+        }
+    }
+}
+
+/// The number of vectors that so many are made up to, where a slice has `most`: powers of two, then equal steps of 16 or more.
+fn made_up(vectors: usize, most: usize) -> usize {
+    match vectors {
+        0 => 0,
+        1..=16 => vectors.next_power_of_two().min(most),
+        _ => vectors.next_multiple_of((most / 8).max(16)).min(most),
+    }
+}
+
+fn count(axes: &[usize]) -> usize {
+    axes.iter().product()
+}
+
+/// An error that says which node it is about.
+fn named(node: &str, error: Error) -> Error {
+    let place = |message| format!("secateur.Plan {node:?}: {message}");
+    match error {
+        Error::Argument(message) => Error::Argument(place(message)),
+        Error::Format(message) => Error::Format(place(message)),
+        Error::Unsupported(message) => Error::Unsupported(place(message)),
+        Error::Io(error) => Error::Io(error),
+    }
+}
+
+/// `len` floats. Those of an initializer in a file of its own may begin at any byte: these are copied.
+///
+/// # Safety
+/// Unless `len` is 0, `data` must be valid for `len` floats during `'a`.
+unsafe fn floats<'a>(data: *const u8, len: usize) -> Cow<'a, [f32]> {
+    if data.cast::<f32>().is_aligned() {
+        // SAFETY: promised by the caller, and aligned.
+        return Cow::Borrowed(unsafe { slice(data.cast(), len) });
+    }
+    // SAFETY: promised by the caller; bytes have no alignment.
+    let bytes = unsafe { slice(data, len * size_of::<f32>()) };
+    Cow::Owned(bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_ne_bytes(bytes)).collect())
+}
+
+/// The plan in a file: with its choices, where this CPU made them, or with those of the cost model.
+fn read(mut bytes: &[u8]) -> secateur_core::Result<Plan> {
+    let length = bytes.len() as u64;
+    let Network { graph, batches, choices, cpu } = network(&decode(&mut bytes, length)?)?;
+    let target = Target::detect();
+    let choices = if cpu == target.signature() { choices } else { Default::default() };
+    // The threads are those of each call.
+    Plan::new(graph, &batches, target, Arc::new(Sequential), &choices, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_up;
+
+    #[test]
+    fn few_sizes_serve_any_number_of_vectors() {
+        for most in [1, 5, 16, 100, 128, 1000] {
+            let sizes: std::collections::BTreeSet<usize> = (0..most).map(|vectors| made_up(vectors, most)).collect();
+            assert!(sizes.len() <= 14, "{sizes:?}");
+            assert!((0..most).all(|vectors| (vectors..=most).contains(&made_up(vectors, most))));
+        }
+    }
+}
