@@ -91,7 +91,9 @@ def operate(node: ir.Node, graph: ir.Graph, threads: int | None) -> Callable[...
         raise UnsupportedOpError(f"{node.name or node.outputs[0].name}: plans cannot run the operator {full}")
     version = next((graph.opset_imports[domain] for domain in DOMAINS if domain in graph.opset_imports), 0)
     if onnx.defs.get_schema(node.op_type, version).since_version > NEWEST_OPSET:
-        raise UnsupportedOpError(f"{label(node)}: plans know the operator as it was up to opset {NEWEST_OPSET}")
+        raise UnsupportedOpError(
+            f"{label(node)}: plans know the operator as it was up to opset {NEWEST_OPSET}"
+        )
     attributes = {name: _plain(node, attribute) for name, attribute in node.attributes.items()}
     call = Call(
         node.op_type, node.name or node.outputs[0].name or "", version, attributes, len(node.outputs), threads
