@@ -295,6 +295,8 @@ def test_range(data):
          "the activation 'affine' without its parameters"),
         ("Neg", [np.ones(2, np.bool_)], {}, "of bool"),
         ("Resize", [floats((2, 2)), None, np.ones(2, np.float32)], {"mode": "cubic"}, "with mode='cubic'"),
+        ("MaxPool", [floats((1, 1, 9))], {"kernel_shape": [1], "strides": [3], "auto_pad": "SAME_UPPER"},
+         "leave elements out"),
         ("Resize", [floats(5), None, np.array([0.5], np.float32)],
          {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, "no whole number"),
     ],
