@@ -238,7 +238,8 @@ def _timed(
         samples = {min(count, SLICE) for count in samples}
     plan = Plan(chain.input_shape, chain.description, sorted(samples), threads=threads)
     part = Part(chain, density(chain), {}, encode(plan), False)
-    graph = ir.convenience.extract(model.ir.graph, [chain.input], [chain.output])
+    # By name: layers of a chain were found in a graph of their own.
+    graph = ir.convenience.extract(model.ir.graph, [chain.input.name or ""], [chain.output.name or ""])
     alone = OnnxModel(ir.Model(graph, ir_version=model.ir.ir_version or 8))
     sessions = {"original": session(alone, threads), "plan": session(replaced(alone, [part]), threads)}
     rng = np.random.default_rng(0)
