@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from .regions import Form, Made, Region, Stage, constant, per_channel
+from .formulas import CLIP6, Formula, combined
+from .regions import Made, Region, constant, per_channel
+from .stages import Stage
 from .weights import attribute
 
 LOWEST = float(np.finfo(np.float32).min)
 
 
 def _add(region: Region, node: ir.Node) -> Made:
-    return _arithmetic(region, node, lambda x, c: (1.0, c), lambda c, x: (1.0, c))
+    return _arithmetic(region, node, lambda x, c: (1.0, c), lambda c, x: (1.0, c)) or _sum(region, node)
 
 
 def _sub(region: Region, node: ir.Node) -> Made:
@@ -24,128 +26,97 @@ def _sub(region: Region, node: ir.Node) -> Made:
 
 
 def _mul(region: Region, node: ir.Node) -> Made:
-    return _arithmetic(region, node, lambda x, c: (c, 0.0), lambda c, x: (c, 0.0))
+    made = _arithmetic(region, node, lambda x, c: (c, 0.0), lambda c, x: (c, 0.0))
+    return made or region.made(node, None, _combined(region, node, "times"))
 
 
 def _div(region: Region, node: ir.Node) -> Made:
     return _arithmetic(region, node, lambda x, c: (1.0 / c, 0.0), None)
 
 
+def _pow(region: Region, node: ir.Node) -> Made:
+    power, formulas = constant(node.inputs[1]), region.formulas(node.inputs[0])
+    if power is None or power.size != 1 or power.ndim > _rank(node.inputs[0]) or power.item() not in (2, 3):
+        return None
+    powers = formulas
+    for _ in range(int(power.item()) - 1):
+        powers = combined(powers, formulas, "times")
+    return region.made(node, None, powers)
+
+
 Line: TypeAlias = "Callable[[Any, Any], tuple[Any, Any]]"
 
 
 def _arithmetic(region: Region, node: ir.Node, after: Line, before: Line | None) -> Made:
-    """Two stages, or one and a constant on either side, by which it becomes factor · x + summand."""
-    values = [value for value in node.inputs if value is not None]
-    arrays = [constant(value) for value in values]
-    found = [region.known.get(value) for value, array in zip(values, arrays, strict=True) if array is None]
-    sides = [side for side in found if isinstance(side, (Stage, Form))]
-    if len(sides) < len(found):
+    """A value and a constant on either side, by which it becomes factor · x + summand."""
+    arrays = [constant(value) for value in node.inputs[:2]]
+    at = 0 if arrays[0] is None else 1
+    value, array, line = node.inputs[at], arrays[1 - at], before if at else after
+    if arrays[at] is not None or value is None or array is None or line is None:
         return None
-    if len(sides) == 2:
-        return _two(region, node, *sides)
-    at = 0 if arrays[1] is not None else 1
-    array, line = arrays[1 - at], after if at == 0 else before
-    if array is None or line is None:
-        return None
-    (x,) = sides
+    array = array.astype(np.float64)
     with np.errstate(divide="ignore"):
-        factor, summand = (
-            line(None, array.astype(np.float64)) if at == 0 else line(array.astype(np.float64), None)
-        )
-    if array.size == 1 and array.ndim <= len(values[at].shape or ()):
-        made = _formula(region, node, x, float(np.squeeze(factor)), float(np.squeeze(summand)))
-        if made is not None:
-            return made
-    if not isinstance(x, Stage):
+        factor, summand = line(array, None) if at else line(None, array)
+    formulas: list[Formula | None] = []
+    if array.size == 1 and array.ndim <= _rank(value):
+        number = float(np.squeeze(factor)), float(np.squeeze(summand))
+        formulas = [formula.line(*number) for formula in region.formulas(value)]
+    return region.made(node, _scaled(region, node, region.stage(value), factor, summand), formulas)
+
+
+def _scaled(region: Region, node: ir.Node, x: Stage | None, factor: Any, summand: Any) -> Stage | None:
+    """A stage times a factor plus a summand a channel."""
+    if x is None:
         return None
-    scale, shift = (per_channel(np.float64(part) + np.zeros(array.shape), x) for part in (factor, summand))
+    zeros = np.zeros(np.broadcast_shapes(np.shape(factor), np.shape(summand)))
+    scale, shift = (per_channel(part + zeros, x) for part in (factor, summand))
     if scale is None or shift is None or not np.isfinite([scale, shift]).all():
         return None
     return region.add(node, "scale", [x], x.shape, scale=scale, shift=shift)
 
 
-def _formula(region: Region, node: ir.Node, x: Stage | Form, factor: float, summand: float) -> Made:
-    """A number times or plus what may become GELU; None if it cannot."""
-    if isinstance(x, Form) and x.kind == "erf(x)" and factor * x.factor == 1.0 and summand == 1.0:
-        return Form(1.0, "1 + erf(x)", x.of)
-    if summand != 0.0:
-        return None
-    if isinstance(x, Form):
-        return _gelu_of(region, node, Form(x.factor * factor, x.kind, x.of))
-    # Only what leads to an error function, or is multiplied with it, is kept for later.
-    later = {use.node.op_type for use in node.outputs[0].uses()}
-    if later == {"Erf"} or (later == {"Mul"} and math.isclose(factor, 0.5) and _has_erf(region, node)):
-        return Form(factor, "x", x)
-    return None
+def _sum(region: Region, node: ir.Node) -> Made:
+    one, other = (region.stage(value) for value in node.inputs)
+    both = None
+    if one and other and one != other and (one.shape, one.lead) == (other.shape, other.lead):
+        both = region.add(node, "add", [one, other], one.shape)
+    return region.made(node, both, _combined(region, node, "plus"))
 
 
-def _has_erf(region: Region, node: ir.Node) -> bool:
-    """Whether what is multiplied with a node's output is 1 + erf, of whatever."""
-    for use in node.outputs[0].uses():
-        for value in use.node.inputs:
-            maker = None if value is None else value.producer()
-            if maker is not None and maker.op_type == "Add":
-                makers = [other.producer() for other in maker.inputs if other is not None]
-                if any(other is not None and other.op_type == "Erf" for other in makers):
-                    return True
-    return False
+def _combined(region: Region, node: ir.Node, how: str) -> list[Formula]:
+    one, other = (region.formulas(value) for value in node.inputs)
+    return combined(one, other, how)
 
 
-def _gelu_of(region: Region, node: ir.Node, form: Form) -> Made:
-    if form.kind == "x * (1 + erf(x))" and math.isclose(form.factor, 0.5, rel_tol=1e-6):
-        return region.activation(node, form.of, "gelu")
-    return form
+def _rank(value: ir.Value | None) -> int:
+    return -1 if value is None or value.shape is None else len(value.shape)
 
 
-def _two(region: Region, node: ir.Node, *sides: Stage | Form) -> Made:
-    """The sum of two stages, or a product that is an activation."""
-    if len(sides) != 2:
-        return None
-    if node.op_type == "Mul":
-        return _product(region, node, *sides) or _product(region, node, *sides[::-1])
-    one, other = sides
-    if node.op_type != "Add" or not isinstance(one, Stage) or not isinstance(other, Stage):
-        return None
-    if one.shape != other.shape or one.lead != other.lead or one == other:
-        return None
-    return region.add(node, "add", [one, other], one.shape)
+def _activation(kind: Callable[[ir.Node], Any], plain: bool = True) -> Callable[[Region, ir.Node], Made]:
+    """A function of each element; one that is not plain is only part of others."""
 
-
-def _product(region: Region, node: ir.Node, one: Stage | Form, other: Stage | Form) -> Made:
-    factor, of = (1.0, one) if isinstance(one, Stage) else (one.factor, one.of)
-    if isinstance(one, Form) and one.kind != "x":
-        return None
-    if isinstance(other, Form):
-        if other.kind != "1 + erf(x)" or other.of != of:
-            return None
-        return _gelu_of(region, node, Form(factor * other.factor, "x * (1 + erf(x))", of))
-    if isinstance(one, Form):
-        return None
-    kind, source = region.activated(other) or (None, None)
-    if source != one:
-        return None
-    if kind == "sigmoid":
-        return region.activation(node, one, "silu")
-    if isinstance(kind, dict) and np.allclose(kind.get("hard_sigmoid", (0, 0)), (1 / 6, 0.5), rtol=1e-5):
-        return region.activation(node, one, "hard_swish")
-    return None
-
-
-def _erf(region: Region, node: ir.Node) -> Made:
-    x = region.known.get(node.inputs[0]) if node.inputs[0] is not None else None
-    if isinstance(x, Form) and x.kind == "x" and math.isclose(x.factor, math.sqrt(0.5), rel_tol=1e-5):
-        return Form(1.0, "erf(x)", x.of)
-    return None
-
-
-def _activation(kind: Callable[[ir.Node], Any]) -> Callable[[Region, ir.Node], Made]:
     def rule(region: Region, node: ir.Node) -> Made:
-        x = region.stage(node.inputs[0])
-        found = None if x is None else kind(node)
-        return None if x is None or found is None else region.activation(node, x, found)
+        found, x = kind(node), region.stage(node.inputs[0])
+        if found is None:
+            return None
+        stage = region.add(node, "activation", [x], x.shape, kind=found) if x is not None and plain else None
+        return region.made(
+            node, stage, [_under(formula, found) for formula in region.formulas(node.inputs[0])]
+        )
 
     return rule
+
+
+def _under(formula: Formula, kind: Any) -> Formula | None:
+    """A formula of which an activation is taken."""
+    if isinstance(kind, str):
+        return formula.under(kind)
+    if "hard_sigmoid" in kind:  # is a sixth of a number that is clipped to 6
+        factor, summand = kind["hard_sigmoid"]
+        line = formula.line(6 * factor, 6 * summand)
+        sixth = None if line is None else line.under(CLIP6)
+        return None if sixth is None else sixth.line(1 / 6, 0.0)
+    return formula.under(json.dumps(kind))
 
 
 def _clip(node: ir.Node) -> Any:
@@ -182,7 +153,7 @@ RULES = {
     "Clip": _activation(_clip),
     "Div": _div,
     "Dropout": _same,
-    "Erf": _erf,
+    "Erf": _activation(lambda node: "erf", plain=False),
     "Gelu": _activation(
         lambda node: "gelu_tanh" if attribute(node, "approximate", "none") == "tanh" else "gelu"
     ),
@@ -191,6 +162,7 @@ RULES = {
     "Identity": _same,
     "LeakyRelu": _activation(lambda node: {"leaky_relu": float(attribute(node, "alpha", 0.01))}),
     "Mul": _mul,
+    "Pow": _pow,
     "Relu": _activation(lambda node: "relu"),
     "Sigmoid": _activation(lambda node: "sigmoid"),
     "Softmax": _softmax,

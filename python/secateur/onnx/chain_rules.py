@@ -1,8 +1,8 @@
 """ONNX operators as the nodes of a plan, one rule each.
 
-A rule gets a region and a node whose inputs this knows, and says what the node makes: a `Stage`
-that a node of the plan holds, a `Form` that is part of a known formula, a list of them for several outputs,
-or None where plans cannot do it.
+A rule gets a region and a node whose inputs this knows, and says what the node makes: a `Stage` that a node
+of the plan holds, a `Spelled` that is part of a known formula, a list of them for several outputs, or None where
+plans cannot do it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ..description import ONE_PIXEL
 from . import chain_arithmetic, chain_sequences
-from .regions import Made, Region, Stage, constant, floats, per_channel
+from .regions import Made, Region, constant, floats, per_channel
+from .stages import Stage
 from .weights import attribute
 
 # Weights

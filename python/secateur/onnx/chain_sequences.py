@@ -13,26 +13,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..description import ONE_PIXEL
-from .regions import Made, Region, Stage, Turned, constant, floats
+from .regions import Made, Region, constant, floats
+from .stages import Stage, Turned
 from .weights import attribute
 
 GATES = {"LSTM": [0, 2, 3, 1], "GRU": [1, 0, 2], "RNN": [0]}
 """Where our gates are among ONNX's: input, forget, cell and output; reset, update and new."""
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
-
-
-def is_zero(value: ir.Value) -> bool:
-    """Whether a value is zeros, of a shape that may depend on the batch: a first state."""
-    array = constant(value)
-    if array is not None:
-        return not array.any()
-    node = value.producer()
-    if node is None:
-        return False
-    if node.op_type == "ConstantOfShape":
-        filled = attribute(node, "value", None)
-        return filled is None or not filled.numpy().any()
-    return node.op_type == "Expand" and node.inputs[0] is not None and is_zero(node.inputs[0])
 
 
 def turned(of: tuple[Stage, ...], axes: str) -> Stage | Turned:
@@ -200,15 +187,10 @@ def _arrays(node: ir.Node) -> list[tuple[NDArray[np.float32], ...]] | None:
 
 def _plain(node: ir.Node) -> bool:
     """Whether a layer is what its name says, without first states, lengths, peepholes or clipping."""
-    states = [value for value in node.inputs[5:7] if value is not None]
-    others = [value for value in (*node.inputs[4:5], *node.inputs[7:]) if value is not None]
-    if (
-        not all(map(is_zero, states))
-        or others
-        or any(attribute(node, key, None) for key in ("clip", "input_forget"))
-    ):
+    if any(value is not None for value in node.inputs[4:]):
         return False
-    if any(attribute(node, key, None) for key in ("activation_alpha", "activation_beta")):
+    others = ("clip", "input_forget", "activation_alpha", "activation_beta")
+    if any(attribute(node, key, None) for key in others):
         return False
     if node.op_type == "GRU" and not attribute(node, "linear_before_reset", 0):
         return False

@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from ..description import INPUT, Description
 from .chain_rules import RULES
-from .chain_sequences import is_zero
-from .regions import Region, Stage
+from .regions import Region
+from .stages import Stage
 from .weights import DOMAINS, FLOATS, is_constant
 
 
@@ -133,7 +133,7 @@ def _grow(region: Region, order: dict[ir.Node, int], taken: set[ir.Node]) -> set
         waiting.remove(node)
         if node in nodes or node in taken or node not in order or node.domain not in DOMAINS:
             continue
-        read = [value for value in node.inputs if value and not is_constant(value) and not is_zero(value)]
+        read = [value for value in node.inputs if value and not is_constant(value)]
         rule = RULES.get(node.op_type)
         if rule is None or not all(value in region.known for value in read):
             continue  # it comes back with the last of its inputs

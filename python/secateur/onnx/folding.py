@@ -1,6 +1,6 @@
 """What a graph does to constants, done once: fewer nodes, and weights as they act.
 
-Each rule takes a node away, if it may. Arithmetic is in float64 and rounded once.
+Each rule takes a node away, or what it does not need, if it may. Arithmetic is in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def fold(model: ir.Model) -> ir.Model:
     Batch normalizations go into the weights of the Conv, Gemm or MatMul before them, where nothing else reads
     these or what they make; Identity and Dropout go, Transpose of a constant is made one. So that layers may
     become narrower, a Reshape that flattens all but the first axis becomes a Flatten, and Splits into equal
-    parts do not say how wide these are.
+    parts do not say how wide these are. Recurrent layers are not given states that are zeros.
 
     Parameters
     ----------
@@ -214,12 +214,36 @@ def _unused(graph: ir.Graph, name: str) -> str:
     return name
 
 
+def _first_states(graph: ir.Graph, node: ir.Node) -> None:
+    """States of a recurrent layer that begin as zeros need not be given."""
+    for index in range(5, min(len(node.inputs), 7)):
+        value = node.inputs[index]
+        if value is not None and _is_zero(value):
+            node.replace_input_with(index, None)
+
+
+def _is_zero(value: ir.Value) -> bool:
+    """Whether a value is zeros, of a shape that may depend on the batch: a first state."""
+    if is_constant(value):
+        return not array_of(value).any()
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type == "ConstantOfShape":
+        filled = attribute(node, "value", None)
+        return filled is None or not filled.numpy().any()
+    return node.op_type == "Expand" and node.inputs[0] is not None and _is_zero(node.inputs[0])
+
+
 RULES: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
     "BatchNormalization": _batch_norm,
     "Dropout": _pass_through,
+    "GRU": _first_states,
     "Identity": _pass_through,
+    "LSTM": _first_states,
+    "RNN": _first_states,
     "Reshape": _flatten,
     "Split": _equal_split,
     "Transpose": _constant_transpose,
 }
-"""What takes a node of each type away."""
+"""What simplifies a node of each type."""

@@ -2,86 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..description import INPUT, Description
+from .formulas import Formula, Spelled, X
+from .stages import Stage, Turned
 from .weights import array_of, is_constant
 
-
-class Stage(NamedTuple):
-    """What a node of the plan makes of each sample.
-
-    Attributes
-    ----------
-    name : str
-        The node's.
-    shape : tuple of int
-        (channels, height, width), (steps, features), or (features,).
-    lead : int
-        How many axes of the value are the batch.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    lead: int
-
-    @property
-    def axis(self) -> int:
-        """The axis of the value that is its channels or features."""
-        return self.lead + (len(self.shape) == 2)
-
-    @property
-    def channels(self) -> int:
-        """How many there are."""
-        return self.shape[self.axis - self.lead]
-
-    def wide(self, channels: int) -> tuple[int, ...]:
-        """The shape with another number of them."""
-        at = self.axis - self.lead
-        return (*self.shape[:at], channels, *self.shape[at + 1 :])
-
-    def is_axis(self, axis: int) -> bool:
-        """Whether an operator's axis, negative if it counts from the end, is that of the channels."""
-        return axis % (self.lead + len(self.shape)) == self.axis
-
-
-class Form(NamedTuple):
-    """`factor` times a function of a stage, of which more is to come: GELU is spelled out in five nodes.
-
-    Attributes
-    ----------
-    factor : float
-    kind : str
-        ``"x"``, ``"erf(x)"``, ``"1 + erf(x)"`` or ``"x * (1 + erf(x))"``.
-    of : Stage
-    """
-
-    factor: float
-    kind: str
-    of: Stage
-
-
-class Turned(NamedTuple):
-    """Sequences, or their last states, of a recurrent layer's directions, with axes in another order.
-
-    Attributes
-    ----------
-    of : tuple of Stage
-        One a direction.
-    axes : str
-        Samples ``"n"``, steps ``"t"``, directions ``"d"``, features ``"f"``.
-    """
-
-    of: tuple[Stage, ...]
-    axes: str
-
-
-Known: TypeAlias = "Stage | Form | Turned"
+Known: TypeAlias = "Stage | Spelled | Turned"
 Made: TypeAlias = "Known | list[Known | None] | None"
 
 
@@ -91,7 +24,7 @@ class Region:
     Attributes
     ----------
     start : onnx_ir.Value
-    known : dict of onnx_ir.Value to Stage, Form or Turned
+    known : dict of onnx_ir.Value to Stage, Spelled or Turned
     lasts : dict of Stage to callable
         Of the states of a recurrent layer, what makes its last one alone.
     """
@@ -101,8 +34,7 @@ class Region:
         self.known: dict[ir.Value, Known] = {start: stage}
         self.lasts: dict[Stage, Callable[[ir.Node, bool], Stage]] = {}
         self._nodes: dict[str, dict[str, Any]] = {}
-        # Stages that are an activation of another one, which a product with it may be one too.
-        self._activations: dict[Stage, tuple[Any, Stage]] = {}
+        self._formulas: dict[Stage, list[Formula]] = {}
 
     def stage(self, value: ir.Value | None) -> Stage | None:
         """The stage that holds a value; none if a part of a formula does."""
@@ -122,15 +54,27 @@ class Region:
         self._nodes[name] = {"op": op, "name": name, "inputs": [stage.name for stage in inputs], **attributes}
         return Stage(name, shape, inputs[0].lead)
 
-    def activation(self, node: ir.Node, x: Stage, kind: Any) -> Stage:
-        """An activation of a stage."""
-        made = self.add(node, "activation", [x], x.shape, kind=kind)
-        self._activations[made] = kind, x
-        return made
+    def formulas(self, value: ir.Value | None) -> list[Formula]:
+        """What is known of how a value is made, elements by themselves, of some stage."""
+        found = None if value is None else self.known.get(value)
+        if isinstance(found, Stage):
+            return [Formula(found, X), *self._formulas.get(found, [])]
+        return list(found.formulas) if isinstance(found, Spelled) else []
 
-    def activated(self, stage: Stage) -> tuple[Any, Stage] | None:
-        """Of which stage another is what activation."""
-        return self._activations.get(stage)
+    def made(
+        self, node: ir.Node, stage: Stage | None, formulas: Iterable[Formula | None]
+    ) -> Stage | Spelled | None:
+        """What a node makes: a stage if there is one, which may be known by formulas too, or an activation of
+        another stage, if it turns out to be that; else what has only been spelled out."""
+        known = [formula for formula in formulas if formula is not None]
+        for formula in known:
+            kind = formula.activation()
+            if kind is not None:
+                return self.add(node, "activation", [formula.of], formula.of.shape, kind=kind)
+        if stage is None:
+            return Spelled(tuple(known)) if known else None
+        self._formulas[stage] = known
+        return stage
 
     def last_of(self, node: ir.Node, states: Stage) -> Stage | None:
         """The last state of a recurrent layer that runs ahead."""

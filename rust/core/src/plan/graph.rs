@@ -24,6 +24,8 @@ pub enum Dtype {
 pub enum Axes {
     /// (channels, rows, columns).
     Image,
+    /// (channels, rows, 1), held as one row: kernels have pixels of a row in their lanes.
+    Column,
     /// (features), of an image of one pixel.
     Vector,
     /// (steps, features): rows are the steps.
@@ -136,6 +138,11 @@ impl Graph {
     /// A graph of no nodes over images of this shape.
     pub fn new(input: Shape) -> Graph {
         Graph::of(input, Axes::Image)
+    }
+
+    /// A graph of no nodes over images of one column, whose nodes say columns where they mean rows.
+    pub fn of_columns(channels: usize, rows: usize) -> Graph {
+        Graph::of(Shape { c: channels, h: 1, w: rows }, Axes::Column)
     }
 
     /// A graph of no nodes over vectors of so many features.

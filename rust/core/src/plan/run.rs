@@ -405,6 +405,7 @@ impl Plan {
 fn shown(Edge { shape: Shape { c, h, w }, axes, .. }: Edge) -> Vec<usize> {
     match axes {
         Axes::Image => vec![c, h, w],
+        Axes::Column => vec![c, w, h],
         Axes::Vector => vec![c],
         Axes::Sequence => vec![h, c],
     }

@@ -81,6 +81,38 @@ enum Layer {
     Unknown,
 }
 
+impl Layer {
+    /// Whether it treats an image of one column as such.
+    fn is_upright(&self) -> bool {
+        match self {
+            Layer::Conv2d { size, strides, pads, .. } | Layer::Pool { size, strides, pads, .. } => {
+                size.1 == 1 && strides.1 == 1 && pads.1 == 0 && pads.3 == 0
+            }
+            _ => true,
+        }
+    }
+
+    /// What it does to the same image as a row, where that is something else.
+    fn turned(&self) -> Option<Layer> {
+        let over = |(rows, columns): Pair| (columns, rows);
+        let around = |(top, left, bottom, right): Pads| (left, top, right, bottom);
+        match *self {
+            Layer::Conv2d { size, strides, pads, dilation, groups, activation } => Some(Layer::Conv2d {
+                size: over(size),
+                strides: over(strides),
+                pads: around(pads),
+                dilation: over(dilation),
+                groups,
+                activation,
+            }),
+            Layer::Pool { kind, size, strides, pads } => {
+                Some(Layer::Pool { kind, size: over(size), strides: over(strides), pads: around(pads) })
+            }
+            _ => None,
+        }
+    }
+}
+
 fn undilated() -> Pair {
     (1, 1)
 }
@@ -147,7 +179,10 @@ fn json<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
 fn graph_of(input_shape: &[usize], nodes: Vec<serde_json::Value>, arrays: &Arrays<'_>) -> Result<Graph> {
     let nodes: Vec<(Named, Layer)> = nodes.into_iter().map(node).collect::<Result<_>>()?;
     let ids = matches!(nodes.first(), Some((_, Layer::Embedding)));
+    // What lies as it would as a row may as well be one.
+    let column = matches!(*input_shape, [_, _, 1]) && nodes.iter().all(|(_, layer)| layer.is_upright());
     let mut graph = match *input_shape {
+        [c, h, 1] if column => Graph::of_columns(c, h),
         [steps] if ids => Graph::of_sequences(steps, 1),
         [features] => Graph::of_vectors(features),
         [steps, features] => Graph::of_sequences(steps, features),
@@ -166,7 +201,8 @@ fn graph_of(input_shape: &[usize], nodes: Vec<serde_json::Value>, arrays: &Array
         };
         let inputs: Vec<usize> = inputs.iter().map(edge).collect::<Result<_>>()?;
         let own = Own { arrays, node: name };
-        edges.insert(name, add(&mut graph, op, layer, &inputs, &own)?);
+        let turned = if column { layer.turned() } else { None };
+        edges.insert(name, add(&mut graph, op, turned.as_ref().unwrap_or(layer), &inputs, &own)?);
         last = name;
     }
     Ok(graph)
