@@ -139,7 +139,11 @@ def test_networks_of_images_become_plans(files, clock):
     assert ops(out) == ["Plan", "ArgMax"] and done.parts[0].kept
     for n in (0, 1, 3, 17, 256):
         x = RNG(n).standard_normal((n, 3, 16, 16), np.float32)
-        wanted = onnxruntime.InferenceSession(source).run(None, {"x": x}) if n else [np.zeros((0, 10)), np.zeros(0)]
+        wanted = (
+            onnxruntime.InferenceSession(source).run(None, {"x": x})
+            if n
+            else [np.zeros((0, 10)), np.zeros(0)]
+        )
         found = outputs(out, x)
         np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-4)
         assert np.array_equal(found[1], wanted[1])
@@ -199,7 +203,7 @@ def test_a_rewritten_model_is_a_model(files, clock):
 def test_nothing_is_written_where_outputs_differ(files, clock, monkeypatch):
     source, out = files(ffn())
     monkeypatch.setattr(rewrite, "TOLERANCE", -1.0)
-    with pytest.raises(sc.SecateurError, match="sparse.onnx: not written: outputs differ by"):
+    with pytest.raises(sc.SecateurError, match=r"sparse\.onnx: not written: outputs differ by"):
         compile_onnx(source, out, batch=1, threads=1, rounds=1)
     assert not out.exists()
 
