@@ -272,7 +272,7 @@ def _runner(chain: Chain, plan: Plan) -> Callable[[NDArray[Any]], NDArray[Any]]:
     def run(array: NDArray[Any]) -> NDArray[Any]:
         batch = array.shape[: chain.lead]
         y = plan(array.reshape(math.prod(batch), *chain.input_shape))
-        return y.reshape(*batch, *chain.output_shape)
+        return y.reshape(*batch, *chain.end.shown)
 
     return run
 
