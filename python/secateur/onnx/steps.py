@@ -64,6 +64,8 @@ def fold_constants(graph: ir.Graph, threads: int | None) -> None:
         if sum(result.nbytes for result in results) > LARGEST:
             continue
         for output, result in zip(node.outputs, results, strict=False):
+            if not output.uses():
+                continue  # perhaps it has no name
             tensor = ir.Tensor(np.asarray(result, order="C"), name=output.name)
             made = ir.Value(
                 name=output.name,
