@@ -124,7 +124,8 @@ def compile_onnx(
         Ends in ``.onnx``. Written only when the model loads and runs in ONNX Runtime, and its outputs are the
         original's up to 1e-4 of the largest.
     batch : int or iterable of int, default=(1, 32)
-        Batch sizes to choose and measure for; a model that takes one alone is measured with that.
+        Batch sizes to choose and measure for; a model that takes one alone is measured with that. Other
+        dimensions that are free are taken to be 64.
     threads : int, optional
         Of the sessions that are timed; by default those of :func:`secateur.set_num_threads`.
     rounds : int, default=31
