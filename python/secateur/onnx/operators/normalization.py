@@ -13,7 +13,7 @@ from .call import Array, Call, Operator, axes_of, axis_of, number
 def _softmax(call: Call, x: Array) -> Array:
     rows, axis = _rows(call, x)
     largest = _largest(rows, axis)
-    # What is masked all along is NaN, which graphs look for.
+    # A row that is masked as a whole becomes NaN, which graphs look for; the core would not say so.
     if rows.dtype == np.float32 and axis == rows.ndim - 1 and np.isfinite(largest).all():
         return _core.softmax(rows, call.threads).reshape(x.shape)
     y: Array = np.exp(rows - largest)

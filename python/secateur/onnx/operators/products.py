@@ -10,7 +10,8 @@ from ... import _core
 from .call import Array, Call, Operator
 
 
-def _matmul(call: Call, a: Array, b: Array) -> Array:
+def product(a: Array, b: Array, threads: int | None) -> Array:
+    """`numpy.matmul`; of float32 by the core, so that it keeps to the plan's threads."""
     if a.ndim < 2 or b.ndim < 2 or not a.dtype == b.dtype == np.float32 or a.shape[-1] != b.shape[-2]:
         y: Array = np.matmul(a, b)
         return y
@@ -21,14 +22,18 @@ def _matmul(call: Call, a: Array, b: Array) -> Array:
     else:
         a, b = np.broadcast_to(a, (*lead, m, k)), np.broadcast_to(b, (*lead, k, n))
         rows, stack = m, math.prod(lead)
-    product = _core.matmul_stack(a.reshape(stack, rows, k), b.reshape(stack, k, n), call.threads)
-    return product.reshape(*lead, m, n)
+    y = _core.matmul_stack(a.reshape(stack, rows, k), b.reshape(stack, k, n), threads)
+    return y.reshape(*lead, m, n)
+
+
+def _matmul(call: Call, a: Array, b: Array) -> Array:
+    return product(a, b, call.threads)
 
 
 def _gemm(call: Call, a: Array, b: Array, c: Array | None = None) -> Array:
     if a.ndim != 2 or b.ndim != 2:
         raise ValueError(f"multiplies matrices, not shapes {a.shape} and {b.shape}")
-    y = _matmul(call, a.T if call.get("transA", 0) else a, b.T if call.get("transB", 0) else b)
+    y = product(a.T if call.get("transA", 0) else a, b.T if call.get("transB", 0) else b, call.threads)
     factor = _factor(call, "alpha", y)
     if factor is not None:
         y *= factor
