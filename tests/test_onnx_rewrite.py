@@ -208,12 +208,23 @@ def test_nothing_is_written_where_outputs_differ(files, clock, monkeypatch):
     assert not out.exists()
 
 
+def test_a_model_that_does_not_run_is_named(files, clock):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[N,4] x) => (float[7,4] y)
+    <int64[2] shape = {7, 4}> { a = MatMul(x, w) y = Reshape(a, shape) }"""
+    source, out = files(model_of(text, w=np.eye(4)))
+    with pytest.raises(sc.SecateurError, match=r"model\.onnx: not run by ONNX Runtime: .*") as caught:
+        compile_onnx(source, out, batch=1, threads=1, rounds=1)
+    assert "\n" not in str(caught.value) and not out.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch": 0}, "batch: expected"),
         ({"batch": ()}, "batch: expected"),
         ({"batch": (1, 2.5)}, "batch: expected"),
+        ({"threads": 0}, "threads: expected 1 to 1024, got 0"),
         ({"out": "model.txt"}, "out: expected a path .* ends in .onnx"),
         ({"out": "nowhere/model.onnx"}, "out: expected"),
     ],
