@@ -305,10 +305,19 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
         (x,) = {v for node in nodes for v in node.inputs if v is not None and v.name == chain.input.name}
         blob = ir.Tensor(np.frombuffer(part.plan, np.uint8), name=f"{chain.name}.{DOMAIN}")
         weights = ir.Value(name=blob.name, shape=blob.shape, type=ir.TensorType(blob.dtype), const_value=blob)
-        y = ir.Value(shape=output.shape, type=output.type)
         shapes = {"input_shape": chain.input_shape, "output_shape": chain.output_shape}
-        node = ir.node("Plan", [x, weights], shapes, domain=DOMAIN, outputs=[y], name=chain.name)
-        graph.insert_before(nodes[-1], node)
+        added = []
+        if chain.start.hidden:
+            added.append(_reshape(graph, x, chain.input_shape, f"{chain.name}.rows"))
+            x = added[-1].outputs[0]
+        added.append(ir.node("Plan", [x, weights], shapes, domain=DOMAIN, name=chain.name))
+        if chain.end.hidden:
+            inner = added[-1].outputs[0]
+            inner.name = f"{chain.name}.image"
+            added.append(_reshape(graph, inner, chain.end.shown, chain.name))
+        y = added[-1].outputs[0]
+        y.shape, y.type = output.shape, output.type
+        graph.insert_before(nodes[-1], added)
         output.replace_all_uses_with(y, replace_graph_outputs=True)
         graph.remove(nodes, safe=True)
         y.name = chain.name
@@ -318,6 +327,18 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
             del graph.initializers[name]
     graph.opset_imports[DOMAIN] = VERSION
     return made
+
+
+def _reshape(graph: ir.Graph, x: ir.Value, shape: tuple[int, ...], name: str) -> ir.Node:
+    """Samples of another shape, which lie as before: an axis of length 1 more or less."""
+    target = ir.Tensor(np.array([0, *shape]), name=f"{name}.shape")
+    value = ir.Value(
+        name=target.name, shape=target.shape, type=ir.TensorType(target.dtype), const_value=target
+    )
+    graph.register_initializer(value)
+    node = ir.node("Reshape", [x, value], name=name)
+    node.outputs[0].name = name
+    return node
 
 
 def _compared(
