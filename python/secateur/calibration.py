@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import tee
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .models.view import Batch, ModelView
+from .models.view import Batch, FloatArray, ModelView
 
 BATCH = 64
 """Samples that a model is run on at a time: what is between its layers stays small."""
@@ -53,7 +55,8 @@ class Calibration:
     ----------
     data : array-like, mapping, (x, y) or callable
         Samples along the first axis; of a model with several inputs a mapping of arrays by name. Of a pair,
-        labels are ignored. A callable returns an iterable of batches, the same ones whenever it is called.
+        labels are ignored. A callable returns an iterable of batches, the same ones whenever it is called,
+        which are run as they are.
 
     Raises
     ------
@@ -78,12 +81,12 @@ class Calibration:
             self._batches = data
         else:
             whole = _checked(data)
-            self._batches = lambda: _slices(whole)
+            self._batches = partial(_slices, whole)
 
     def __iter__(self) -> Iterator[Batch]:
         empty = True
         for batch in self._batches():
-            yield from _slices(_checked(batch))
+            yield _checked(batch)
             empty = False
         if empty:
             raise ValueError("data: expected at least one batch, the callable gave none")
@@ -104,17 +107,16 @@ class Calibration:
 
     def moments(self, view: ModelView, before: ModelView, name: str) -> Moments:
         """The moments of the inputs of a tensor in a model, and in what that was before."""
-        pairs = zip(view.layer_inputs(name, self), before.layer_inputs(name, self), strict=True)
-        # The products of a batch in float32, their sums over all batches in float64.
-        return Moments(
-            *_averages(
-                (
-                    x.shape[1],
-                    [x.swapaxes(1, 2) @ x, old.swapaxes(1, 2) @ x, x.sum(1, np.float64), old.sum(1, np.float64)],
-                )
-                for x, old in pairs
-            )
-        )
+        # One pass over the data for both, which are given each batch one after the other.
+        batches, again = tee(self)
+        pairs = zip(view.layer_inputs(name, batches), before.layer_inputs(name, again), strict=True)
+        return Moments(*_averages((x.shape[1], _products(x, old)) for x, old in pairs))
+
+
+def _products(x: FloatArray, old: FloatArray) -> list[NDArray[Any]]:
+    """The sums over the rows that `Moments` are made of: within a batch, those of products are float32."""
+    means = [each.sum(1, np.float64) for each in (x, old)]
+    return [x.swapaxes(1, 2) @ x, old.swapaxes(1, 2) @ x, *means]
 
 
 def _averages(parts: Iterable[tuple[int, list[NDArray[Any]]]]) -> list[Doubles]:
@@ -158,7 +160,9 @@ def _array(values: Any) -> NDArray[Any]:
     finite = np.isfinite(array)
     if not finite.all():
         index = ", ".join(str(int(i)) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
-        raise ValueError(f"data: expected finite numbers, got {array.flat[int(np.argmin(finite))]} at [{index}]")
+        raise ValueError(
+            f"data: expected finite numbers, got {array.flat[int(np.argmin(finite))]} at [{index}]"
+        )
     return array
 
 

@@ -172,7 +172,8 @@ def importance(
     ------
     ValueError
         For an unknown criterion (listing the choices), a NaN (naming the element), missing gradients or
-        norms or ones of another shape, `lam` below 0 or not used by the criterion, `neuron_axis` out of range.
+        norms, or such of another shape, `lam` below 0 or not used by the criterion, `neuron_axis` out of
+        range.
     TypeError
         For arrays that are not of real numbers.
 

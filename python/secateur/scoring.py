@@ -39,7 +39,9 @@ class Scorer:
     def __post_init__(self) -> None:
         check_criterion(self.criterion, self.lam or 0.0)
         if needs_norms(self.criterion) and self.calibration is None:
-            raise ValueError(f"criterion: {self.criterion!r} takes calibration data, which is for prune alone")
+            raise ValueError(
+                f"criterion: {self.criterion!r} takes calibration data, which is for prune alone"
+            )
 
     @property
     def needs_grads(self) -> bool:

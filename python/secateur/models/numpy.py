@@ -233,11 +233,14 @@ class SequentialView:
     def layer_inputs(self, name: str, batches: Iterable[Batch]) -> Iterator[FloatArray]:
         readers = [(layer, key) for _, owner, layer, key in self._owned() if owner == name]
         for batch in batches:
-            if isinstance(batch, Mapping):
-                raise ValueError("data: the model has one input; expected an array of samples")
-            x = samples(batch, self._input_shape, "data")
+            x = self._samples(batch)
             for layer, key in readers:
                 yield from matrices(layer, key, input_of(self.model, layer, x))
+
+    def _samples(self, batch: Batch) -> FloatArray:
+        if isinstance(batch, Mapping):
+            raise ValueError("data: the model has one input; expected an array of samples")
+        return samples(batch, self._input_shape, "data")
 
     def add_bias(self, name: str, shift: FloatArray) -> bool:
         readers = [(layer, key) for _, owner, layer, key in self._owned() if owner == name]
@@ -291,6 +294,9 @@ class SequentialView:
     def score(self, data: Data) -> float:
         metrics = self.model.evaluate(*self._checked("validate", data))
         return metrics.get("accuracy", -metrics["loss"])
+
+    def outputs(self, batches: Iterable[Batch]) -> Iterator[FloatArray]:
+        return (self.model.forward(self._samples(batch)) for batch in batches)
 
     def inputs(self, batch: int) -> FloatArray:
         rng = np.random.default_rng(0)

@@ -146,6 +146,12 @@ class ModelView(Protocol):
     def score(self, data: Data) -> float:
         """How good the model is on `data`, more is better: its accuracy, or minus the loss."""
 
+    def outputs(self, batches: Iterable[Batch]) -> Iterator[NDArray[Any]]:
+        """What the model gives for samples, part by part; of several outputs the first.
+
+        ValueError, naming ``data``, if the samples do not fit the model.
+        """
+
     def inputs(self, batch: int) -> Any:
         """`batch` samples of noise, to measure with: an array, or what the model takes instead."""
 
