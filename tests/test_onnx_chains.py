@@ -218,6 +218,58 @@ def test_a_value_that_is_read_elsewhere_ends_a_chain():
     check(model, {"x": noise(4, 6)})
 
 
+LINES = """
+net (float[N,6,20] x) => (float[N,3] y) {
+  a = Conv<pads=[1,1], group=2>(x, w1, b1)
+  r = Relu(a)
+  p = MaxPool<kernel_shape=[2], strides=[2]>(r)
+  u = Unsqueeze(p, two)
+  c = Conv<strides=[1,2], dilations=[1,2]>(u, w2)
+  s = Squeeze(c, two)
+  d = Add(s, per)
+  g = GlobalMaxPool(d)
+  f = Squeeze(g, two)
+  y = MatMul(f, w3)
+}"""
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_lines_of_pixels_are_images_of_one_row(batch):
+    constants = {
+        "w1": weights(8, 3, 3),
+        "b1": noise(8),
+        "w2": weights(5, 8, 1, 3),
+        "w3": weights(5, 3),
+        "two": np.array([2]),
+        "per": noise(5)[:, None],
+    }
+    model = model_of(LINES, constants)
+    (chain,) = chains_of(model)
+    assert chain.input_shape == (6, 1, 20) and chain.start.shown == (6, 20)
+    check(model, {"x": noise(batch, 6, 20)})
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_images_of_one_column(batch):
+    text = """
+    net (float[N,6,20,1] x) => (float[N,8,10,1] y) {
+      s = Slice(x, starts, ends, axes)
+      a = Conv<pads=[1,0,1,0]>(s, w1)
+      t = Tanh(a)
+      y = AveragePool<kernel_shape=[2,1], strides=[2,1]>(t)
+    }"""
+    constants = {
+        "w1": weights(8, 6, 3, 1),
+        "starts": np.array([0, 0]),
+        "ends": np.array([2**31 - 1, 20]),
+        "axes": np.array([0, 2]),
+    }
+    model = model_of(text, constants)
+    (chain,) = chains_of(model)
+    assert chain.output_shape == (8, 10, 1) and len(chain.nodes) == 3
+    check(model, {"x": noise(batch, 6, 20, 1)})
+
+
 LSTM = """
 net (float[N,5,4] x) => (float[N,3] y) {{
   t = Transpose<perm=[1,0,2]>(x)

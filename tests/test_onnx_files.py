@@ -124,6 +124,11 @@ def test_sparse_initializers_become_dense(path, indices):
 def test_old_opsets_are_converted(path):
     assert read_model(put(path, perceptron(opset=6))).opset_imports[""] == files.OLDEST_OPSET
     refused(path, perceptron(opset=99), "opset 99", sc.UnsupportedOpError)
+    proto = perceptron(opset=6)
+    proto.graph.node[1].op_type = "PRelu"
+    proto.graph.node[1].input.append("slope")
+    proto.graph.initializer.append(numpy_helper.from_array(WEIGHT[0], "slope"))
+    refused(path, proto, r"y \(PRelu\): of opset 6 with slopes", sc.UnsupportedOpError)
 
 
 def test_weights_listed_as_inputs_are_constants(path):

@@ -181,7 +181,10 @@ def test_weights_may_lie_in_another_file_at_any_byte(tmp_path):
         ({"blob": b""}, "truncated or no secateur file"),
         ({"blob": encode(ffn())}, 'expected a file of kind "plan", got "model"'),
         ({"constant": False}, "plan: expected a constant initializer"),
-        ({"blob": encode(sc.compile(cnn(), batch=1))}, r"input_shape: the node says \[48\], its plan \[2, 12, 14\]"),
+        (
+            {"blob": encode(sc.compile(cnn(), batch=1))},
+            r"input_shape: the node says \[48\], its plan \[2, 12, 14\]",
+        ),
     ],
 )
 def test_a_bad_plan_is_named(options, message):

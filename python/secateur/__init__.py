@@ -38,8 +38,9 @@ from .thresholds import grad_prune, l1_prune, l2_prune
 if TYPE_CHECKING:
     from .onnx.export import export_onnx as export_onnx
     from .onnx.model import OnnxModel as OnnxModel
+    from .onnx.rewrite import compile_onnx as compile_onnx
 
-_LAZY = {"OnnxModel": "model", "export_onnx": "export"}
+_LAZY = {"OnnxModel": "model", "compile_onnx": "rewrite", "export_onnx": "export"}
 """Public names that need an extra, and where in ``secateur.onnx`` they are; not in `__all__`, so that
 ``import *`` does without."""
 

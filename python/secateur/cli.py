@@ -360,17 +360,37 @@ def _prune_checkpoint(
 @app.command()
 def compile(
     model: Annotated[Path, typer.Argument(help="The model's file.")],
-    out: Annotated[Path, typer.Option(help="Where the plan goes; .safetensors.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="A plan (.safetensors); of an ONNX model also an ONNX model (.onnx)."
+        ),
+    ],
     batch: Batches = [1, 32],  # noqa: B006  (typer reads it)
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the plan.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads to run with.")] = None,
     target: Annotated[
         str | None, typer.Option(help="CPU target; the fastest of this CPU if not given.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compile a model into a plan: each layer runs the way that is measured to be fastest here."""
+    """Compile a model into a plan: each layer runs the way that is measured to be fastest here.
+
+    From an ONNX model into another one: its pruned chains become plans within it, where that is faster, and
+    ONNX Runtime runs it once `secateur.ort.register` was called.
+    """
+    if model.suffix == out.suffix == ONNX_SUFFIX:
+        if target is not None:
+            raise ValueError("target: not for ONNX models, which are packed for the CPU that loads them")
+        rewrite = importlib.import_module("secateur.onnx.rewrite").compile_onnx
+        done = rewrite(model, _writable(out, ONNX_SUFFIX), batch=batch, threads=threads)
+        about, *tables = importlib.import_module("secateur.reporting.onnx").rewriting(done, model)
+        _show(about, as_json, *tables)
+        return
     _writable(out)
-    plan = compile_model(_load_model(model), batch=batch, threads=threads, target=target)
+    found = load(model)
+    if model.suffix != ONNX_SUFFIX:
+        found = _model_of(found, model)
+    plan = compile_model(found, batch=batch, threads=threads, target=target)
     save(plan, out)
     reports = {size: plan.report(size) for size in plan.batch}
     if as_json:

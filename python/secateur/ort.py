@@ -1,6 +1,6 @@
 """ONNX Runtime, with the custom op ``secateur::Plan`` that rewritten models hold.
 
-The op lives in this package's own extension module; the ``onnxruntime`` of the package index loads it as it is.
+The op lives in this package's own extension module, which the ``onnxruntime`` of the package index loads.
 """
 
 from __future__ import annotations

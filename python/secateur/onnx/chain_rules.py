@@ -1,8 +1,8 @@
 """ONNX operators as the nodes of a plan, one rule each.
 
 A rule gets a region and a node whose inputs this knows, and says what the node makes: a `Stage` that a node
-of the plan holds, a `Spelled` that is part of a known formula, a list of them for several outputs, or None where
-plans cannot do it.
+of the plan holds, a `Spelled` that is part of a known formula, a list of them for several outputs, or None
+where plans cannot do it.
 """
 
 from __future__ import annotations
@@ -28,26 +28,32 @@ def _conv(region: Region, node: ir.Node) -> Made:
     x, weight = region.stage(node.inputs[0]), constant(node.inputs[1])
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     missing = len(node.inputs) > 2 and node.inputs[2] is not None and bias is None
-    if x is None or len(x.shape) != 3 or weight is None or weight.ndim != 4 or missing:
+    if x is None or len(x.shape) != 3 or weight is None or weight.ndim != x.rank or missing:
         return None
-    window = _window(node, x.shape, weight.shape[2:])
+    window = _window(node, x, weight.shape[2:])
     groups = attribute(node, "group", 1)
     if window is None or weight.shape[1] * groups != x.shape[0]:
         return None
     sides = _outputs(x.shape, window)
+    weight = floats(weight).reshape(*weight.shape[:2], *window["size"])
     return region.add(
-        node, "conv2d", [x], (len(weight), *sides), activation=None, groups=groups, weight=floats(weight),
+        node, "conv2d", [x], (len(weight), *sides), activation=None, groups=groups, weight=weight,
         bias=None if bias is None else floats(bias), **window,
     )  # fmt: skip
 
 
-def _window(node: ir.Node, shape: tuple[int, ...], size: Any) -> dict[str, Any] | None:
+def _window(node: ir.Node, x: Stage, size: Any) -> dict[str, Any] | None:
     """The attributes of a window, as plans have them; None if it does not fit."""
-    size = [int(side) for side in size]
-    strides = list(attribute(node, "strides", [1, 1]))
-    dilation = list(attribute(node, "dilations", [1, 1]))
-    auto = attribute(node, "auto_pad", "NOTSET")
+    if x.hidden not in ((), (1,)) or len(size) != 2 - len(x.hidden):
+        return None
+    shape, row = x.shape, [1] * len(x.hidden)
+    size = [*row, *map(int, size)]
+    strides = [*row, *attribute(node, "strides", [1] * (2 - len(row)))]
+    dilation = [*row, *attribute(node, "dilations", [1] * (2 - len(row)))]
     pads = list(attribute(node, "pads", [0] * 4))
+    if row and len(pads) == 2:
+        pads = [0, pads[0], 0, pads[1]]
+    auto = attribute(node, "auto_pad", "NOTSET")
     reach = [(k - 1) * step + 1 for k, step in zip(size, dilation, strict=True)]
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         short = [
@@ -144,14 +150,9 @@ def _pool(kind: str) -> Callable[[Region, ir.Node], Made]:
     def rule(region: Region, node: ir.Node) -> Made:
         x = region.stage(node.inputs[0])
         size = attribute(node, "kernel_shape", [])
-        if (
-            x is None
-            or len(x.shape) != 3
-            or len(size) != 2
-            or any(extra.uses() for extra in node.outputs[1:])
-        ):
+        if x is None or len(x.shape) != 3 or any(extra.uses() for extra in node.outputs[1:]):
             return None
-        window = _window(node, x.shape, size)
+        window = _window(node, x, size)
         if window is None or window.pop("dilation") != [1, 1] or attribute(node, "ceil_mode", 0):
             return None
         pads = window["pads"]
@@ -181,7 +182,9 @@ def _over_pixels(region: Region, node: ir.Node, x: Stage, kind: str) -> Stage:
 def _reduce_mean(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
-    if x is None or len(x.shape) != 3 or axes is None or {int(axis) % 4 for axis in axes} != {2, 3}:
+    if x is None or len(x.shape) != 3 or axes is None:
+        return None
+    if {int(axis) % x.rank for axis in axes} != set(range(2, x.rank)):
         return None
     pooled = _over_pixels(region, node, x, "average")
     return pooled if attribute(node, "keepdims", 1) else region.add(node, "flatten", [pooled], x.shape[:1])
@@ -189,7 +192,7 @@ def _reduce_mean(region: Region, node: ir.Node) -> Made:
 
 def _flatten(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
-    if x is None or x.lead != 1 or attribute(node, "axis", 1) not in (1, -len(x.shape)):
+    if x is None or x.lead != 1 or attribute(node, "axis", 1) not in (1, 1 - x.rank):
         return chain_sequences.flatten(region, node)
     return x if len(x.shape) == 1 else region.add(node, "flatten", [x], (math.prod(x.shape),))
 
@@ -211,13 +214,26 @@ def _reshape(region: Region, node: ir.Node) -> Made:
 
 
 def _squeeze(region: Region, node: ir.Node) -> Made:
+    """Hides rows or columns of which there is one; without both, a vector is left."""
     x = region.stage(node.inputs[0])
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
-    if x is None or len(x.shape) != 3 or x.shape[1:] != (1, 1) or axes is None:
+    if x is None or len(x.shape) != 3 or axes is None:
         return chain_sequences.squeeze(region, node)
-    return (
-        region.add(node, "flatten", [x], x.shape[:1]) if {int(axis) % 4 for axis in axes} == {2, 3} else None
-    )
+    seen = [axis for axis in range(3) if axis not in x.hidden]
+    places = {int(axis) % x.rank - x.lead for axis in axes}
+    if min(places) < 1 or any(x.shape[seen[place]] != 1 for place in places):
+        return None
+    hidden = tuple(sorted({*x.hidden, *(seen[place] for place in places)}))
+    return region.add(node, "flatten", [x], x.shape[:1]) if len(hidden) == 2 else x._replace(hidden=hidden)
+
+
+def _unsqueeze(region: Region, node: ir.Node) -> Made:
+    """Shows what was hidden."""
+    x = region.stage(node.inputs[0])
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
+    if x is None or not x.hidden or axes is None or len(axes) != 1:
+        return None
+    return x._replace(hidden=()) if int(axes[0]) % (x.rank + 1) - x.lead == x.hidden[0] else None
 
 
 def _concat(region: Region, node: ir.Node) -> Made:
@@ -226,7 +242,7 @@ def _concat(region: Region, node: ir.Node) -> Made:
     if last is None or len(sides) < 2 or not last.is_axis(attribute(node, "axis", 1)):
         return None
     for side in sides[1:]:
-        if side is None or side.lead != last.lead or side.wide(0) != last.wide(0):
+        if side is None or (side.lead, side.hidden, side.wide(0)) != (last.lead, last.hidden, last.wide(0)):
             return None
         last = region.add(node, "concat", [last, side], last.wide(last.channels + side.channels))
     return last
@@ -287,5 +303,6 @@ RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
 }
 """By operator, of the default domain."""

@@ -33,12 +33,8 @@ class Chain:
         In the graph's order.
     input, output : onnx_ir.Value
         What is read besides constants, and the only value that anything else reads.
-    lead : int
-        How many axes of both are the batch: 1, or more for vectors, as those of every token of a sentence.
-    input_shape : tuple of int
-        Of one sample: (channels, height, width), (steps, features), or (features,).
-    output_shape : tuple of int
-        Of its result.
+    start, end : Stage
+        What they are to the plan.
     description : list of dict
         The network, see `secateur.description.describe`.
     """
@@ -46,10 +42,24 @@ class Chain:
     nodes: tuple[ir.Node, ...]
     input: ir.Value
     output: ir.Value
-    lead: int
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    start: Stage
+    end: Stage
     description: Description
+
+    @property
+    def lead(self) -> int:
+        """How many axes of both are the batch: 1, or more for vectors, as of every token of a sentence."""
+        return self.start.lead
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample: (channels, height, width), (steps, features), or (features,)."""
+        return self.start.shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of its result."""
+        return self.end.shape
 
     @property
     def name(self) -> str:
@@ -98,6 +108,7 @@ def _stages(value: ir.Value) -> Iterator[Stage]:
         yield Stage(INPUT, tuple(sample), 1)
     if len(shape) == 3 and len(sample) == 2:
         yield Stage(INPUT, tuple(sample), 1)
+        yield Stage(INPUT, (sample[0], 1, sample[1]), 1, (1,))
     if len(shape) >= 2 and isinstance(shape[-1], int) and shape[-1] > 0:
         yield Stage(INPUT, (shape[-1],), len(shape) - 1)
 
@@ -120,7 +131,7 @@ def _longest(start: ir.Value, stage: Stage, order: dict[ir.Node, int], taken: se
             description = region.description(end)
             if whole and any(part["op"] in ("dense", "conv2d") for part in description):
                 inside = tuple(sorted(way, key=order.__getitem__))
-                return Chain(inside, start, output, stage.lead, stage.shape, end.shape, description)
+                return Chain(inside, start, output, stage, end, description)
     return None
 
 

@@ -8,6 +8,7 @@ neither needs them, however many gigabytes they are.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import stat
@@ -63,7 +64,7 @@ def read_model(path: str | os.PathLike[str]) -> ir.Model:
         with other data than their shape needs, missing weights, shapes that do not fit, external data
         that are refused.
     UnsupportedOpError
-        If its opset is newer than the installed onnx.
+        If its opset is newer than the installed onnx, or so old that a node of it cannot be converted.
     OSError
         If it cannot be read.
     """
@@ -83,6 +84,7 @@ def read_model(path: str | os.PathLike[str]) -> ir.Model:
     _check_versions(path, proto)
     try:
         if _opset(proto) < OLDEST_OPSET:
+            _check_convertible(path, proto)
             proto = onnx.version_converter.convert_version(proto, OLDEST_OPSET)
         model = _deserialize(proto, Folder(Path(os.path.realpath(path)).parent), status.st_size)
         infer_shapes(model)
@@ -113,6 +115,15 @@ def _opset(proto: onnx.ModelProto) -> int:
     return min(
         (opset.version for opset in proto.opset_import if opset.domain in _DOMAINS), default=OLDEST_OPSET
     )
+
+
+def _check_convertible(path: Path, proto: onnx.ModelProto) -> None:
+    """onnx's converter leaves slopes of channels as they are, which then would be those of the last axis."""
+    numbers = {tensor.name for tensor in proto.graph.initializer if math.prod(tensor.dims) == 1}
+    for node in proto.graph.node:
+        if node.op_type == "PRelu" and node.input[1] not in numbers:
+            name = node.name or node.output[0]
+            raise UnsupportedOpError(f"{path}: {name} (PRelu): of opset {_opset(proto)} with slopes of channels")
 
 
 def _deserialize(proto: onnx.ModelProto, folder: Folder, size: int) -> ir.Model:

@@ -12,14 +12,18 @@ import onnx_ir as ir
 
 from .weights import DOMAINS, array_of, attribute, is_constant, put_array
 
+ENDLESS = 10**9
+"""What exporters write for the end of an axis."""
+
 
 def fold(model: ir.Model) -> ir.Model:
     """Simplify the main graph of a model in place.
 
     Batch normalizations go into the weights of the Conv, Gemm or MatMul before them, where nothing else reads
-    these or what they make; Identity and Dropout go, Transpose of a constant is made one. So that layers may
-    become narrower, a Reshape that flattens all but the first axis becomes a Flatten, and Splits into equal
-    parts do not say how wide these are. Recurrent layers are not given states that are zeros.
+    these or what they make; Identity, Dropout and a Slice of everything go, Transpose of a constant is made
+    one. So that layers may become narrower, a Reshape that flattens all but the first axis becomes a Flatten,
+    and Splits into equal parts do not say how wide these are. Recurrent layers are not given states that are
+    zeros.
 
     Parameters
     ----------
@@ -214,6 +218,22 @@ def _unused(graph: ir.Graph, name: str) -> str:
     return name
 
 
+def _whole_slice(graph: ir.Graph, node: ir.Node) -> None:
+    """A Slice that leaves nothing out."""
+    source, *given = node.inputs
+    if source is None or source.shape is None or len(given) < 2 or node.outputs[0].is_graph_output():
+        return
+    if any(value is not None and not is_constant(value) for value in given):
+        return
+    arrays = [None if value is None else array_of(value).tolist() for value in given]
+    starts, ends, axes, steps = (*arrays, None, None)[:4]
+    if starts is None or ends is None or any(starts) or any(step != 1 for step in steps or ()):
+        return
+    lengths = [source.shape[axis] for axis in axes or range(len(starts))]
+    if all(end >= (n if isinstance(n, int) else ENDLESS) for end, n in zip(ends, lengths, strict=True)):
+        _drop(graph, node, source)
+
+
 def _first_states(graph: ir.Graph, node: ir.Node) -> None:
     """States of a recurrent layer that begin as zeros need not be given."""
     for index in range(5, min(len(node.inputs), 7)):
@@ -243,6 +263,7 @@ RULES: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
     "LSTM": _first_states,
     "RNN": _first_states,
     "Reshape": _flatten,
+    "Slice": _whole_slice,
     "Split": _equal_split,
     "Transpose": _constant_transpose,
 }

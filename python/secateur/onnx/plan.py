@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
 from ..compiler import Plan
+from ..errors import UnsupportedOpError
 from ..storage import Contents, register
 from .chains import Chain, find_chains
 from .model import Info, OnnxModel
@@ -72,6 +74,9 @@ class OnnxPlan:
         self.model = model.copy()
         self.batch = list(batch)
         graph = self.model.copy().ir.graph
+        for value in (*graph.inputs, *graph.outputs):
+            if not isinstance(value.type, ir.TensorType):
+                raise UnsupportedOpError(f"{value.name}: plans take and give tensors, not {value.type}")
         self._inputs, self._outputs = model.inputs, model.outputs
         fold_constants(graph, threads)
         found = find_chains(graph)
@@ -123,8 +128,8 @@ class OnnxPlan:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _output(self, info: Info, values: Values) -> NDArray[Any]:
-        array = values.get(info.name)
-        return self._constants[info.name].copy() if array is None else np.ascontiguousarray(array)
+        array = values[info.name] if info.name in values else self._constants[info.name]
+        return np.array(array, order="C")  # it may be a view of what the caller gave, or of a constant
 
     def _checked(self, x: Any, check_finite: bool) -> Values:
         given = x if isinstance(x, Mapping) else {info.name: x for info in self._inputs[:1]}
@@ -267,7 +272,7 @@ def _runner(chain: Chain, plan: Plan) -> Callable[[NDArray[Any]], NDArray[Any]]:
     def run(array: NDArray[Any]) -> NDArray[Any]:
         batch = array.shape[: chain.lead]
         y = plan(array.reshape(math.prod(batch), *chain.input_shape))
-        return y.reshape(*batch, *chain.output_shape)
+        return y.reshape(*batch, *chain.end.shown)
 
     return run
 

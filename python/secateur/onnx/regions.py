@@ -52,7 +52,7 @@ class Region:
             if (name := _numbered(base, i)) not in (INPUT, *self._nodes)
         )
         self._nodes[name] = {"op": op, "name": name, "inputs": [stage.name for stage in inputs], **attributes}
-        return Stage(name, shape, inputs[0].lead)
+        return Stage(name, shape, inputs[0].lead, inputs[0].hidden if len(shape) == 3 else ())
 
     def formulas(self, value: ir.Value | None) -> list[Formula]:
         """What is known of how a value is made, elements by themselves, of some stage."""
@@ -107,7 +107,7 @@ def floats(array: NDArray[Any]) -> NDArray[np.float32]:
 
 def per_channel(array: NDArray[Any], stage: Stage) -> NDArray[np.float32] | None:
     """A constant that is broadcast against a stage as one number a channel; None if it is more."""
-    rank = stage.lead + len(stage.shape)
+    rank = stage.rank
     if array.ndim > rank or array.dtype.kind != "f":
         return None
     shape = (1,) * (rank - array.ndim) + array.shape

@@ -1,7 +1,7 @@
 """Pruned chains of an ONNX model as custom ops of ONNX Runtime, each where that was measured to be faster.
 
-A chain becomes one node ``secateur::Plan`` whose weight is a plan's file: canonical weights and choices, packed
-for the CPU that loads it.
+A chain becomes one node ``secateur::Plan`` whose weight is a plan's file: canonical weights and choices,
+packed for the CPU that loads it.
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ def _parts(model: OnnxModel, feeds: Mapping[int, Feed], threads: int) -> list[Pa
     shapes = {size: _shapes(model, values, feed, threads) for size, feed in feeds.items()}
 
     def timed(chain: Chain) -> Part:
-        return _timed(model, chain, {size: found[chain.input.name or ""] for size, found in shapes.items()}, threads)
+        return _timed(
+            model, chain, {size: found[chain.input.name or ""] for size, found in shapes.items()}, threads
+        )
 
     parts = []
     for chain, layers in whole:
@@ -211,14 +213,14 @@ def _layers(model: OnnxModel, chain: Chain) -> list[Chain]:
     if not cuts:
         return []
     # A chain ends where a graph does.
-    outputs = [value for node in chain.nodes for value in node.outputs if value in cuts or value is chain.output]
+    outputs = [
+        value for node in chain.nodes for value in node.outputs if value in cuts or value is chain.output
+    ]
     found = find_chains(ir.convenience.extract(model.ir.graph, [chain.input], outputs))
     return [layer for layer in found if density(layer) < 1]
 
 
-def _shapes(
-    model: OnnxModel, values: list[ir.Value], feed: Feed, threads: int
-) -> dict[str, tuple[int, ...]]:
+def _shapes(model: OnnxModel, values: list[ir.Value], feed: Feed, threads: int) -> dict[str, tuple[int, ...]]:
     """What shapes values have, by name: of those that are inputs too."""
     probe = model.copy()
     names = {value.name for value in values} - {info.name for info in probe.inputs}
@@ -229,16 +231,15 @@ def _shapes(
     return {**shapes, **{name: array.shape for name, array in feed.items()}}
 
 
-def _timed(
-    model: OnnxModel, chain: Chain, shapes: Mapping[int, tuple[int, ...]], threads: int
-) -> Part:
+def _timed(model: OnnxModel, chain: Chain, shapes: Mapping[int, tuple[int, ...]], threads: int) -> Part:
     """A chain in ONNX Runtime, as it is and as a plan, each a model of its own."""
     samples = {math.prod(shape[: chain.lead]) for shape in shapes.values()}
     if len(chain.input_shape) == 1:
         samples = {min(count, SLICE) for count in samples}
     plan = Plan(chain.input_shape, chain.description, sorted(samples), threads=threads)
     part = Part(chain, density(chain), {}, encode(plan), False)
-    graph = ir.convenience.extract(model.ir.graph, [chain.input], [chain.output])
+    # By name: layers of a chain were found in a graph of their own.
+    graph = ir.convenience.extract(model.ir.graph, [chain.input.name or ""], [chain.output.name or ""])
     alone = OnnxModel(ir.Model(graph, ir_version=model.ir.ir_version or 8))
     sessions = {"original": session(alone, threads), "plan": session(replaced(alone, [part]), threads)}
     rng = np.random.default_rng(0)
@@ -298,7 +299,7 @@ def _compared(
 
 
 def _difference(wanted: Any, found: Any) -> float:
-    """The largest difference between two arrays, relative to the largest element; of integers, how many differ."""
+    """The largest difference between two arrays, relative to the largest element."""
     if not isinstance(wanted, np.ndarray) or not wanted.size or wanted.dtype.kind not in "fiub":
         return 0.0
     if wanted.dtype.kind != "f":

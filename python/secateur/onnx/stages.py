@@ -16,11 +16,25 @@ class Stage(NamedTuple):
         (channels, height, width), (steps, features), or (features,).
     lead : int
         How many axes of the value are the batch.
+    hidden : tuple of int
+        The axes of the shape, of length 1, that the value does not have: a line of pixels is an image of one
+        row.
     """
 
     name: str
     shape: tuple[int, ...]
     lead: int
+    hidden: tuple[int, ...] = ()
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The axes of the value behind those of the batch."""
+        return tuple(length for axis, length in enumerate(self.shape) if axis not in self.hidden)
+
+    @property
+    def rank(self) -> int:
+        """How many axes the value has."""
+        return self.lead + len(self.shape) - len(self.hidden)
 
     @property
     def axis(self) -> int:
@@ -39,7 +53,7 @@ class Stage(NamedTuple):
 
     def is_axis(self, axis: int) -> bool:
         """Whether an operator's axis, negative if it counts from the end, is that of the channels."""
-        return axis % (self.lead + len(self.shape)) == self.axis
+        return axis % self.rank == self.axis
 
 
 class Turned(NamedTuple):

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import UnsupportedOpError
 from .chains import Chain
 from .operators.call import Array, Call, Operator
-from .operators.registry import OPERATORS
+from .operators.registry import NEWEST_OPSET, OPERATORS
 from .weights import DOMAINS, array_of, is_constant, label
 
 LARGEST = 1 << 26
@@ -63,7 +64,7 @@ def fold_constants(graph: ir.Graph, threads: int | None) -> None:
         if sum(result.nbytes for result in results) > LARGEST:
             continue
         for output, result in zip(node.outputs, results, strict=False):
-            tensor = ir.Tensor(np.ascontiguousarray(result), name=output.name)
+            tensor = ir.Tensor(np.asarray(result, order="C"), name=output.name)
             made = ir.Value(
                 name=output.name,
                 shape=ir.Shape(result.shape),
@@ -89,6 +90,10 @@ def operate(node: ir.Node, graph: ir.Graph, threads: int | None) -> Callable[...
         full = f"{node.domain}.{node.op_type}" if node.domain not in DOMAINS else node.op_type
         raise UnsupportedOpError(f"{node.name or node.outputs[0].name}: plans cannot run the operator {full}")
     version = next((graph.opset_imports[domain] for domain in DOMAINS if domain in graph.opset_imports), 0)
+    if onnx.defs.get_schema(node.op_type, version).since_version > NEWEST_OPSET:
+        raise UnsupportedOpError(
+            f"{label(node)}: plans know the operator as it was up to opset {NEWEST_OPSET}"
+        )
     attributes = {name: _plain(node, attribute) for name, attribute in node.attributes.items()}
     call = Call(
         node.op_type, node.name or node.outputs[0].name or "", version, attributes, len(node.outputs), threads
@@ -168,6 +173,6 @@ def run_steps(steps: Iterable[Step], values: Values, constants: Mapping[str, NDA
             None if not name else values[name] if name in values else constants[name] for name in step.reads
         ]
         results = step.run(*arrays)
-        values.update(zip(step.writes, results, strict=False))
+        values.update({name: array for name, array in zip(step.writes, results, strict=False) if name})
         for name in step.frees:
             values.pop(name, None)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError
-from ..measure import BATCHES, QUICK, compare
+from ..measure import BATCHES, QUICK, Latency, compare
 from ..models.view import view
 from ..onnx.inspection import inspect_model, rows_worth_showing
 from ..onnx.model import OnnxModel
+from ..onnx.rewrite import Rewriting
 from ..onnx.session import runner
 from ..result import sizes
 from .tables import Column
@@ -24,6 +25,23 @@ LAYERS = [
     Column("density", "density", "{:.3f}".format),
     Column("time", "share", "{:.1%}".format),
     Column("would be faster", "hint"),
+]
+
+CHAINS = [
+    Column("chain", "name"),
+    Column("operators", "ops", " ".join),
+    Column("density", "density", "{:.3f}".format),
+    Column("batch", "batch"),
+    Column("ONNX Runtime", "us_original", "{:,.1f} µs".format),
+    Column("as a plan", "us", "{:,.1f} µs".format),
+    Column("speed-up", "speedup", "{:.2f}×".format),
+    Column("", "kept", {True: "kept", False: "left as it was"}.__getitem__),
+]
+WHOLE = [
+    Column("batch", "batch"),
+    Column("original", "us_original", "{:,.1f} µs".format),
+    Column("rewritten", "us", "{:,.1f} µs".format),
+    Column("speed-up", "speedup", "{:.2f}×".format),
 ]
 
 
@@ -69,3 +87,42 @@ def onnx_rows(models: Mapping[str, tuple[OnnxModel, Path]], threads: int = 1) ->
             row |= {f"us_{batch}": latency and latency.us, f"speedup_{batch}": latency and latency.speedup}
         rows.append(row)
     return rows
+
+
+def rewriting(done: Rewriting, source: Path) -> tuple[Any, ...]:
+    """All about a model with plans in it as data, and its tables."""
+    chains = [
+        {
+            "name": part.chain.name,
+            "ops": [node.op_type for node in part.chain.nodes],
+            "density": part.density,
+            "kept": part.kept,
+            **_against(batch, found, "plan"),
+        }
+        for part in done.parts
+        for batch, found in part.latencies.items()
+    ]
+    whole = [_against(batch, found, "rewritten") for batch, found in done.latencies.items()]
+    before, after = (path.stat().st_size for path in (source, done.out))
+    about = {
+        "file": str(done.out),
+        "bytes": after,
+        "bytes_original": before,
+        "weights": done.nbytes[1],
+        "weights_original": done.nbytes[0],
+        "threads": done.threads,
+        "error": done.error,
+        "chains": chains,
+        "whole": whole,
+    }
+    kept = sum(part.kept for part in done.parts)
+    title = (
+        f"{done.out}: {after:,} bytes of {before:,}; {kept} of {len(done.parts)} pruned chains run as plans; "
+        f"ONNX Runtime with {done.threads} thread(s), measured here"
+    )
+    return about, *([(chains, CHAINS)] if chains else []), (whole, WHOLE, title)
+
+
+def _against(batch: int, found: Mapping[str, Latency], name: str) -> dict[str, Any]:
+    latency = found[name]
+    return {"batch": batch, "us_original": found["original"].us, "us": latency.us, "speedup": latency.speedup}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,20 +14,23 @@ Activation: TypeAlias = "Callable[[Array], Array]"
 State: TypeAlias = "tuple[Array, ...]"
 """(n, hidden) each; the first is what is put out."""
 
-ACTIVATIONS: dict[str, tuple[Callable[..., Array], tuple[float, ...]]] = {
-    "affine": (activations.affine, (1.0, 0.0)),
+ACTIVATIONS: dict[str, tuple[Callable[..., Array], tuple[float | None, ...]]] = {
+    "affine": (activations.affine, (None, None)),
     "elu": (activations.elu, (1.0,)),
     "hardsigmoid": (activations.hard_sigmoid, (0.2, 0.5)),
     "leakyrelu": (activations.leaky_relu, (0.01,)),
     "relu": (activations.relu, ()),
-    "scaledtanh": (activations.scaled_tanh, (1.0, 1.0)),
+    "scaledtanh": (activations.scaled_tanh, (None, None)),
     "sigmoid": (activations.sigmoid, ()),
     "softplus": (activations.softplus, ()),
     "softsign": (activations.softsign, ()),
     "tanh": (np.tanh, ()),
-    "thresholdedrelu": (activations.thresholded_relu, (1.0,)),
+    "thresholdedrelu": (activations.thresholded_relu, (None,)),
 }
-"""By name in lower case, with the defaults of alpha and beta, if they have them."""
+"""By name in lower case, with the defaults of alpha and beta, if they have them.
+
+None where these must be given: ONNX Runtime has others than the specification.
+"""
 
 
 class Weights(NamedTuple):
@@ -98,24 +101,29 @@ GRU = Kind(3, ("sigmoid", "tanh"), _gru)
 LSTM = Kind(4, ("sigmoid", "tanh", "tanh"), _lstm)
 
 
-def activations_of(call: Call, default: Sequence[str]) -> list[Activation]:
-    """The activations of all directions of a node, clipping included."""
+def activations_of(call: Call, kind: Kind, directions: int) -> list[list[Activation]]:
+    """The activations of each direction of a node, clipping included."""
+    default = kind.activations * directions
     names = [name.lower() for name in call.get("activations") or default]
     if len(names) != len(default):
         raise ValueError(f"has {len(names)} activations, not {len(default)}")
     alphas, betas = iter(call.get("activation_alpha") or ()), iter(call.get("activation_beta") or ())
-    found = []
+    found: list[Activation] = []
     for name in names:
         if name not in ACTIVATIONS:
             raise call.unsupported(f"with the activation {name!r}")
         function, defaults = ACTIVATIONS[name]
         # Only those that have parameters take some of those given.
         given = [next(values, value) for values, value in zip((alphas, betas), defaults, strict=False)]
-        found.append(_clipped(function, given, call.get("clip")))
-    return found
+        if None in given:
+            raise call.unsupported(f"with the activation {name!r} without its parameters")
+        # What h of an LSTM is applied to is no gate, and ONNX Runtime does not clip it.
+        limit = call.get("clip") if len(found) % len(kind.activations) < 2 else None
+        found.append(_clipped(function, given, limit))
+    return [found[at : at + len(kind.activations)] for at in range(0, len(found), len(kind.activations))]
 
 
-def _clipped(function: Callable[..., Array], parameters: list[float], limit: float | None) -> Activation:
+def _clipped(function: Callable[..., Array], parameters: list[Any], limit: float | None) -> Activation:
     if limit is None:
         return lambda x: function(x, *parameters)
     return lambda x: function(np.clip(x, -number(x, limit), number(x, limit)), *parameters)

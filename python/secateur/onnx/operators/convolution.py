@@ -95,6 +95,9 @@ def _borders(
     ]
     if auto in ("SAME_UPPER", "SAME_LOWER") and shape is None:
         shape = [length * stride for length, stride in zip(lengths, strides, strict=True)]
+        if any(length > whole for length, whole in zip(shape, full, strict=True)):
+            # The specification adds zeros behind, ONNX Runtime does not.
+            raise call.unsupported(f"with auto_pad={auto!r} and windows smaller than the strides")
     if shape is None:
         shape = [whole - pads[axis] - pads[rank + axis] for axis, whole in enumerate(full)]
         if min(shape) < 0:

@@ -15,9 +15,14 @@ from .windows import Windows, windows_of
 def _windows(call: Call, x: Array) -> Windows:
     size = tuple(call.attributes["kernel_shape"])
     windows = windows_of(call, x.shape[2:], size, bool(call.get("ceil_mode", 0)))
-    for before, after, far in zip(windows.before, windows.after, windows.reach, strict=True):
-        if max(before, after) >= far:
-            raise ValueError(f"has windows that show nothing but padding: {far} in {max(before, after)}")
+    for axis, far in enumerate(windows.reach):
+        wide = max(windows.before[axis], windows.after[axis])
+        if wide >= far:
+            raise ValueError(f"has windows that show nothing but padding: {far} in {wide}")
+        shown = (windows.outputs[axis] - 1) * windows.strides[axis] + far
+        if call.get("auto_pad", "NOTSET").startswith("SAME") and shown < windows.lengths[axis] - 1:
+            # The padding would be negative; ONNX Runtime takes that literally here, and not in convolutions.
+            raise call.unsupported("with auto_pad and strides by which windows leave elements out")
     return windows
 
 

@@ -38,12 +38,12 @@ def _run(
     p = _filled("P", p, (directions, 3 * hidden), x.dtype)
     first = [_filled("initial states", part, (directions, n, hidden), x.dtype) for part in initial]
     lengths = np.full(n, steps) if lengths is None else _filled("sequence_lens", lengths, (n,), lengths.dtype)
-    functions = activations_of(call, kind.activations * directions)
+    if n and not 0 <= lengths.min() <= lengths.max() <= steps:
+        raise ValueError(f"has sequence_lens from {lengths.min()} to {lengths.max()}, of {steps}")
     y = np.zeros((steps, directions, n, hidden), x.dtype)
     last: list[State] = []
-    for at, way in enumerate(ways):
-        own = functions[at * len(kind.activations) : (at + 1) * len(kind.activations)]
-        weights = Weights(r[at].T, b[at, rows:], np.split(p[at], 3), own)
+    for at, (way, functions) in enumerate(zip(ways, activations_of(call, kind, directions), strict=True)):
+        weights = Weights(r[at].T, b[at, rows:], np.split(p[at], 3), functions)
         gates = x @ w[at].T + b[at, :rows]
         state = tuple(part[at] for part in first)
         for t in range(steps)[::way]:
@@ -52,7 +52,8 @@ def _run(
             moved = kind.step(call, weights, gates[t], state)
             state = tuple(np.where(goes_on, new, old) for new, old in zip(moved, state, strict=True))
             np.copyto(y[t, at], moved[0], where=goes_on)
-        last.append(state)
+        # That of no steps is 0, as ONNX Runtime has it.
+        last.append(tuple(np.where(lengths[:, None] > 0, part, 0) for part in state))
     ends = [np.stack(parts) for parts in zip(*last, strict=True)]
     if batch_first:
         return y.transpose(2, 0, 1, 3), *(end.swapaxes(0, 1) for end in ends)

@@ -26,8 +26,8 @@ from . import (
 from .call import Array, Call, Operator
 from .casts import NUMBERS, is_float
 
-OLDEST_OPSET, NEWEST_OPSET = 7, 28
-"""The versions that the operators follow."""
+NEWEST_OPSET = 28
+"""The last version that the operators follow; the first is the one to which older models are converted."""
 
 COMPUTING = (
     activations, arithmetic, convolution, normalization, pooling, products, recurrent, reductions, resizing
@@ -64,7 +64,7 @@ def _checked(operator: Operator) -> Operator:
     def run(call: Call, *inputs: Array | None) -> tuple[Array, ...]:
         for x in inputs:
             if x is not None and x.dtype not in NUMBERS:
-                raise call.unsupported(f"of {x.dtype}")
+                raise call.unsupported(f"of {'strings' if x.dtype.kind == 'O' else x.dtype}")
         try:
             with np.errstate(all="ignore"):
                 results = operator(call, *inputs)

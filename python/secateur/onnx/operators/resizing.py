@@ -10,9 +10,12 @@ import numpy as np
 
 from .call import Array, Call, Operator, axes_of, number
 
+TIE = np.float32(1e-6)
+"""How far from the middle between two elements a place still is in it, as in ONNX Runtime."""
+
 ROUNDINGS: dict[str, Callable[[Array], Array]] = {
-    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "round_prefer_floor": lambda x: np.ceil(x - np.float32(0.5) - TIE),
+    "round_prefer_ceil": lambda x: np.floor(x + np.float32(0.5) + TIE),
     "floor": np.floor,
     "ceil": np.ceil,
 }
@@ -56,15 +59,13 @@ def _resize(
 
 
 def _resize_10(call: Call, x: Array, scales: Array | None) -> Array:
-    """Before opset 11: no rounding is specified; it is that of ONNX Runtime."""
-    axes = _axes(call, x, None, scales, None)
-    shrinks = any(axis.scale < 1 for axis in axes)
-    return _interpolated(call, x, axes, "asymmetric", "ceil" if shrinks else "floor")
+    """Before opset 11, when it had no more to say."""
+    return _interpolated(call, x, _axes(call, x, None, scales, None), "asymmetric", "simple")
 
 
 def _upsample(call: Call, x: Array, scales: Array | None = None) -> Array:
     given = np.asarray(call.get("scales"), np.float32) if scales is None else scales
-    return _interpolated(call, x, _axes(call, x, None, given, None), "asymmetric", "floor")
+    return _interpolated(call, x, _axes(call, x, None, given, None), "asymmetric", "simple")
 
 
 def _axes(call: Call, x: Array, roi: Array | None, scales: Array | None, sizes: Array | None) -> list[Axis]:
@@ -102,9 +103,11 @@ def _interpolated(call: Call, x: Array, axes: list[Axis], transformation: str, r
         raise call.unsupported(f"with mode={mode!r}")
     if mode == "linear" and x.dtype.kind != "f":
         raise call.unsupported(f"with mode='linear' of {x.dtype}")
-    if rounding not in ROUNDINGS:
+    if rounding not in (*ROUNDINGS, "simple"):
         raise call.unsupported(f"with nearest_mode={rounding!r}")
     outside = np.zeros((), np.bool_)
+    if all(axis.before == axis.after and axis.roi == (0.0, 1.0) for axis in axes):
+        return x  # whatever the scales: as in ONNX Runtime
     for axis in axes:
         if axis.before == axis.after and axis.scale == 1 and axis.roi == (0.0, 1.0):
             continue
@@ -115,36 +118,44 @@ def _interpolated(call: Call, x: Array, axes: list[Axis], transformation: str, r
             beyond = (places < 0) | (places > axis.before - 1)
             outside = outside | beyond.reshape(-1, *[1] * (x.ndim - 1 - axis.number))
         if mode == "nearest":
-            x = np.take(x, _clipped(ROUNDINGS[rounding](places), axis), axis.number)
+            # How it was simple is not specified; this is how ONNX Runtime has it.
+            kind = rounding if rounding != "simple" else "ceil" if axis.scale < 1 else "floor"
+            x = np.take(x, _clipped(ROUNDINGS[kind](places), axis), axis.number)
         else:
             x = _between(x, places, axis)
     return np.where(outside, number(x, call.get("extrapolation_value", 0.0)), x) if outside.any() else x
 
 
 def _places(call: Call, axis: Axis, transformation: str) -> Array:
-    """Where in the input each element of the output lies."""
-    at = np.arange(axis.after, dtype=np.float64)
-    last = axis.before - 1
-    if transformation in ("asymmetric", "tf_half_pixel_for_nn"):
-        return (at + (0.5 if transformation != "asymmetric" else 0.0)) / axis.scale
-    if transformation == "pytorch_half_pixel" and axis.after == 1:
-        return np.zeros(1)
-    if transformation in ("half_pixel", "pytorch_half_pixel"):
-        return (at + 0.5) / axis.scale - 0.5
-    if transformation == "half_pixel_symmetric":
-        middle = axis.before / 2 * (1 - axis.after / (axis.scale * axis.before))
-        return middle + (at + 0.5) / axis.scale - 0.5
-    if transformation == "align_corners":
+    """Where in the input each element of the output lies, in single precision as in ONNX Runtime."""
+    at, half = np.arange(axis.after, dtype=np.float32), np.float32(0.5)
+    scale, length, last = np.float32(axis.scale), np.float32(axis.before), np.float32(axis.before - 1)
+    places: Array
+    if transformation == "asymmetric":
+        places = at / scale
+    elif transformation == "tf_half_pixel_for_nn":
+        places = (at + half) / scale
+    elif transformation == "pytorch_half_pixel" and axis.after == 1:
+        places = np.zeros_like(at)
+    elif transformation in ("half_pixel", "pytorch_half_pixel"):
+        places = (at + half) / scale - half
+    elif transformation == "half_pixel_symmetric":
+        margin = half * length * (1 - np.float32(axis.after) / (scale * length))
+        places = margin + (at + half) / scale - half
+    elif transformation == "align_corners":
         if not math.isclose(axis.before * axis.scale, axis.after, rel_tol=1e-5):
             # The specification ends at the last element there is, its tests at the last but a fraction.
             raise call.unsupported("with align_corners and a scale that makes no whole number of elements")
-        return at * last / max(axis.after - 1, 1)
-    if transformation == "tf_crop_and_resize":
-        start, end = (float(side) for side in axis.roi)
+        places = at * last / np.float32(max(axis.after - 1, 1))
+    elif transformation == "tf_crop_and_resize":
+        start, end = map(np.float32, axis.roi)
         if axis.after == 1:
-            return np.full(1, 0.5 * (start + end) * last)
-        return start * last + at * (end - start) * last / (axis.after - 1)
-    raise call.unsupported(f"with coordinate_transformation_mode={transformation!r}")
+            places = half * (start + end) * last + at
+        else:
+            places = start * last + at * (end - start) * last / np.float32(axis.after - 1)
+    else:
+        raise call.unsupported(f"with coordinate_transformation_mode={transformation!r}")
+    return places
 
 
 def _clipped(places: Array, axis: Axis) -> Array:

@@ -83,8 +83,8 @@ def _space_to_depth(call: Call, x: Array) -> Array:
     block: int = call.attributes["blocksize"]
     parts: Array = x.reshape(n, c, h // block, block, w // block, block)
     order = (0, 1, 3, 5, 2, 4) if _by_columns(call) else (0, 3, 5, 1, 2, 4)
-    turned = parts.transpose(order)
-    return turned.reshape(n, c * block**2, h // block, w // block)
+    parts = parts.transpose(order)
+    return parts.reshape(n, c * block**2, h // block, w // block)
 
 
 def _by_columns(call: Call) -> bool:
@@ -124,7 +124,7 @@ def _range(call: Call, start: Array, limit: Array, delta: Array) -> Array:
         raise ValueError("has a delta of 0")
     if first.dtype.kind in "iu":
         return np.arange(int(first), int(end), int(step), dtype=first.dtype)
-    count = max(math.ceil(float(end - first) / float(step)), 0)
+    count = max(math.ceil((float(end) - float(first)) / float(step)), 0)
     found: Array = first + np.arange(count).astype(first.dtype) * step
     return found.astype(first.dtype, copy=False)
 

@@ -166,7 +166,7 @@ impl<'a, I: Iterator<Item = Channel<'a>>> Channels<'_, I> {
                 None => self.rows.wide::<V, SIZE, STRIDE>(v, &weights, bounds, x, y),
             }
             if let Some(activation) = filter.activation.afterwards() {
-                activation.of_slice(v, y);
+                activation.of_slice(v.target(), y);
             }
         }
     }

@@ -332,7 +332,7 @@ impl Run<'_> {
             } else if let Some(activation) = self.epilogue.activation.afterwards() {
                 for p in 0..P {
                     let (at, len) = ((pixel + p) * output_step + first, (O * LANES).min(rows - first));
-                    activation.of_slice(v, std::slice::from_raw_parts_mut(self.output.add(at), len));
+                    activation.of_slice(v.target(), std::slice::from_raw_parts_mut(self.output.add(at), len));
                 }
             }
         }

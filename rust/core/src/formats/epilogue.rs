@@ -74,18 +74,11 @@ impl Activation {
         match self {
             Activation::None => x,
             Activation::Relu => v.max(x, v.splat(0.0)),
-            Activation::Tanh => v.with_lanes(v.to_array(x).map(f32::tanh)),
-            Activation::Sigmoid => v.with_lanes(v.to_array(x).map(|x| 1.0 / (1.0 + (-x).exp()))),
-            Activation::Gelu => math::gelu(v, x),
-            Activation::GeluTanh => math::gelu_tanh(v, x),
-            Activation::Silu => v.mul(x, math::sigmoid(v, x)),
-            Activation::HardSwish => v.mul(x, math::line(v, x, 1.0 / 6.0, 0.5)),
-            Activation::HardSigmoid(a, b) => math::line(v, x, a, b),
-            Activation::LeakyRelu(a) => {
-                let zero = v.splat(0.0);
-                v.mul_add(math::min(v, x, zero), v.splat(a), v.max(x, zero))
+            _ => {
+                let mut lanes = v.to_array(x);
+                self.of_slice(v.target(), &mut lanes);
+                v.with_lanes(lanes)
             }
-            Activation::Clip(low, high) => math::min(v, v.max(x, v.splat(low)), v.splat(high)),
         }
     }
 
@@ -100,21 +93,56 @@ impl Activation {
     }
 
     /// The activation of all values of a slice, in place. Where a slice is cut changes no result.
-    #[inline(always)]
-    pub fn of_slice<V: Vector>(self, v: V, values: &mut [f32]) {
-        if self == Activation::None {
-            return;
+    ///
+    /// A call of its own, and not part of the kernels, of which there are many.
+    #[inline(never)]
+    pub fn of_slice(self, target: Target, values: &mut [f32]) {
+        if self != Activation::None {
+            dispatch(target, OfSlice { activation: self, values });
         }
-        let mut chunks = values.chunks_exact_mut(LANES);
+    }
+}
+
+struct OfSlice<'a> {
+    activation: Activation,
+    values: &'a mut [f32],
+}
+
+impl Kernel for OfSlice<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let mut chunks = self.values.chunks_exact_mut(LANES);
         for chunk in &mut chunks {
             let x = v.load(chunk);
-            v.store(chunk, self.of_vector(v, x));
+            v.store(chunk, of_register(self.activation, v, x));
         }
         let rest = chunks.into_remainder();
         let mut lanes = [0.0; LANES];
         lanes[..rest.len()].copy_from_slice(rest);
-        let lanes = v.to_array(self.of_vector(v, v.with_lanes(lanes)));
+        let lanes = v.to_array(of_register(self.activation, v, v.with_lanes(lanes)));
         rest.copy_from_slice(&lanes[..rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn of_register<V: Vector>(activation: Activation, v: V, x: V::F32) -> V::F32 {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => v.max(x, v.splat(0.0)),
+        Activation::Tanh => v.with_lanes(v.to_array(x).map(f32::tanh)),
+        Activation::Sigmoid => v.with_lanes(v.to_array(x).map(|x| 1.0 / (1.0 + (-x).exp()))),
+        Activation::Gelu => math::gelu(v, x),
+        Activation::GeluTanh => math::gelu_tanh(v, x),
+        Activation::Silu => v.mul(x, math::sigmoid(v, x)),
+        Activation::HardSwish => v.mul(x, math::line(v, x, 1.0 / 6.0, 0.5)),
+        Activation::HardSigmoid(a, b) => math::line(v, x, a, b),
+        Activation::LeakyRelu(a) => {
+            let zero = v.splat(0.0);
+            v.mul_add(math::min(v, x, zero), v.splat(a), v.max(x, zero))
+        }
+        Activation::Clip(low, high) => math::min(v, v.max(x, v.splat(low)), v.splat(high)),
     }
 }
 
@@ -154,15 +182,17 @@ impl<'a> Epilogue<'a> {
     pub(crate) fn of_sums<V: Vector>(&self, v: V, at: usize, results: &mut [f32]) {
         let Some(residual) = self.residual else { return };
         let residual = &residual[at..][..results.len()];
-        let mut results = results.chunks_exact_mut(LANES);
+        let floor = v.splat(self.activation.floor());
+        let mut sums = results.chunks_exact_mut(LANES);
         let mut residual = residual.chunks_exact(LANES);
-        for (results, residual) in (&mut results).zip(&mut residual) {
-            let sum = v.add(v.load(results), v.load(residual));
-            v.store(results, self.activation.of_vector(v, sum));
+        for (sum, residual) in (&mut sums).zip(&mut residual) {
+            v.store(sum, v.max(v.add(v.load(sum), v.load(residual)), floor));
         }
-        let results = results.into_remainder();
-        results.iter_mut().zip(residual.remainder()).for_each(|(y, r)| *y += r);
-        self.activation.of_slice(v, results);
+        let rest = sums.into_remainder().iter_mut().zip(residual.remainder());
+        rest.for_each(|(y, r)| *y = (*y + r).max(self.activation.floor()));
+        if let Some(activation) = self.activation.afterwards() {
+            activation.of_slice(v.target(), results);
+        }
     }
 
     /// The bias of `rows` rows, zeros where there is none, padded so that kernels may read a register from any row on.
@@ -180,51 +210,21 @@ impl<'a> Epilogue<'a> {
 
     /// Bias and activation, one result row after another: for kernels that only multiply.
     pub(crate) fn of_rows(&self, target: Target, results: &mut [f32], width: usize) {
-        dispatch(target, OfRows { epilogue: self, results, width });
+        if let Some(bias) = self.bias {
+            for (results, bias) in results.chunks_exact_mut(width.max(1)).zip(bias) {
+                results.iter_mut().for_each(|y| *y += bias);
+            }
+        }
+        self.activation.of_slice(target, results);
     }
 
     /// As [`Epilogue::of_rows`] where the results of all rows lie side by side.
     pub(crate) fn of_columns(&self, target: Target, results: &mut [f32], rows: usize) {
-        dispatch(target, OfColumns { epilogue: self, results, rows });
-    }
-}
-
-struct OfRows<'a> {
-    epilogue: &'a Epilogue<'a>,
-    results: &'a mut [f32],
-    width: usize,
-}
-
-impl Kernel for OfRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
-        for (row, results) in self.results.chunks_exact_mut(self.width.max(1)).enumerate() {
-            if let Some(bias) = self.epilogue.bias {
-                results.iter_mut().for_each(|y| *y += bias[row]);
-            }
-            self.epilogue.activation.of_slice(v, results);
-        }
-    }
-}
-
-struct OfColumns<'a> {
-    epilogue: &'a Epilogue<'a>,
-    results: &'a mut [f32],
-    rows: usize,
-}
-
-impl Kernel for OfColumns<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
-        if let Some(bias) = self.epilogue.bias {
-            for results in self.results.chunks_exact_mut(self.rows.max(1)) {
+        if let Some(bias) = self.bias {
+            for results in results.chunks_exact_mut(rows.max(1)) {
                 results.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
             }
         }
-        self.epilogue.activation.of_slice(v, self.results);
+        self.activation.of_slice(target, results);
     }
 }

@@ -194,7 +194,7 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
                 out.copy_from_slice(&partial[at..at + out.len()]);
             }
             if let Some(activation) = epilogue.activation.afterwards() {
-                activation.of_slice(v, out);
+                activation.of_slice(v.target(), out);
             }
         }
     }

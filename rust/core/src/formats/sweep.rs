@@ -397,14 +397,10 @@ impl<M: Sweep> Run<'_, M> {
         }
         if let Some(activation) = self.afterwards {
             for row in rows_of(&self.bands, self.matrix.rows()) {
-                for t in 0..T {
-                    let at = span.output + row * self.geometry.row_stride + (line + t) * LANES;
-                    // SAFETY: a result that this task has just stored.
-                    unsafe {
-                        let to = self.output.add(at);
-                        v.store_ptr(to, activation.of_vector(v, v.load_ptr(to)));
-                    }
-                }
+                let at = span.output + row * self.geometry.row_stride + line * LANES;
+                // SAFETY: results that this task has just stored, side by side.
+                let results = unsafe { std::slice::from_raw_parts_mut(self.output.add(at), T * LANES) };
+                activation.of_slice(v.target(), results);
             }
         }
     }

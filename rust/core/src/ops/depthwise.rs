@@ -213,7 +213,7 @@ impl Kernel for Channel<'_> {
             copy(&mut self.output[y * to.h..][..row], &self.planes.output[y * pitch..]);
         }
         if let Some(activation) = layer.activation.afterwards() {
-            activation.of_slice(v, self.output);
+            activation.of_slice(v.target(), self.output);
         }
     }
 }
@@ -374,7 +374,7 @@ impl Kernel for Row<'_> {
             }
         }
         if let Some(activation) = activation.afterwards() {
-            activation.of_slice(v, self.output);
+            activation.of_slice(v.target(), self.output);
         }
     }
 }

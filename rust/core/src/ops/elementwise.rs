@@ -71,29 +71,13 @@ impl Operator for Activate {
     fn run(&self, executor: &dyn Executor, inputs: &[&[f32]], output: &mut [f32], _scratch: &mut [f32]) {
         let input = inputs[0];
         for_each_chunk(executor, &mut output[..self.len], CHUNK, &|index, output| {
-            let input = &input[index * CHUNK..][..output.len()];
-            dispatch(self.target, Each { activation: self.activation, input, output });
+            output.copy_from_slice(&input[index * CHUNK..][..output.len()]);
+            self.activation.of_slice(self.target, output);
         });
     }
 
     fn kernel(&self) -> String {
         format!("{}_f32__{}", self.activation.name(), self.target.name())
-    }
-}
-
-struct Each<'a> {
-    activation: Activation,
-    input: &'a [f32],
-    output: &'a mut [f32],
-}
-
-impl Kernel for Each<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
-        self.output.copy_from_slice(self.input);
-        self.activation.of_slice(v, self.output);
     }
 }
 

@@ -1,6 +1,6 @@
 //! AVX2 + FMA: the logical register is a pair of ymm.
 
-use super::{Kernel, LANES, Storage, Stored, Vector};
+use super::{Kernel, Kind, LANES, Storage, Stored, Target, Vector};
 use std::arch::x86_64::*;
 
 /// Token of AVX2 + FMA.
@@ -25,6 +25,10 @@ impl Vector for Avx2 {
 
     const REGISTERS: usize = 8;
 
+    #[inline(always)]
+    fn target(self) -> Target {
+        Target(Kind::Avx2)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         // SAFETY: see above the impl.

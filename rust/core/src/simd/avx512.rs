@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
 
 use super::avx2::{gather4, gather8};
-use super::{Kernel, LANES, Storage, Stored, Vector};
+use super::{Kernel, Kind, LANES, Storage, Stored, Target, Vector};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -27,6 +27,10 @@ impl Vector for Avx512 {
 
     const REGISTERS: usize = 32;
 
+    #[inline(always)]
+    fn target(self) -> Target {
+        Target(Kind::Avx512)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         // SAFETY: see above the impl.

@@ -69,6 +69,9 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// How many of them the register file holds.
     const REGISTERS: usize;
 
+    /// The target whose token this is.
+    fn target(self) -> Target;
+
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
     /// Lane by lane `a + b`.

@@ -1,6 +1,6 @@
 //! The plain target: an array of 16 floats, whatever the compiler makes of it.
 
-use super::{LANES, Stored, Vector, WINDOW};
+use super::{Kind, LANES, Stored, Target, Vector, WINDOW};
 
 /// Token of the plain target.
 #[derive(Clone, Copy)]
@@ -19,6 +19,10 @@ impl Vector for Scalar {
 
     const REGISTERS: usize = 8;
 
+    #[inline(always)]
+    fn target(self) -> Target {
+        Target(Kind::Scalar)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         [x; LANES]

@@ -241,7 +241,7 @@ impl Kernel for Scatter<'_> {
             }
         }
         if let Some(activation) = activation.afterwards() {
-            activation.of_slice(v, to);
+            activation.of_slice(v.target(), to);
         }
         epilogue.of_sums(v, 0, to);
     }
