@@ -4,7 +4,7 @@ For every seed a network is trained, and pruned at once, its weights chosen and 
 images: the first ones of the training set, without labels. Finished networks are kept in the work folder, so
 that a run that was stopped goes on.
 
-    python -m benches.calibration --seeds 3           # prints the table, records it, draws docs/img/calibration.png
+    python -m benches.calibration --seeds 3    # the tables, their record, and docs/img/calibration.png
     python -m benches.calibration --seeds 1 --no-record --json
 """
 
@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ METHODS = [
     for scope in scopes
     for biases in (False, True)
 ]
-NAMES = {"l1": "magnitude", "wanda": "wanda", "obs": "obs"}
 DRAWN = {
     ("l1", "layer", False): "C7",
     ("l1", "global", False): "C0",
@@ -102,37 +100,27 @@ def measure(net: str, data: Any, test: Any, options: Any) -> dict[str, Any]:
     """Test accuracies of one network, by method, sparsity and seed."""
     import secateur as sc
 
-    calibration = data[0][: options.images]
-    dense, rows = [], [(m, s) for m in METHODS for s in SPARSITIES]
-    found: dict[Any, list[float]] = {row: [] for row in rows}
-    seconds: dict[Any, list[float]] = {row: [] for row in rows}
+    images = data[0][: options.images]
+    dense: list[float] = []
+    points = [
+        {"criterion": criterion, "scope": scope, "bias_correction": biases, "sparsity": s, "accuracy": []}
+        for criterion, scope, biases in METHODS
+        for s in SPARSITIES
+    ]
     for seed in range(options.seeds):
         model = trained(net, seed, data, options)
         dense.append(model.evaluate(*test)["accuracy"])
-        for (criterion, scope, biases), sparsity in rows:
-            begin = time.perf_counter()
-            needed = calibration if criterion != "l1" or biases else None
-            pruned = sc.prune(
-                model, sparsity, criterion=criterion, scope=scope, data=needed, bias_correction=biases, progress=False
-            ).model  # fmt: skip
-            row = (criterion, scope, biases), sparsity
-            seconds[row].append(time.perf_counter() - begin)
-            found[row].append(pruned.evaluate(*test)["accuracy"])
+        for point in points:
+            how = {key: point[key] for key in ("sparsity", "criterion", "scope", "bias_correction")}
+            pruned = sc.prune(model, data=images if _calibrates(point) else None, progress=False, **how).model
+            point["accuracy"].append(pruned.evaluate(*test)["accuracy"])
         print(f"{net}, seed {seed}: dense {dense[-1]:.4f}", file=sys.stderr)
-    points = [
-        {
-            "criterion": criterion,
-            "scope": scope,
-            "bias_correction": biases,
-            "sparsity": sparsity,
-            "accuracy": found[row],
-            **_spread(found[row]),
-            "seconds": round(statistics.mean(seconds[row]), 2),
-        }
-        for row in rows
-        for (criterion, scope, biases), sparsity in [row]
-    ]
-    return {"net": net, "dense": {"accuracy": dense, **_spread(dense)}, "points": points}
+    spread = [{**point, **_spread(point["accuracy"])} for point in points]
+    return {"net": net, "dense": {"accuracy": dense, **_spread(dense)}, "points": spread}
+
+
+def _calibrates(point: dict[str, Any]) -> bool:
+    return point["criterion"] != "l1" or point["bias_correction"]
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -148,17 +136,17 @@ def table(result: dict[str, Any]) -> str:
     """Accuracies in percent, in Markdown: a line for each method, a column for each sparsity."""
     dense = result["dense"]
     lines = [f"{result['net']}, {len(dense['accuracy'])} seeds, dense {_cell(dense)}", ""]
-    lines.append(
-        f"| criterion | scope | bias correction | {' | '.join(f'{s:.0%}' for s in SPARSITIES)} | s |"
-    )
-    lines.append("|---|---|---|" + "---:|" * (len(SPARSITIES) + 1))
+    lines.append(f"| criterion | scope | bias correction | {' | '.join(f'{s:.0%}' for s in SPARSITIES)} |")
+    lines.append("|---|---|---|" + "---:|" * len(SPARSITIES))
     for criterion, scope, biases in METHODS:
-        points = [p for p in result["points"] if _method(p) == (criterion, scope, biases)]
-        cells = [_cell(point) for point in points]
-        took = f"{statistics.mean(point['seconds'] for point in points):.1f}"
-        start = f"{NAMES[criterion]} | {scope} | {'yes' if biases else 'no'}"
-        lines.append(f"| {start} | {' | '.join(cells)} | {took} |")
+        points = [point for point in result["points"] if _method(point) == (criterion, scope, biases)]
+        start = f"{_name(criterion)} | {scope} | {'yes' if biases else 'no'}"
+        lines.append(f"| {start} | {' | '.join(map(_cell, points))} |")
     return "\n".join(lines)
+
+
+def _name(criterion: str) -> str:
+    return "magnitude" if criterion == "l1" else criterion
 
 
 def _method(point: dict[str, Any]) -> tuple[str, str, bool]:
@@ -181,7 +169,7 @@ def draw(results: dict[str, Any]) -> None:
                 [100 * point["mean"] for point in points],
                 [100 * (point["std"] or 0) for point in points],
                 color=color, marker="o", ms=3.5, capsize=2,
-                label=f"{NAMES[criterion]}, {scope}{', biases corrected' if biases else ''}",
+                label=f"{_name(criterion)}, {scope}{', biases corrected' if biases else ''}",
             )  # fmt: skip
         axis.set(xlabel="weights removed (%)", ylabel="test accuracy (%)", title=f"Fashion-MNIST, {net}")
         axis.grid(alpha=0.3)
