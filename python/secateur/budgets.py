@@ -139,7 +139,7 @@ def output(scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]
         rows = np.asarray(values, np.float64).reshape(len(values), -1)
         order = np.argsort(-rows, axis=1, kind="stable")
         ranks = np.empty_like(rows)
-        np.put_along_axis(ranks, order, -np.arange(rows.shape[1], dtype=np.float64)[None], axis=1)
+        np.put_along_axis(ranks, order, 0.0 - np.arange(rows.shape[1])[None], axis=1)
         result[name] = ranks.reshape(np.shape(values))
     return result
 

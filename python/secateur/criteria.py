@@ -203,12 +203,14 @@ def importance(
         raise ValueError(f"grads: expected the weights' shape {w.shape}, got {g.shape}")
     if norms is None and needs_norms(criterion):
         raise ValueError(f"norms: criterion {criterion!r} needs those of what the weights are multiplied by")
-    x = np.zeros(0) if norms is None else _spread(as_floats(norms, "norms"), w)
+    x = np.zeros(0) if norms is None else as_floats(norms, "norms")
     axis = None if neuron_axis is None else as_axis(neuron_axis, w.ndim, "neuron_axis")
     refuse_nan(w, "weights")
     if g is not None:
         refuse_nan(g, "grads")
-    refuse_nan(x, "norms")
+    if norms is not None:
+        refuse_nan(x, "norms")
+        x = _spread(x, w)
     dtype = w.dtype if g is None else np.result_type(w, g)
     w = w.astype(dtype, copy=False)
     g = g if g is None else g.astype(dtype, copy=False)

@@ -66,9 +66,9 @@ def sensitivity(
     >>> import secateur as sc
     >>> layers = [sc.nn.Dense(16, activation="relu"), sc.nn.Dense(2)]
     >>> model = sc.nn.Sequential(layers).build((8,), random_state=0)
-    >>> rows = sc.sensitivity(model, np.random.default_rng(0).normal(size=(100, 8)), (0.5, 0.9))
+    >>> rows = sc.sensitivity(model, np.random.default_rng(0).normal(size=(100, 8)), (0.5, 0.75))
     >>> [(row["tensor"], row["sparsity"]) for row in rows]
-    [('dense.weight', 0.5), ('dense.weight', 0.9), ('dense_1.weight', 0.5), ('dense_1.weight', 0.9)]
+    [('dense.weight', 0.5), ('dense.weight', 0.75), ('dense_1.weight', 0.5), ('dense_1.weight', 0.75)]
     >>> bool(rows[0]["error"] < rows[1]["error"])
     True
     """
