@@ -99,6 +99,7 @@ def _wanted(node: ir.Node, weight: Weight) -> list[ir.Value | None]:
     states = node.outputs[0]
     if not states.name:
         states.name, states.type = f"{node.outputs[-1].name}.states", weight.value.type
+        states.shape = ir.Shape([None] * 4)
     return [states, *optional]
 
 
