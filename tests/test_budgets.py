@@ -103,6 +103,12 @@ def test_output_gives_every_row_the_same_to_within_one(values, sparsity):
         assert not kept.any() or kept.all() or row[kept].min() >= row[~kept].max()
 
 
+def test_output_makes_up_for_rows_that_have_less():
+    alive = np.array([[True, False, False, False], [True] * 4])
+    mask = masking.choose({"w": np.ones((2, 4))}, {"w": alive}, Weights(), "output", 0.5)["w"]
+    assert mask.sum(axis=1).tolist() == [1, 3]
+
+
 def test_output_rows_of_filters_and_blocks():
     values = np.arange(48.0).reshape(4, 3, 2, 2)
     mask = masking.choose({"w": values}, {}, Weights(), "output", 0.5)["w"]

@@ -121,6 +121,7 @@ def output(scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]
     """Scores by which the rows of a tensor, its outputs, keep the same number of weights, to within one.
 
     A score becomes its rank within its row, negative; of equal ranks the earlier row keeps its weight.
+    Infinite scores (kept or removed beforehand) stay what they are.
 
     References
     ----------
@@ -140,7 +141,7 @@ def output(scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]
         order = np.argsort(-rows, axis=1, kind="stable")
         ranks = np.empty_like(rows)
         np.put_along_axis(ranks, order, 0.0 - np.arange(rows.shape[1])[None], axis=1)
-        result[name] = ranks.reshape(np.shape(values))
+        result[name] = np.where(np.isinf(rows), rows, ranks).reshape(np.shape(values))
     return result
 
 

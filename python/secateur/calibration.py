@@ -100,11 +100,6 @@ class Calibration:
         groups, columns = values.shape
         return np.broadcast_to(values[:, None], (groups, shape[0] // groups, columns)).reshape(shape)
 
-    def means(self, view: ModelView, name: str) -> Doubles:
-        """The mean inputs of a tensor, (groups, k)."""
-        (mean,) = _averages((x.shape[1], [x.sum(1, np.float64)]) for x in view.layer_inputs(name, self))
-        return mean
-
     def moments(self, view: ModelView, before: ModelView, name: str) -> Moments:
         """The moments of the inputs of a tensor in a model, and in what that was before."""
         # One pass over the data for both, which are given each batch one after the other.

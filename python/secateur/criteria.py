@@ -124,7 +124,7 @@ def needs_grads(criterion: Criterion, lam: float = 0.0) -> bool:
 
 def needs_norms(criterion: Criterion) -> bool:
     """Whether a criterion of the registry asks what the weights are multiplied by."""
-    return criterion in _TAKE_NORMS
+    return isinstance(criterion, str) and criterion in _TAKE_NORMS
 
 
 def importance(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .calibration import Calibration
+from .calibration import Calibration, Doubles
 from .granularity import Blocks, Pattern, Weights
 from .models.view import BoolArray, FloatArray, ModelView
 from .reconstruction import reconstruct
@@ -57,21 +57,21 @@ class LayerwiseRemoval(WeightRemoval):
         """Take weights of one tensor away; how many of them, `mask` says."""
         view, tensor = self.view, before.parameters()[name]
         biases = self._biases and view.add_bias(name, np.zeros(len(tensor), np.float32))
+        moments = self.calibration.moments(view, before, name)
         if self._weights:
-            moments = self.calibration.moments(view, before, name)
-            if biases:
-                moments = moments.centred()
             keep, scope = int(np.count_nonzero(mask)), "output" if self.scope == "output" else "layer"
+            solved = moments.centred() if biases else moments
             alive = view.masks().get(name)
-            tensor, mask = reconstruct(tensor, moments, alive, keep, self.granularity, scope)
-            view.replace({name: tensor})
+            weights, mask = reconstruct(tensor, solved, alive, keep, self.granularity, scope)
+            view.replace({name: weights})
         view.set_masks({name: mask})
         if biases:
-            view.add_bias(name, self._mean_output(before, name) - self._mean_output(view, name))
+            wanted = _outputs(tensor, moments.mean_before)
+            view.add_bias(name, wanted - _outputs(view.parameters()[name], moments.mean))
 
-    def _mean_output(self, view: ModelView, name: str) -> FloatArray:
-        """What the tensor gives on average, without bias: a number for each output."""
-        mean, tensor = self.calibration.means(view, name), view.parameters()[name]
-        matrices = tensor.reshape(len(mean), -1, mean.shape[1])
-        output: FloatArray = (matrices @ mean[:, :, None]).ravel().astype(np.float32)
-        return output
+
+def _outputs(tensor: FloatArray, inputs: Doubles) -> FloatArray:
+    """What a tensor gives for one input of each group: a number for each output."""
+    matrices = tensor.reshape(len(inputs), -1, inputs.shape[1])
+    outputs: FloatArray = (matrices @ inputs[:, :, None]).ravel().astype(np.float32)
+    return outputs

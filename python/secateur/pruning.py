@@ -169,7 +169,8 @@ def prune(
     if biases and isinstance(unit, Neurons):
         raise ValueError("bias_correction: not for neurons, which leave with their biases")
     pair = None
-    if data is not None and (calibration is None or scorer.needs_grads):
+    graded = scorer.needs_grads or (callable(criterion) and isinstance(data, (tuple, list)))
+    if data is not None and (calibration is None or graded):
         pair = _pair("data", data)
     if scorer.needs_grads and pair is None:
         raise ValueError(f"data: criterion {criterion!r} needs (x, y) to take gradients from")
