@@ -25,7 +25,7 @@ METHODS = [
     for criterion, scopes in (
         ("l1", ("layer", "global")),
         ("wanda", ("output", "layer", "global")),
-        ("obs", ("output", "layer", "global")),
+        ("obs", ("layer", "global")),
     )
     for scope in scopes
     for biases in (False, True)
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--net", choices=list(NETS), nargs="+", default=list(NETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--images", type=int, default=2048, help="of the calibration set")
+    parser.add_argument("--images", type=int, default=1024, help="of the calibration set")
     parser.add_argument("--work", type=Path, default=Path("runs/calibration"), help="folder of the networks")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     parser.add_argument("--no-record", action="store_true", help="print only: no record, no chart")
