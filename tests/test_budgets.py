@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from secateur import budgets
+from secateur import budgets, masking
+from secateur.granularity import Blocks, Weights
 
 shapes = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3),
@@ -86,3 +88,30 @@ def test_sparsity_is_checked(value):
 def test_unknown_scope_lists_the_choices():
     with pytest.raises(ValueError, match="scope: unknown name 'all'; choose from erk, global, lamp, layer"):
         budgets.check_scope("all")
+
+
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=st.integers(0, 5)),
+    st.floats(0, 1),
+)
+def test_output_gives_every_row_the_same_to_within_one(values, sparsity):
+    mask = masking.choose({"w": values}, {}, Weights(), "output", sparsity)["w"]
+    assert mask.sum() == budgets.keep_count(values.size, sparsity)
+    counts = mask.sum(axis=1)
+    assert counts.max() - counts.min() <= 1
+    for row, kept in zip(values, mask, strict=True):
+        assert not kept.any() or kept.all() or row[kept].min() >= row[~kept].max()
+
+
+def test_output_makes_up_for_rows_that_have_less():
+    alive = np.array([[True, False, False, False], [True] * 4])
+    mask = masking.choose({"w": np.ones((2, 4))}, {"w": alive}, Weights(), "output", 0.5)["w"]
+    assert mask.sum(axis=1).tolist() == [1, 3]
+
+
+def test_output_rows_of_filters_and_blocks():
+    values = np.arange(48.0).reshape(4, 3, 2, 2)
+    mask = masking.choose({"w": values}, {}, Weights(), "output", 0.5)["w"]
+    assert mask.sum(axis=(1, 2, 3)).tolist() == [6] * 4
+    mask = masking.choose({"w": values}, {}, Blocks(2, 1), "output", 0.5)["w"]
+    assert mask.sum(axis=(1, 2, 3)).tolist() == [6] * 4

@@ -119,6 +119,19 @@ def test_prune_compile_bench(folder, tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize("options", [["--criterion", "wanda"], ["--criterion", "obs"], ["--bias-correction"]])
+def test_prune_on_calibration_data(folder, tmp_path, capsys, options):
+    pruned = tmp_path / "pruned.safetensors"
+    command = ["prune", folder / "model.safetensors", "--out", pruned, "--sparsity", 0.8, *options]
+    code, out, err = run(*command, capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "data: needed" in err and not pruned.exists()
+    code, _, err = run(*command, "--data", folder / "data.npz", capsys=capsys)
+    assert (code, err) == (0, "")
+    old, new = (sc.load(file).parameters() for file in (folder / "model.safetensors", pruned))
+    changed = [not np.array_equal(old[name], new[name]) for name in old if name.endswith("bias")]
+    assert any(changed) == (options != ["--criterion", "wanda"])
+
+
 def test_prune_a_checkpoint(tmp_path, capsys):
     file, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     old, data = write_checkpoint(file)

@@ -111,3 +111,15 @@ def test_nan_and_undefined_scores_are_named():
         sc.importance([0.0, 1.0], [np.inf, 1.0], criterion="taylor")
     with pytest.raises(TypeError, match=r"^weights: expected real numbers"):
         sc.importance(["a"])
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "obs"])
+def test_wanda_weighs_weights_by_their_inputs(criterion):
+    w, x = np.array([[1.0, -2.0, 3.0], [0.0, 4.0, -1.0]]), np.array([[3.0, 0.0, 1.0], [4.0, 1.0, -1.0]])
+    norms = np.linalg.norm(x, axis=0)
+    scores = sc.importance(w, criterion=criterion, norms=norms)
+    np.testing.assert_allclose(scores, abs(w) * norms)
+    by_neuron = sc.importance(w, criterion=criterion, norms=norms, neuron_axis=0)
+    np.testing.assert_allclose(by_neuron, scores.mean(axis=1))
+    with pytest.raises(ValueError, match=r"norms\[1\] is NaN"):
+        sc.importance(w, criterion=criterion, norms=[1, np.nan, 1])

@@ -51,9 +51,32 @@ def test_prune(capsys, file, tmp_path, granularity):
         assert set(sc.load(out).masks) == {"conv2d.weight", "dense.weight", "dense_1.weight"}
 
 
+@pytest.mark.parametrize("criterion", ["wanda", "obs"])
+def test_prune_on_data(capsys, file, tmp_path, criterion):
+    out, data = tmp_path / "pruned.onnx", tmp_path / "data.npz"
+    x = np.random.default_rng(0).normal(size=(100, 1, 12, 12)).astype(np.float32)
+    options = ["--sparsity", 0.7, "--criterion", criterion, "--data", data, "--json"]
+    np.savez(data, x=x, y=np.zeros(100))
+    assert call(capsys, "prune", file, "-o", out, *options)[0] == 0
+    wanted = sc.prune(file, 0.7, criterion=criterion, data=x, progress=False).masks
+    assert all(np.array_equal(mask, wanted[name]) for name, mask in sc.load(out).masks.items())
+    for arrays, message in (
+        ({"other": x}, "has no array 'input'"),
+        ({"input": x[:, :, :5]}, "data: expected"),
+    ):
+        np.savez(data, **arrays)
+        code, printed, error = call(capsys, "prune", file, "-o", tmp_path / "no.onnx", *options)
+        assert (code, printed, error.count("\n")) == (2, "", 1) and message in error
+    data.write_bytes(b"no archive")
+    code, _, error = call(capsys, "prune", file, "-o", tmp_path / "no.onnx", *options)
+    assert code == 1 and "no .npz file" in error and not (tmp_path / "no.onnx").exists()
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        (["--criterion", "obs"], "data: criterion 'obs' needs samples"),
+        (["--data", "some.npz"], "cannot be trained here"),
         (["--epochs", 3, "--data", "digits"], "cannot be trained here"),
         (["--criterion", "taylor"], "cannot be trained here"),
         (["--include", "nothing"], "matches none of"),

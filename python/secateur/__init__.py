@@ -28,6 +28,7 @@ from .pruning import prune
 from .result import PruneResult
 from .schedules import Schedule
 from .selection import kth_largest, prune_mask, topk_mask, topk_prune
+from .sensitivity import sensitivity
 from .shrink import remove_dead_neurons
 from .sketch import Sketch
 from .stop import AtSparsity, MaxDrop, NoImprovement
@@ -100,6 +101,7 @@ __all__ = [
     "prune_mask",
     "remove_dead_neurons",
     "save",
+    "sensitivity",
     "set_num_threads",
     "topk_cut",
     "topk_mask",

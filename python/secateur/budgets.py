@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCOPES = ("erk", "global", "lamp", "layer")
+SCOPES = ("erk", "global", "lamp", "layer", "output")
 
 
-def check_scope(scope: Any) -> str:
-    """`scope` if it is one, else a ValueError that lists the choices."""
-    if scope not in SCOPES:
-        raise ValueError(f"scope: unknown name {scope!r}; choose from {', '.join(SCOPES)}")
+def check_scope(scope: Any, neurons: bool = False) -> str:
+    """`scope` if it is one, for whole neurons perhaps, else a ValueError that lists the choices."""
+    choices = [name for name in SCOPES if name != "output" or not neurons]
+    if scope not in choices:
+        raise ValueError(f"scope: unknown name {scope!r}; choose from {', '.join(choices)}")
     return str(scope)
 
 
@@ -114,6 +115,34 @@ def erk(shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, int]:
                 kept[name] += step
                 missing -= step
     return kept
+
+
+def output(scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Scores by which the rows of a tensor, its outputs, keep the same number of weights, to within one.
+
+    A score becomes its rank within its row, negative; of equal ranks the earlier row keeps its weight.
+    Infinite scores (kept or removed beforehand) stay what they are.
+
+    References
+    ----------
+    Sun et al., A Simple and Effective Pruning Approach for Large Language Models (Wanda). arXiv 2306.11695.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur.budgets import output
+    >>> output({"w": np.array([[0.5, 3.0, 1.0], [9.0, 8.0, 7.0]])})["w"]
+    array([[-2.,  0., -1.],
+           [ 0., -1., -2.]])
+    """
+    result: dict[str, NDArray[np.float64]] = {}
+    for name, values in scores.items():
+        rows = np.asarray(values, np.float64).reshape(len(values), -1)
+        order = np.argsort(-rows, axis=1, kind="stable")
+        ranks = np.empty_like(rows)
+        np.put_along_axis(ranks, order, 0.0 - np.arange(rows.shape[1])[None], axis=1)
+        result[name] = np.where(np.isinf(rows), rows, ranks).reshape(np.shape(values))
+    return result
 
 
 def lamp(scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:

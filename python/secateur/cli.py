@@ -20,7 +20,7 @@ from . import datasets, nn
 from .checkpoint import prune_checkpoint
 from .compiler import Plan
 from .compiler import compile as compile_model
-from .criteria import check_criterion, needs_grads
+from .criteria import check_criterion, needs_grads, needs_norms
 from .demo import PRESETS, Demo
 from .errors import SecateurError
 from .measure import ROUNDS, compare
@@ -230,7 +230,7 @@ def prune(
     threshold: Annotated[float | None, typer.Option(help="Instead: what scores less goes.")] = None,
     criterion: Annotated[str, typer.Option(help="How to score weights.")] = "l1",
     granularity: Annotated[str, typer.Option(help="weight, neuron, blocks (8x1), N:M (2:4).")] = "weight",
-    scope: Annotated[str, typer.Option(help="global, layer, erk or lamp.")] = "global",
+    scope: Annotated[str, typer.Option(help="global, layer, output, erk or lamp.")] = "global",
     schedule: Annotated[str, typer.Option(help="one-shot, linear, cubic or cyclic.")] = "one-shot",
     include: Annotated[
         list[str] | None, typer.Option(help="The layers to prune, all if not given; a name or pattern.")
@@ -238,7 +238,20 @@ def prune(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Layers to leave alone; a name or pattern.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Images to fine-tune and test with; as for demo.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to calibrate, fine-tune and test with, as for demo; of ONNX models FILE.npz with an "
+            "array for each input, or x."
+        ),
+    ] = None,
+    bias_correction: Annotated[
+        bool | None,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Let biases take over the mean error of a layer; with obs they do unless told not to.",
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning after each step.")] = 0,
     random_state: Seed = 0,
     threads: Threads = 1,
@@ -250,19 +263,21 @@ def prune(
     weight over all tensors, or N:M along the last axis. Pruned and counted are tensors of F64, F32, F16 and
     BF16 with two or more dimensions, so neither biases nor norms; the others are copied.
 
-    ONNX models (.onnx) are pruned as they are, into another such file: they cannot be trained here.
+    ONNX models (.onnx) are pruned as they are, into another such file: they cannot be trained here, but they
+    can be run, on data for the criteria wanda and obs.
     """
+    calibrated = needs_norms(criterion) or bool(bias_correction)
     if model.suffix == ONNX_SUFFIX:
         _writable(out, ONNX_SUFFIX)
         check_criterion(criterion)
-        if data is not None or epochs or needs_grads(criterion):
+        if (data is not None and not calibrated) or epochs or needs_grads(criterion):
             raise ValueError(
                 "data, epochs, criterion: ONNX models cannot be trained here, nor have gradients"
             )
         _prune_onnx(
-            model, out, as_json, threads=threads, sparsity=sparsity, threshold=threshold, criterion=criterion,
-            granularity=granularity, scope=scope, schedule=schedule, include=include or None,
-            exclude=exclude or None, random_state=random_state,
+            model, out, as_json, threads, data, bias_correction=bias_correction, sparsity=sparsity,
+            threshold=threshold, criterion=criterion, granularity=granularity, scope=scope,
+            schedule=schedule, include=include or None, exclude=exclude or None, random_state=random_state,
         )  # fmt: skip
         return
     if is_checkpoint(model):
@@ -272,6 +287,7 @@ def prune(
             ("scope", scope, ("global",)),
             ("schedule", schedule, ("one-shot",)),
             ("data", data, (None,)),
+            ("bias-correction", bias_correction, (None, False)),
             ("epochs", epochs, (0,)),
             ("random-state", random_state, (0,)),
             ("threads", threads, (1,)),
@@ -284,10 +300,11 @@ def prune(
         return
     _writable(out)
     check_criterion(criterion)
-    if data is None and (epochs or needs_grads(criterion)):
-        raise ValueError("data: needed for fine-tuning and for criteria that take gradients")
+    if data is None and (epochs or needs_grads(criterion) or calibrated):
+        raise ValueError("data: needed to fine-tune, to calibrate, and for criteria that take gradients")
     original = _load_model(model)
     train, test = (None, None) if data is None else datasets.load(data)
+    seen = calibrated or needs_grads(criterion)
     finetune = None
     if train is not None and epochs:
         finetune = {"x": train[0], "y": train[1], "epochs": epochs, "optimizer": nn.Adam()}
@@ -301,7 +318,8 @@ def prune(
         schedule=schedule,
         include=include or None,
         exclude=exclude or None,
-        data=None if train is None or not needs_grads(criterion) else (train[0][:1024], train[1][:1024]),
+        data=None if train is None or not seen else (train[0][:1024], train[1][:1024]),
+        bias_correction=bias_correction,
         finetune=finetune,
         validate=test,
         random_state=random_state,
@@ -313,13 +331,26 @@ def prune(
     _show({"rows": rows, "history": result.history}, as_json, (rows, MODELS))
 
 
-def _prune_onnx(path: Path, out: Path, as_json: bool, threads: int, **options: Any) -> None:
+def _prune_onnx(path: Path, out: Path, as_json: bool, threads: int, data: str | None, **options: Any) -> None:
     original = load(path)
-    result = prune_model(original, **options)
+    samples = None if data is None else _samples(Path(data), [info.name for info in original.inputs])
+    result = prune_model(original, data=samples, **options)
     save(result.model, out)
     files = {str(path): (original, path), str(out): (result.model, out)}
     rows = importlib.import_module("secateur.reporting.onnx").onnx_rows(files, threads)
     _show({"rows": rows, "history": result.history}, as_json, (rows, MODELS))
+
+
+def _samples(path: Path, inputs: list[str]) -> dict[str, Any]:
+    """The arrays of an .npz file by input; of a data set's file the training images."""
+    arrays = datasets.npz_arrays(path)
+    if len(inputs) == 1:
+        found = [arrays[name] for name in (inputs[0], "x", "x_train") if name in arrays]
+        arrays = dict(zip(inputs, found, strict=False))
+    missing = [name for name in inputs if name not in arrays]
+    if missing:
+        raise ValueError(f"data: {path} has no array {missing[0]!r}")
+    return {name: arrays[name] for name in inputs}
 
 
 def _prune_checkpoint(

@@ -30,6 +30,7 @@ class Inputs:
 
     weights: NDArray[Any]
     grads: NDArray[Any]
+    norms: NDArray[Any]
     lam: float
     axis: int | None
     rng: np.random.Generator
@@ -83,6 +84,11 @@ def random(x: Inputs) -> NDArray[Any]:
     return x.rng.random(shape)
 
 
+def wanda(x: Inputs) -> NDArray[Any]:
+    """|w|·‖x‖, x being what the weight is multiplied by."""
+    return x.mean(np.abs(x.weights) * x.norms)
+
+
 #: The criteria by name.
 CRITERIA: dict[str, Callable[[Inputs], NDArray[Any]]] = {
     "l1": l1,
@@ -91,9 +97,13 @@ CRITERIA: dict[str, Callable[[Inputs], NDArray[Any]]] = {
     "taylor": taylor,
     "combined": l1,
     "random": random,
+    "wanda": wanda,
+    # What the smallest of these were worth, `prune` lets the others take over.
+    "obs": wanda,
 }
 
 _TAKE_GRADS = frozenset({"gradient", "taylor", "combined"})
+_TAKE_NORMS = frozenset({"wanda", "obs"})
 _TAKE_LAM = frozenset({"l1", "l2", "combined"})
 
 
@@ -112,10 +122,16 @@ def needs_grads(criterion: Criterion, lam: float = 0.0) -> bool:
     return criterion in _TAKE_GRADS or bool(lam)
 
 
+def needs_norms(criterion: Criterion) -> bool:
+    """Whether a criterion of the registry asks what the weights are multiplied by."""
+    return isinstance(criterion, str) and criterion in _TAKE_NORMS
+
+
 def importance(
     weights: ArrayLike,
     grads: ArrayLike | None = None,
     *,
+    norms: ArrayLike | None = None,
     criterion: Criterion = "l1",
     lam: float = 0.0,
     neuron_axis: int | None = None,
@@ -132,11 +148,13 @@ def importance(
         more), else float32.
     grads : array-like of the shape of `weights`, optional
         ∂L/∂w; needed by "gradient", "taylor" and "combined", and wherever `lam` is not 0.
-    criterion : {"l1", "l2", "gradient", "taylor", "combined", "random"} or callable
+    norms : array-like of a shape that broadcasts to that of `weights`, optional
+        ‖x‖ of what each weight is multiplied by, (in,) for a matrix (out, in); needed by "wanda" and "obs".
+    criterion : {"l1", "l2", "gradient", "taylor", "combined", "random", "wanda", "obs"} or callable
         Of single weights: "l1" and "l2" are |w| + λ·|g|, "gradient" |g|, "taylor" |w·g| [1]_, "combined" |w|
-        + λ·|g|, "random" uniform in [0, 1). Of slices: mean |w|, root mean square of w, mean |g|, |mean w·g|
-        [2]_, mean |w| + λ·mean |g|. A callable takes the weights and the gradients (or None) and returns
-        scores of the weights' shape, which slices average.
+        + λ·|g|, "random" uniform in [0, 1), "wanda" and "obs" |w|·‖x‖ [3]_. Of slices: mean |w|, root mean
+        square of w, mean |g|, |mean w·g| [2]_, mean |w| + λ·mean |g|, mean |w|·‖x‖. A callable takes the
+        weights and the gradients (or None) and returns scores of the weights' shape, which slices average.
     lam : float, default=0.0
         λ ≥ 0, for "l1", "l2" and "combined".
     neuron_axis : int, optional
@@ -154,7 +172,8 @@ def importance(
     ------
     ValueError
         For an unknown criterion (listing the choices), a NaN (naming the element), missing gradients or
-        gradients of another shape, `lam` below 0 or not used by the criterion, `neuron_axis` out of range.
+        norms, or such of another shape, `lam` below 0 or not used by the criterion, `neuron_axis` out of
+        range.
     TypeError
         For arrays that are not of real numbers.
 
@@ -163,6 +182,7 @@ def importance(
     .. [1] Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR
        2017.
     .. [2] Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019.
+    .. [3] Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024.
 
     Examples
     --------
@@ -181,10 +201,16 @@ def importance(
         raise ValueError(f"grads: {what} needs the gradients of the weights")
     if g is not None and g.shape != w.shape:
         raise ValueError(f"grads: expected the weights' shape {w.shape}, got {g.shape}")
+    if norms is None and needs_norms(criterion):
+        raise ValueError(f"norms: criterion {criterion!r} needs those of what the weights are multiplied by")
+    x = np.zeros(0) if norms is None else as_floats(norms, "norms")
     axis = None if neuron_axis is None else as_axis(neuron_axis, w.ndim, "neuron_axis")
     refuse_nan(w, "weights")
     if g is not None:
         refuse_nan(g, "grads")
+    if norms is not None:
+        refuse_nan(x, "norms")
+        x = _spread(x, w)
     dtype = w.dtype if g is None else np.result_type(w, g)
     w = w.astype(dtype, copy=False)
     g = g if g is None else g.astype(dtype, copy=False)
@@ -192,13 +218,22 @@ def importance(
     with np.errstate(over="ignore", invalid="ignore"):
         rng = np.random.default_rng(random_state)
         if isinstance(criterion, str):
-            inputs = Inputs(w, np.zeros(0) if g is None else g, float(lam), axis, rng)
+            inputs = Inputs(w, np.zeros(0) if g is None else g, x, float(lam), axis, rng)
             scores = CRITERIA[criterion](inputs)
         else:
             scores = as_floats(criterion(w, g), "criterion")
             if scores.shape != w.shape:
                 raise ValueError(f"criterion: expected scores of shape {w.shape}, got {scores.shape}")
-            scores = Inputs(w, np.zeros(0), 0.0, axis, rng).mean(scores)
+            scores = Inputs(w, np.zeros(0), x, 0.0, axis, rng).mean(scores)
         scores = np.asarray(scores, dtype)
     refuse_nan(scores, "the score of weights")
     return scores
+
+
+def _spread(norms: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return np.broadcast_to(norms, weights.shape)
+    except ValueError:
+        raise ValueError(
+            f"norms: expected what broadcasts to the weights' shape {weights.shape}, got {norms.shape}"
+        ) from None

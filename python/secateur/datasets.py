@@ -70,7 +70,7 @@ def load(data: str | os.PathLike[str]) -> tuple[Split, Split]:
     if data == "fashion-mnist":
         return _fashion_mnist()
     if str(data).endswith(".npz"):
-        return _splits(Path(data), _npz(Path(data)))
+        return _splits(Path(data), _training(npz_arrays(Path(data))))
     if str(data) and Path(data).is_dir():
         npz = list(Path(data).glob("*.npz"))
         return load(npz[0]) if len(npz) == 1 else _splits(Path(data), idx.arrays(Path(data)))
@@ -250,11 +250,12 @@ def _conll(path: Path) -> Sentences:
 _NAMES = ("x_train", "y_train", "x", "y", "x_test", "y_test")
 
 
-def _npz(path: Path) -> dict[str, NDArray[Any]]:
+def npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file by name; FormatError if it is none."""
     try:
         # Without pickle: object arrays could run code.
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name.removesuffix("_train"): file[name] for name in _NAMES if name in file.files}
+            return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise FormatError(f"{path}: no such file") from error
     except (
@@ -268,6 +269,10 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
         zlib.error,
     ) as error:
         raise FormatError(f"{path}: no .npz file of arrays ({' '.join(str(error).split())})") from error
+
+
+def _training(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removesuffix("_train"): arrays[name] for name in _NAMES if name in arrays}
 
 
 def _splits(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[Split, Split]:

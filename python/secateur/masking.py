@@ -18,6 +18,9 @@ from .selection import topk_mask
 Scores = Mapping[str, NDArray[Any]]
 Masks = dict[str, BoolArray]
 
+ADAPTED = {"lamp": budgets.lamp, "output": budgets.output}
+"""The scopes in which scores are compared in another form than their own."""
+
 
 def sparsity(masks: Mapping[str, BoolArray], sizes: Mapping[str, int]) -> float:
     """The share of the weights of the tensors in `sizes` that `masks` removes."""
@@ -42,7 +45,7 @@ def choose(
     masks : mapping of name to array of bool
         What is already removed stays so, and counts.
     granularity : Weights, Blocks or Pattern
-    scope : {"erk", "global", "lamp", "layer"}
+    scope : {"erk", "global", "lamp", "layer", "output"}
     sparsity : float
         In [0, 1]. Weights: exact. Blocks: met as nearly as whole blocks can.
     rms : bool
@@ -59,8 +62,8 @@ def choose(
         scores = _protect(scores, masks, granularity)
     alive = {name: _bury(values, masks.get(name)) for name, values in scores.items()}
     shapes = {name: values.shape for name, values in scores.items()}
-    if scope == "lamp":
-        alive = budgets.lamp(alive)
+    if scope in ADAPTED:
+        alive = ADAPTED[scope](alive)
     chosen = {}
     for names, keep in shares(shapes, scope, sparsity):
         chosen.update(topk_mask({name: alive[name] for name in names}, keep))
@@ -144,8 +147,8 @@ def _choose_blocks(
         means[name] = _block_scores(blocks, values, rms)
         if name in masks:
             means[name][blocks.sums(masks[name]) == 0] = -np.inf
-    if scope == "lamp":
-        means = budgets.lamp(means)
+    if scope in ADAPTED:
+        means = ADAPTED[scope](means)
     chosen: Masks = {}
     for names, keep in shares({name: values.shape for name, values in scores.items()}, scope, sparsity):
         chosen.update(_keep_groups({name: means[name] for name in names}, sizes, keep))

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .budgets import check_scope, check_sparsity
-from .criteria import Criterion
+from .calibration import Calibration
+from .criteria import Criterion, needs_norms
 from .granularity import Granularity, Neurons, parse_granularity
+from .layerwise import LayerwiseRemoval
 from .measure import latencies, runner
 from .models.view import Data, ModelView, view
 from .names import select_names
@@ -24,6 +27,7 @@ from .scoring import Scorer
 from .stop import StopRule, check_stop
 
 Validate = Data | Callable[[Any], float]
+Samples = ArrayLike | Mapping[str, ArrayLike] | Callable[[], Iterable[Any]]
 Finetune = Mapping[str, Any] | Callable[[Any], Any]
 
 
@@ -38,7 +42,8 @@ def prune(
     schedule: str | Schedule | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
-    data: Data | None = None,
+    data: Data | Samples | None = None,
+    bias_correction: bool | None = None,
     finetune: Finetune | None = None,
     validate: Validate | None = None,
     stop: StopRule | None = None,
@@ -64,24 +69,34 @@ def prune(
         patterns need neither.
     threshold : float, optional
         Instead: what scores less goes.
-    criterion : {"l1", "l2", "gradient", "taylor", "combined", "random"} or callable
+    criterion : {"l1", "l2", "gradient", "taylor", "combined", "random", "wanda", "obs"} or callable
         How to score; see `importance`. A callable takes a tensor's weights and gradients (None without
-        `data`).
+        `data`). "wanda" [1]_ and "obs" see what the layers are given, on calibration data: "wanda" scores
+        |w|·‖x‖, ‖x‖ being the root mean square of the input that w is multiplied by. "obs" then goes through
+        the layers and lets the weights that stay take over what the others did, see
+        `secateur.reconstruction` [2]_; not for neurons, nor with a threshold.
     granularity : str
         "weight"; "neuron" (really smaller layers: a removed neuron or channel takes its bias, its
         normalization and the weights that read it along; the output layer stays); blocks such as "8x1" of the
         matrix (outputs, inputs); N:M such as "2:4", N of every M consecutive inputs kept.
-    scope : {"global", "layer", "erk", "lamp"}
-        "global": all tensors compete. "layer": the same sparsity in each. "erk", "lamp": see
-        `secateur.budgets`.
-        Neurons: see `secateur.neurons.Planner`.
+    scope : {"global", "layer", "output", "erk", "lamp"}
+        "global": all tensors compete. "layer": the same sparsity in each. "output": in each row of each, as
+        [1]_ has it. "erk", "lamp": see `secateur.budgets`.
+        Neurons: see `secateur.neurons.Planner`; "output" is not for them.
     schedule : {"one-shot", "linear", "cubic", "cyclic"}, Schedule or None
         None: in one step.
     include, exclude : str or iterable of str, optional
         Layers or tensors by name or pattern ("conv*"). Neurons: the layers that may lose some; the sparsity
         always counts the whole model.
-    data : (x, y), optional
-        For criteria with gradients: those of the mean loss over these samples, taken anew at every step.
+    data : (x, y), x, mapping or callable, optional
+        For criteria with gradients a pair: those of the mean loss over these samples, taken anew at every
+        step. For "wanda", "obs" and `bias_correction` samples alone do: an array, of an ONNX model with
+        several inputs a mapping of arrays, or a callable that gives an iterable of batches, the same ones at
+        each call. Some hundred to some thousand are enough.
+    bias_correction : bool, optional
+        Whether each layer's bias takes over the mean error of its output over `data` [3]_; where a layer has
+        no bias, nor a batch normalization behind it, its output stays as pruning leaves it. Not for neurons.
+        None: with "obs" only.
     finetune : mapping or callable, optional
         After every step: arguments of the model's `fit`, e.g. ``dict(x=x, y=y, epochs=3)``; or what is called
         with the model. An optimizer object is used as a fresh copy each time; without one, Adam takes small
@@ -118,6 +133,13 @@ def prune(
     UnsupportedOpError
         If a layer cannot be pruned; the message names it.
 
+    References
+    ----------
+    .. [1] Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", arXiv 2306.11695.
+    .. [2] Frantar & Alistarh, "Optimal Brain Compression", arXiv 2208.11580; "SparseGPT", arXiv 2301.00774.
+    .. [3] Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv
+       1906.04721.
+
     Examples
     --------
     >>> import secateur as sc
@@ -133,13 +155,24 @@ def prune(
         raise ValueError("inplace: a file is not changed; save the model of the result")
     original = view(model)
     unit = parse_granularity(granularity)
-    check_scope(scope)
+    check_scope(scope, isinstance(unit, Neurons))
     steps = check_schedule(schedule)
     rule = check_stop(stop)
-    scorer = Scorer(criterion, lam)
+    reconstruct = isinstance(criterion, str) and criterion == "obs"
+    biases = reconstruct if bias_correction is None else bool(bias_correction)
+    calibration = _calibration(criterion, biases, data)
+    scorer = Scorer(criterion, lam, calibration)
     _check_target(sparsity, threshold, unit)
-    data = None if data is None else _pair("data", data)
-    if scorer.needs_grads and data is None:
+    if reconstruct and (threshold is not None or isinstance(unit, Neurons)):
+        argument = "threshold" if threshold is not None else "granularity"
+        raise ValueError(f"{argument}: criterion 'obs' takes a sparsity, of weights, blocks or N:M")
+    if biases and isinstance(unit, Neurons):
+        raise ValueError("bias_correction: not for neurons, which leave with their biases")
+    pair = None
+    graded = scorer.needs_grads or (callable(criterion) and isinstance(data, (tuple, list)))
+    if data is not None and (calibration is None or graded):
+        pair = _pair("data", data)
+    if scorer.needs_grads and pair is None:
         raise ValueError(f"data: criterion {criterion!r} needs (x, y) to take gradients from")
     _check_finetune(finetune)
     if validate is not None and not callable(validate):
@@ -155,10 +188,15 @@ def prune(
         if steps.cycles > 1:
             raise ValueError("schedule: removed neurons cannot come back, so cycles need another granularity")
         removal = NeuronRemoval(work, names, scope, scorer, sparsity, threshold, round_to)
+    elif calibration is not None and (reconstruct or biases):
+        removal = LayerwiseRemoval(
+            work, names, unit, scope, scorer, sparsity, threshold, calibration,
+            weights=reconstruct, biases=biases,
+        )  # fmt: skip
     else:
         removal = WeightRemoval(work, names, unit, scope, scorer, sparsity, threshold)
     loop = _Loop(
-        removal, steps, data, finetune, validate, rule, np.random.default_rng(random_state), bool(progress)
+        removal, steps, pair, finetune, validate, rule, np.random.default_rng(random_state), bool(progress)
     )
     final, record = loop.run()
     before = original.clone() if inplace else original
@@ -256,6 +294,16 @@ def _check_target(sparsity: Any, threshold: Any, unit: Granularity) -> None:
         check_sparsity(sparsity)
     elif not pattern:
         raise ValueError("sparsity: give either sparsity or threshold, got neither")
+
+
+def _calibration(criterion: Criterion, biases: bool, data: Any) -> Calibration | None:
+    """The samples to look at layers with, where anything asks for them."""
+    if not needs_norms(criterion) and not biases:
+        return None
+    if data is None:
+        what = "bias_correction" if biases and not needs_norms(criterion) else f"criterion {criterion!r}"
+        raise ValueError(f"data: {what} needs samples to calibrate with")
+    return Calibration(data)
 
 
 def _pair(name: str, value: Any) -> Data:

@@ -32,7 +32,7 @@ def choose(
         For NaN among the weights or gradients, naming the tensor.
     """
     masks = view.masks()
-    if isinstance(granularity, Weights) and scope != "lamp":
+    if isinstance(granularity, Weights) and scope not in masking.ADAPTED:
         tensors = view.parameters()
         competing = {name: tensors[name] for name in names}
         try:

@@ -86,6 +86,10 @@ class WeightRemoval:
         return masking.sparsity(self.view.masks(), self._sizes)
 
     def step(self, share: float, gradients: Gradients | None, rng: np.random.Generator) -> None:
+        self.view.set_masks(self.chosen(share, gradients, rng))
+
+    def chosen(self, share: float, gradients: Gradients | None, rng: np.random.Generator) -> masking.Masks:
+        """The masks of the tensors at `share` of the target."""
         tensors = self.view.parameters()
         if share < self._share:
             free = {name: np.ones(tensors[name].shape, bool) for name in self.names}
@@ -95,14 +99,12 @@ class WeightRemoval:
             assert not isinstance(self.granularity, Pattern)
             scores = self.scorer.scores(self.view, self.names, gradients, rng)
             lowest = share * self.threshold
-            new = masking.below(scores, self.view.masks(), self.granularity, lowest, self.scorer.rms)
-        else:
-            assert self.target is not None
-            sparsity = share * self.target
-            new = ranking.choose(
-                self.view, self.names, gradients, self.granularity, self.scope, sparsity, self.scorer, rng
-            )
-        self.view.set_masks(new)
+            return masking.below(scores, self.view.masks(), self.granularity, lowest, self.scorer.rms)
+        assert self.target is not None
+        sparsity = share * self.target
+        return ranking.choose(
+            self.view, self.names, gradients, self.granularity, self.scope, sparsity, self.scorer, rng
+        )
 
     def copy(self) -> WeightRemoval:
         other = copy.copy(self)

@@ -31,7 +31,7 @@ class PruneResult:
         The pruned model: a new one, or the caller's if that was asked for.
     masks : dict of str to ndarray of bool
         For every prunable tensor of the model before: where weights were kept. Set on that model they give
-        the same function as the result's, before fine-tuning.
+        the same function as the result's, before fine-tuning, unless weights or biases made up for some.
     history : list of dict
         One per step, the first before pruning: ``"step"``, ``"sparsity"``, ``"weights"`` and ``"nonzero"``
         (prunable), ``"macs"`` and ``"nonzero_macs"`` (one sample), ``"seconds"``; where there was validation

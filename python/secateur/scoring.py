@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .criteria import Criterion, check_criterion, importance, needs_grads
+from .calibration import Calibration
+from .criteria import Criterion, check_criterion, importance, needs_grads, needs_norms
 from .models.view import FloatArray, ModelView
 
 Gradients = Mapping[str, FloatArray]
@@ -27,13 +28,20 @@ class Scorer:
     lam : float or None
         λ of S = |w| + λ·|∂L/∂w|. None: 0, but for "combined" the value that makes both terms of equal size on
         average over all tensors.
+    calibration : Calibration or None
+        Samples, for criteria that ask what the weights are multiplied by.
     """
 
     criterion: Criterion = "l1"
     lam: float | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, self.lam or 0.0)
+        if needs_norms(self.criterion) and self.calibration is None:
+            raise ValueError(
+                f"criterion: {self.criterion!r} takes calibration data, which is for prune alone"
+            )
 
     @property
     def needs_grads(self) -> bool:
@@ -65,7 +73,7 @@ class Scorer:
         scores = {}
         for name, tensor in tensors.items():
             gradient = None if gradients is None else gradients[name]
-            scores[name] = self._of_tensor(name, tensor, gradient, lam, None, rng)
+            scores[name] = self._of_tensor(name, tensor, gradient, self._norms(view, name), lam, None, rng)
         return scores
 
     def neuron_scores(
@@ -87,15 +95,23 @@ class Scorer:
         parts = [part.name for found in own.values() for part in found]
         lam = self.balanced({name: every[name] for name in parts}, gradients)
 
-        def rows(name: str, arrays: Mapping[str, FloatArray]) -> FloatArray:
+        def rows(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
             width = len(every[name]) // own[name][0].tile
             return np.concatenate([part.by_neuron(arrays[part.name], width) for part in own[name]], axis=1)
 
+        norms = {part: found for part in parts if (found := self._norms(view, part)) is not None}
         scores = {}
         for name in own:
             gradient = None if gradients is None else rows(name, gradients)
-            scores[name] = self._of_tensor(name, rows(name, every), gradient, lam, 0, rng)
+            met = rows(name, norms) if norms else None
+            scores[name] = self._of_tensor(name, rows(name, every), gradient, met, lam, 0, rng)
         return scores
+
+    def _norms(self, view: ModelView, name: str) -> NDArray[Any] | None:
+        """For every weight the root mean square of what it is multiplied by, where the criterion asks."""
+        if self.calibration is None or not needs_norms(self.criterion):
+            return None
+        return self.calibration.norms(view, name)
 
     def balanced(self, tensors: Mapping[str, FloatArray], gradients: Gradients | None) -> float:
         """λ for these tensors, all of them together."""
@@ -108,8 +124,9 @@ class Scorer:
     def _of_tensor(
         self,
         name: str,
-        tensor: FloatArray,
-        gradient: FloatArray | None,
+        tensor: NDArray[Any],
+        gradient: NDArray[Any] | None,
+        norms: NDArray[Any] | None,
         lam: float,
         neuron_axis: int | None,
         rng: np.random.Generator,
@@ -118,6 +135,7 @@ class Scorer:
             return importance(
                 tensor,
                 gradient,
+                norms=norms,
                 criterion=self.criterion,
                 lam=lam,
                 neuron_axis=neuron_axis,

@@ -56,8 +56,8 @@ class Method:
         self.sparsity = check_sparsity(sparsity)
         self.scorer = Scorer(criterion, lam)
         self.every = positive("every", every)
-        self.scope = check_scope(scope)
         self.granularity: Granularity = parse_granularity(granularity)
+        self.scope = check_scope(scope, isinstance(self.granularity, Neurons))
         self.include, self.exclude = include, exclude
         self.names: Sequence[str] = ()
         self.target = self.sparsity

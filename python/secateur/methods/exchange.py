@@ -54,8 +54,10 @@ class Exchange(Method):
         exclude: str | Iterable[str] | None = None,
     ) -> None:
         super().__init__(sparsity, "l1", None, every, scope, granularity, include, exclude)
-        if scope == "lamp":
-            raise ValueError("scope: expected erk, layer or global: lamp ranks trained weights, got 'lamp'")
+        if scope in masking.ADAPTED:
+            raise ValueError(
+                f"scope: expected erk, layer or global: {scope} ranks trained weights, got {scope!r}"
+            )
         self._unit = self._without_neurons()
         self.drop, self.end = check_share("drop", drop), check_moment("end", end)
         self._last = 0

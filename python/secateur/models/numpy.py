@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .. import nn
 from ..errors import UnsupportedOpError
 from ..nn.data import same_length, samples
-from .view import BoolArray, Consumer, Data, FloatArray, ModelView, Snapshot
+from .numpy_inputs import input_of, matrices
+from .view import Batch, BoolArray, Consumer, Data, FloatArray, ModelView, Snapshot
 
 GRADIENT_BATCH = 256
 """Samples at a time for gradients over data."""
@@ -229,6 +230,39 @@ class SequentialView:
         _, layer, _ = self._layer(name)
         return layer.macs() * layer.times // sum(layer.params[key].size for key in layer.prunable)
 
+    def layer_inputs(self, name: str, batches: Iterable[Batch]) -> Iterator[FloatArray]:
+        readers = [(layer, key) for _, owner, layer, key in self._owned() if owner == name]
+        for batch in batches:
+            x = self._samples(batch)
+            for layer, key in readers:
+                yield from matrices(layer, key, input_of(self.model, layer, x))
+
+    def _samples(self, batch: Batch) -> FloatArray:
+        if isinstance(batch, Mapping):
+            raise ValueError("data: the model has one input; expected an array of samples")
+        return samples(batch, self._input_shape, "data")
+
+    def add_bias(self, name: str, shift: FloatArray) -> bool:
+        readers = [(layer, key) for _, owner, layer, key in self._owned() if owner == name]
+        biases = [bias for layer, key in readers if (bias := self._bias(layer, key)) is not None]
+        if len(biases) < len(readers):
+            return False
+        for array, sign in biases:
+            array += sign * shift
+        return True
+
+    def _bias(self, layer: nn.Layer, key: str) -> tuple[FloatArray, int] | None:
+        """What is added to what a layer's weights give, and with which sign."""
+        for bias in ("recurrent_bias", "bias") if key == "recurrent_weight" else ("bias",):
+            if bias in layer.params:
+                return layer.params[bias], 1
+        # A normalization right behind takes its mean away.
+        chain = _chain(self.model.layers, layer)
+        after = chain[chain.index(layer) + 1 :] if isinstance(layer, WIDE) and chain else []
+        if after and isinstance(after[0], nn.BatchNorm) and getattr(layer, "activation", None) is None:
+            return after[0].buffers["running_mean"], -1
+        return None
+
     def masks(self) -> dict[str, BoolArray]:
         return {
             name: layer.masks[key]
@@ -260,6 +294,9 @@ class SequentialView:
     def score(self, data: Data) -> float:
         metrics = self.model.evaluate(*self._checked("validate", data))
         return metrics.get("accuracy", -metrics["loss"])
+
+    def outputs(self, batches: Iterable[Batch]) -> Iterator[FloatArray]:
+        return (self.model.forward(self._samples(batch)) for batch in batches)
 
     def inputs(self, batch: int) -> FloatArray:
         rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import UnsupportedOpError
+from ..onnx.biases import biases_of
 from ..onnx.channels import Channels, Group
 from ..onnx.files import infer_shapes, one_line
+from ..onnx.layer_inputs import feeds_of, layer_inputs
 from ..onnx.model import OnnxModel
 from ..onnx.session import FREE, noise, runner
 from ..onnx.weights import (
@@ -25,7 +27,7 @@ from ..onnx.weights import (
     is_depthwise,
     put_array,
 )
-from .view import BoolArray, Consumer, Data, FloatArray, ModelView, Snapshot
+from .view import Batch, BoolArray, Consumer, Data, FloatArray, ModelView, Snapshot
 
 SCORED = 256
 """Samples at a time for the score."""
@@ -154,6 +156,16 @@ class OnnxView:
         weight = self._tensor(name)
         return sum(_positions(node) for node in weight.readers)
 
+    def layer_inputs(self, name: str, batches: Iterable[Batch]) -> Iterator[FloatArray]:
+        self._tensor(name)
+        return layer_inputs(self.model, name, batches)
+
+    def add_bias(self, name: str, shift: FloatArray) -> bool:
+        biases = biases_of(self._tensor(name))
+        for bias in biases:
+            bias.add(shift)
+        return bool(biases)
+
     def masks(self) -> dict[str, BoolArray]:
         return dict(self.model.masks)
 
@@ -174,7 +186,10 @@ class OnnxView:
 
     def snapshot(self) -> Snapshot:
         # Arrays are never written to, so that they need no copies.
-        arrays = {weight.value.name or "": array_of(weight.value) for weight in self._weights.values()}
+        weights = self._weights.values()
+        values = [weight.value for weight in weights]
+        values += [bias.value for weight in weights for bias in biases_of(weight)]
+        arrays = {value.name or "": array_of(value) for value in values}
         return {"arrays": arrays, "masks": dict(self.model.masks)}
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -200,6 +215,10 @@ class OnnxView:
         if found.shape != y.shape:
             raise ValueError(f"validate: the model gives shape {found.shape}, the labels have {y.shape}")
         return -float(np.mean(np.square(found.astype(np.float64) - y)))
+
+    def outputs(self, batches: Iterable[Batch]) -> Iterator[NDArray[Any]]:
+        run, infos = runner(self.model), self.model.inputs
+        return (run(feeds)[0] for batch in batches for feeds in feeds_of(infos, batch))
 
     def inputs(self, batch: int) -> Any:
         return noise(self.model, batch)

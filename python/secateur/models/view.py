@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 Data: TypeAlias = tuple[ArrayLike, ArrayLike]
+Batch: TypeAlias = "NDArray[Any] | Mapping[str, NDArray[Any]]"
 Snapshot: TypeAlias = dict[str, dict[str, NDArray[Any]]]
 
 
@@ -101,6 +102,23 @@ class ModelView(Protocol):
     def positions(self, name: str) -> int:
         """How often each weight of the tensor is used for one sample: 1, or a convolution's output pixels."""
 
+    def layer_inputs(self, name: str, batches: Iterable[Batch]) -> Iterator[FloatArray]:
+        """What the tensor is multiplied by when the model, as it is now, runs on `batches`.
+
+        Matrices of shape (groups, n, k): rows are samples, their steps or pixels; columns are the weights of
+        an output, in the order in which they lie in memory. Convolutions in groups have several, for as many
+        equal stretches of the tensor. Where several layers share the tensor, the inputs of all.
+
+        ValueError, naming ``data``, if the samples do not fit the model. UnsupportedOpError, naming the
+        layer, if there are no such matrices.
+        """
+
+    def add_bias(self, name: str, shift: FloatArray) -> bool:
+        """Add a number for each output to what the tensor gives, by way of the bias behind it.
+
+        False, with nothing changed, if there is none.
+        """
+
     def masks(self) -> dict[str, BoolArray]:
         """The masks of the prunable tensors that have one; where False, weights are and stay 0."""
 
@@ -127,6 +145,12 @@ class ModelView(Protocol):
 
     def score(self, data: Data) -> float:
         """How good the model is on `data`, more is better: its accuracy, or minus the loss."""
+
+    def outputs(self, batches: Iterable[Batch]) -> Iterator[NDArray[Any]]:
+        """What the model gives for samples, part by part; of several outputs the first.
+
+        ValueError, naming ``data``, if the samples do not fit the model.
+        """
 
     def inputs(self, batch: int) -> Any:
         """`batch` samples of noise, to measure with: an array, or what the model takes instead."""

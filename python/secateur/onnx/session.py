@@ -94,7 +94,7 @@ def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], li
             names = ", ".join(info.name for info in infos)
             raise ValueError(f"x: the model has {len(infos)} inputs, {names}; give a mapping of them")
         feeds = {info.name: np.asarray(arrays[info.name], dtype_of(info)) for info in infos}
-        size = _batch_size(infos)
+        size = batch_size(infos)
         count = max((len(array) for array in feeds.values() if array.ndim), default=1)
         if size is None or size == count:
             found: list[Any] = running.run(None, feeds)
@@ -133,7 +133,7 @@ def noise(model: OnnxModel, batch: int) -> Batch:
     return arrays if len(arrays) != 1 else next(iter(arrays.values()))
 
 
-def _batch_size(infos: list[Info]) -> int | None:
+def batch_size(infos: list[Info]) -> int | None:
     """The one batch size that a model takes, if it has no free dimension."""
     sizes = {info.shape[0] for info in infos if info.shape}
     free = any(not isinstance(dim, int) for info in infos for dim in info.shape or ())
