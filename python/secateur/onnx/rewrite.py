@@ -314,7 +314,7 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
         if chain.end.hidden:
             inner = added[-1].outputs[0]
             inner.name = f"{chain.name}.image"
-            added.append(_reshape(graph, inner, chain.end.shown, chain.name))
+            added.append(_reshape(graph, inner, chain.end.shown, f"{chain.name}.line"))
         y = added[-1].outputs[0]
         y.shape, y.type = output.shape, output.type
         graph.insert_before(nodes[-1], added)
