@@ -25,8 +25,8 @@ test-long: build ## The long randomised runs as well
 
 .PHONY: rust-test
 rust-test: # nextest where it is installed, cargo's own runner elsewhere
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run -p secateur-core; \
-	else cargo test -p secateur-core --lib; fi
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run -p secateur-core -p secateur-ort; \
+	else cargo test -p secateur-core -p secateur-ort --lib; fi
 	cargo test -p secateur-core --doc
 
 bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libraries; writes benches/record

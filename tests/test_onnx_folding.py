@@ -128,3 +128,10 @@ def test_reshapes_that_flatten(tmp_path, target):
     check(
         tmp_path / "m.onnx", model_of(nodes, {"t": np.array([-1, 16])}, (batch, 2, 4, 4), rank=2), ["Reshape"]
     )
+
+
+def test_a_reshape_to_one_batch_size_stays(tmp_path):
+    nodes = [helper.make_node("Reshape", ["x", "t"], ["y"])]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model_of(nodes, {"t": np.array([7, 32])}, ("N", 2, 4, 4), rank=2).SerializeToString())
+    assert [node.op_type for node in fold(read_model(path)).graph] == ["Reshape"]

@@ -44,6 +44,21 @@ net (float[N,3,16,16] x) => (float[N,10] y, int64[N] best) {
 }"""
 
 
+LINES = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,8,30] x) => (float[N,16,28] y) {
+    a = Conv(x, w1)
+    y = Tanh(a)
+}"""
+
+LSTM = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,6,8] x) => (float[N,6,16] y) {
+    t = Transpose<perm=[1,0,2]>(x)
+    h = LSTM<hidden_size=16>(t, w1, w2)
+    s = Squeeze(h, axis)
+    y = Transpose<perm=[1,0,2]>(s)
+}"""
+
+
 def sparse(rng, *shape, density=0.05):
     return rng.standard_normal(shape, np.float32) * (rng.random(shape) < density)
 
@@ -133,6 +148,24 @@ def test_chains_become_plans(files, clock):
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("text", [LINES, LSTM])
+def test_lines_and_sequences_become_plans(text, files, clock):
+    rng = RNG(0)
+    shapes = [(16, 8, 3)] if text is LINES else [(1, 64, 8), (1, 64, 16)]
+    proto = model_of(text, **{f"w{i}": sparse(rng, *shape, density=0.3) for i, shape in enumerate(shapes, 1)})
+    if text is LSTM:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
+    source, out = files(proto)
+    compile_onnx(source, out, batch=2, threads=1, rounds=1)
+    assert ops(out) == (["Reshape", "Plan", "Reshape"] if text is LINES else ["Plan"])
+    shape = [dim.dim_value for dim in onnx.load(out).graph.output[0].type.tensor_type.shape.dim[1:]]
+    assert shape == ([16, 28] if text is LINES else [6, 16])
+    for n in (1, 2, 5):
+        x = rng.standard_normal((n, 8, 30) if text is LINES else (n, 6, 8), np.float32)
+        wanted = onnxruntime.InferenceSession(source).run(None, {"x": x})[0]
+        np.testing.assert_allclose(outputs(out, x)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_networks_of_images_become_plans(files, clock):
     source, out = files(cnn())
     done = compile_onnx(source, out, batch=3, threads=1, rounds=1)
@@ -208,12 +241,23 @@ def test_nothing_is_written_where_outputs_differ(files, clock, monkeypatch):
     assert not out.exists()
 
 
+def test_a_model_that_does_not_run_is_named(files, clock):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[N,4] x) => (float[7,4] y)
+    <int64[2] shape = {7, 4}> { a = MatMul(x, w) y = Reshape(a, shape) }"""
+    source, out = files(model_of(text, w=np.eye(4)))
+    with pytest.raises(sc.SecateurError, match=r"model\.onnx: not run by ONNX Runtime: .*") as caught:
+        compile_onnx(source, out, batch=1, threads=1, rounds=1)
+    assert "\n" not in str(caught.value) and not out.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch": 0}, "batch: expected"),
         ({"batch": ()}, "batch: expected"),
         ({"batch": (1, 2.5)}, "batch: expected"),
+        ({"threads": 0}, "threads: expected 1 to 1024, got 0"),
         ({"out": "model.txt"}, "out: expected a path .* ends in .onnx"),
         ({"out": "nowhere/model.onnx"}, "out: expected"),
     ],

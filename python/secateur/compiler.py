@@ -193,7 +193,21 @@ class Plan:
         """
         if check_finite and not np.isfinite(np.asarray(x)).all():
             raise ValueError("x: expected finite values, got NaN or infinity")
-        return self._plan.run(x)
+        return self._plan.run(x, False)
+
+    def run_open(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Run as many vectors as there happen to be: those that do not fill a slice are made up to one of a
+        few sizes, so that weights are not packed anew for every number.
+
+        Parameters
+        ----------
+        x : array-like of shape (n, features)
+
+        Returns
+        -------
+        ndarray of shape (n, outputs), float32
+        """
+        return self._plan.run(x, True)
 
     def inputs(self, batch: int) -> NDArray[np.float32]:
         """`batch` samples to measure with: random numbers, or ids where the network looks some up."""

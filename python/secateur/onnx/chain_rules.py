@@ -155,6 +155,10 @@ def _pool(kind: str) -> Callable[[Region, ir.Node], Made]:
         window = _window(node, x, size)
         if window is None or window.pop("dilation") != [1, 1] or attribute(node, "ceil_mode", 0):
             return None
+        # What SAME is then, ONNX and its runtimes do not agree on.
+        same = attribute(node, "auto_pad", "NOTSET").startswith("SAME")
+        if same and any(k < step for k, step in zip(window["size"], window["strides"], strict=True)):
+            return None
         pads = window["pads"]
         if any(pad >= side for pad, side in zip(pads, window["size"] * 2, strict=True)):
             return None

@@ -123,7 +123,9 @@ def _check_convertible(path: Path, proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         if node.op_type == "PRelu" and node.input[1] not in numbers:
             name = node.name or node.output[0]
-            raise UnsupportedOpError(f"{path}: {name} (PRelu): of opset {_opset(proto)} with slopes of channels")
+            raise UnsupportedOpError(
+                f"{path}: {name} (PRelu): of opset {_opset(proto)} with slopes of channels"
+            )
 
 
 def _deserialize(proto: onnx.ModelProto, folder: Folder, size: int) -> ir.Model:

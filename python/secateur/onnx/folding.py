@@ -92,6 +92,8 @@ def _flatten(graph: ir.Graph, node: ir.Node) -> None:
     width = int(np.prod(rest))
     if len(after) != 2 or len(before) < 2 or len(rest) != len(before) - 1 or not 0 < width == after[1]:
         return
+    if isinstance(after[0], int) and after[0] != before[0]:
+        return  # it takes batches of one size alone
     flat = ir.node("Flatten", [source], {"axis": 1}, name=node.name)
     output = node.outputs[0]
     flat.outputs[0].shape, flat.outputs[0].type = output.shape, output.type

@@ -269,9 +269,13 @@ def _sizes(chain: Chain, batch: Sequence[int]) -> list[int]:
 
 
 def _runner(chain: Chain, plan: Plan) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    shape = chain.input.shape
+    given = shape is not None and all(isinstance(dim, int) for dim in shape[1 : chain.lead])
+    call = plan if given else plan.run_open
+
     def run(array: NDArray[Any]) -> NDArray[Any]:
         batch = array.shape[: chain.lead]
-        y = plan(array.reshape(math.prod(batch), *chain.input_shape))
+        y = call(array.reshape(math.prod(batch), *chain.input_shape))
         return y.reshape(*batch, *chain.end.shown)
 
     return run

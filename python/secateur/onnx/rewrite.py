@@ -24,7 +24,7 @@ from ..measure import QUICK, ROUNDS, Latency, compare
 from ..ort import DOMAIN
 from ..storage import encode
 from .chains import Chain, find_chains
-from .files import write_model
+from .files import one_line, read_model, write_model
 from .folding import fold
 from .model import OnnxModel
 from .session import noise, session
@@ -80,6 +80,8 @@ class Rewriting:
     Attributes
     ----------
     out : pathlib.Path
+    model : OnnxModel
+        What is in that file.
     nbytes : tuple of int
         Bytes of all weights, before and after.
     threads : int
@@ -93,6 +95,7 @@ class Rewriting:
     """
 
     out: Path
+    model: OnnxModel
     nbytes: tuple[int, int]
     threads: int
     parts: list[Part]
@@ -124,7 +127,8 @@ def compile_onnx(
         Ends in ``.onnx``. Written only when the model loads and runs in ONNX Runtime, and its outputs are the
         original's up to 1e-4 of the largest.
     batch : int or iterable of int, default=(1, 32)
-        Batch sizes to choose and measure for; a model that takes one alone is measured with that.
+        Batch sizes to choose and measure for; a model that takes one alone is measured with that. Other
+        dimensions that are free are taken to be 64.
     threads : int, optional
         Of the sessions that are timed; by default those of :func:`secateur.set_num_threads`.
     rounds : int, default=31
@@ -141,9 +145,22 @@ def compile_onnx(
     MissingExtraError
         Without onnxruntime.
     SecateurError
-        If outputs differ; nothing is written then.
+        If ONNX Runtime does not run the model, or outputs differ; nothing is written then.
     ValueError
-        For another suffix, a folder that is not there, or batch sizes that are none.
+        For another suffix, a folder that is not there, or batch sizes or threads that are none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import secateur as sc
+    >>> net = sc.nn.Sequential([sc.nn.Dense(8), sc.nn.ReLU(), sc.nn.Dense(3)]).build((4,), random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sc.export_onnx(net, f"{folder}/m.onnx")
+    ...     model = sc.prune(sc.load(f"{folder}/m.onnx"), 0.8, progress=False).model
+    ...     done = sc.compile_onnx(model, f"{folder}/m.sparse.onnx", batch=1, threads=1, rounds=3)
+    ...     session = sc.ort.InferenceSession(f"{folder}/m.sparse.onnx")
+    >>> done.error < 1e-4
+    True
     """
     sizes = [batch] if isinstance(batch, (int, np.integer)) else sorted({*batch})
     if not sizes or any(not isinstance(size, (int, np.integer)) or size < 1 for size in sizes):
@@ -151,9 +168,28 @@ def compile_onnx(
     path = Path(out)
     if path.suffix != ".onnx" or not path.parent.is_dir():
         raise ValueError(f"out: expected a path in a folder that ends in .onnx, got {str(path)!r}")
-    original = source if isinstance(source, OnnxModel) else OnnxModel.load(source)
-    threads = threads or get_num_threads()
+    if threads is not None and not (isinstance(threads, (int, np.integer)) and 1 <= threads <= 1024):
+        raise ValueError(f"threads: expected 1 to 1024, got {threads!r}")
+    # As it is: what it is compared with is the file, not what was folded of it.
+    original = source if isinstance(source, OnnxModel) else OnnxModel(read_model(source), source)
     feeds = _feeds(original, [int(size) for size in sizes])
+    try:
+        done = _rewritten(original, path, feeds, int(threads or get_num_threads()), rounds)
+    except Exception as error:
+        # The library has a class of its own for each kind of error, without a common base.
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise SecateurError(
+            f"{original.path or 'source'}: not run by ONNX Runtime: {one_line(error)}"
+        ) from None
+    write_model(done.model.ir, path)
+    return done
+
+
+def _rewritten(
+    original: OnnxModel, path: Path, feeds: Mapping[int, Feed], threads: int, rounds: int
+) -> Rewriting:
+    """What is to be written to a path, checked and timed."""
     folded = original.copy()
     fold(folded.ir)
     parts = _parts(folded, feeds, threads)
@@ -164,12 +200,11 @@ def compile_onnx(
         if error > TOLERANCE:
             raise SecateurError(f"{path}: not written: outputs differ by {error:.1e} of the largest")
         if not kept or min(found["rewritten"].speedup for found in latencies.values()) >= 1:
-            break
+            nbytes = (_nbytes(original), _nbytes(rewritten))
+            return Rewriting(path, rewritten, nbytes, threads, parts, latencies, error)
         # What is faster by itself need not be among ONNX Runtime's own layouts: the lesser half goes.
         for part in sorted(kept, key=lambda part: part.speedup)[: math.ceil(len(kept) / 2)]:
             part.kept = False
-    write_model(rewritten.ir, path)
-    return Rewriting(path, (_nbytes(original), _nbytes(rewritten)), threads, parts, latencies, error)
 
 
 def _feeds(model: OnnxModel, sizes: list[int]) -> dict[int, Feed]:
@@ -233,7 +268,7 @@ def _shapes(model: OnnxModel, values: list[ir.Value], feed: Feed, threads: int) 
 
 def _timed(model: OnnxModel, chain: Chain, shapes: Mapping[int, tuple[int, ...]], threads: int) -> Part:
     """A chain in ONNX Runtime, as it is and as a plan, each a model of its own."""
-    samples = {math.prod(shape[: chain.lead]) for shape in shapes.values()}
+    samples = {max(1, math.prod(shape[: chain.lead])) for shape in shapes.values()}
     if len(chain.input_shape) == 1:
         samples = {min(count, SLICE) for count in samples}
     plan = Plan(chain.input_shape, chain.description, sorted(samples), threads=threads)
@@ -270,10 +305,19 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
         (x,) = {v for node in nodes for v in node.inputs if v is not None and v.name == chain.input.name}
         blob = ir.Tensor(np.frombuffer(part.plan, np.uint8), name=f"{chain.name}.{DOMAIN}")
         weights = ir.Value(name=blob.name, shape=blob.shape, type=ir.TensorType(blob.dtype), const_value=blob)
-        y = ir.Value(shape=output.shape, type=output.type)
         shapes = {"input_shape": chain.input_shape, "output_shape": chain.output_shape}
-        node = ir.node("Plan", [x, weights], shapes, domain=DOMAIN, outputs=[y], name=chain.name)
-        graph.insert_before(nodes[-1], node)
+        added = []
+        if chain.start.hidden:
+            added.append(_reshape(graph, x, chain.input_shape, f"{chain.name}.rows"))
+            x = added[-1].outputs[0]
+        added.append(ir.node("Plan", [x, weights], shapes, domain=DOMAIN, name=chain.name))
+        if chain.end.hidden:
+            inner = added[-1].outputs[0]
+            inner.name = f"{chain.name}.image"
+            added.append(_reshape(graph, inner, chain.end.shown, f"{chain.name}.line"))
+        y = added[-1].outputs[0]
+        y.shape, y.type = output.shape, output.type
+        graph.insert_before(nodes[-1], added)
         output.replace_all_uses_with(y, replace_graph_outputs=True)
         graph.remove(nodes, safe=True)
         y.name = chain.name
@@ -283,6 +327,18 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
             del graph.initializers[name]
     graph.opset_imports[DOMAIN] = VERSION
     return made
+
+
+def _reshape(graph: ir.Graph, x: ir.Value, shape: tuple[int, ...], name: str) -> ir.Node:
+    """Samples of another shape, which lie as before: an axis of length 1 more or less."""
+    target = ir.Tensor(np.array([0, *shape]), name=f"{name}.shape")
+    value = ir.Value(
+        name=target.name, shape=target.shape, type=ir.TensorType(target.dtype), const_value=target
+    )
+    graph.register_initializer(value)
+    node = ir.node("Reshape", [x, value], name=name)
+    node.outputs[0].name = name
+    return node
 
 
 def _compared(

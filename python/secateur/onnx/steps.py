@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import UnsupportedOpError
 from .chains import Chain
+from .files import OLDEST_OPSET
 from .operators.call import Array, Call, Operator
 from .operators.registry import NEWEST_OPSET, OPERATORS
 from .weights import DOMAINS, array_of, is_constant, label
@@ -64,6 +65,8 @@ def fold_constants(graph: ir.Graph, threads: int | None) -> None:
         if sum(result.nbytes for result in results) > LARGEST:
             continue
         for output, result in zip(node.outputs, results, strict=False):
+            if not output.uses():
+                continue  # perhaps it has no name
             tensor = ir.Tensor(np.asarray(result, order="C"), name=output.name)
             made = ir.Value(
                 name=output.name,
@@ -90,10 +93,10 @@ def operate(node: ir.Node, graph: ir.Graph, threads: int | None) -> Callable[...
         full = f"{node.domain}.{node.op_type}" if node.domain not in DOMAINS else node.op_type
         raise UnsupportedOpError(f"{node.name or node.outputs[0].name}: plans cannot run the operator {full}")
     version = next((graph.opset_imports[domain] for domain in DOMAINS if domain in graph.opset_imports), 0)
-    if onnx.defs.get_schema(node.op_type, version).since_version > NEWEST_OPSET:
-        raise UnsupportedOpError(
-            f"{label(node)}: plans know the operator as it was up to opset {NEWEST_OPSET}"
-        )
+    since = onnx.defs.get_schema(node.op_type, version).since_version
+    if version < OLDEST_OPSET or since > NEWEST_OPSET:
+        known = f"from opset {OLDEST_OPSET} to {NEWEST_OPSET}"
+        raise UnsupportedOpError(f"{label(node)}: plans know the operator as it was {known}")
     attributes = {name: _plain(node, attribute) for name, attribute in node.attributes.items()}
     call = Call(
         node.op_type, node.name or node.outputs[0].name or "", version, attributes, len(node.outputs), threads

@@ -64,33 +64,8 @@ impl Kernel {
         // SAFETY: both tensors are of float32, as the op declares, and of the shapes whose elements were counted.
         let (x, y) = unsafe { (floats(x.cast_const().cast(), lengths.0), slice_mut(y.cast(), lengths.1)) };
         let pool = Pool::new(host, context, self.threads.of(host, context));
-        let run = if self.open && self.is_of_vectors() { Kernel::run_open } else { Kernel::run_exactly };
-        run(self, &pool, samples, &x, y).map_err(|error| named(&self.node, error).into())
-    }
-
-    fn run_exactly(&self, pool: &Pool, samples: usize, x: &[f32], y: &mut [f32]) -> secateur_core::Result<()> {
-        self.plan.run_on(pool, samples, x, y)
-    }
-
-    /// A run of as many vectors as there happen to be. Weights are packed for a number of them, and the steps of a sequence
-    /// come in any: what does not fill a slice is made up, with zeros, to one of a few numbers.
-    fn run_open(&self, pool: &Pool, samples: usize, x: &[f32], y: &mut [f32]) -> secateur_core::Result<()> {
-        let most = self.plan.at_once(usize::MAX);
-        let rest = samples % most;
-        let full = made_up(rest, most);
-        if full == rest {
-            return self.run_exactly(pool, samples, x, y);
-        }
-        let (input, output) = (count(&self.input), count(&self.output));
-        let (x, x_rest) = x.split_at((samples - rest) * input);
-        let (y, y_rest) = y.split_at_mut((samples - rest) * output);
-        self.run_exactly(pool, samples - rest, x, y)?;
-        let mut x_full = x_rest.to_vec();
-        x_full.resize(full * input, 0.0);
-        let mut y_full = vec![0.0; full * output];
-        self.run_exactly(pool, full, &x_full, &mut y_full)?;
-        y_rest.copy_from_slice(&y_full[..rest * output]);
-        Ok(())
+        let run = if self.open && self.is_of_vectors() { Plan::run_open } else { Plan::run_on };
+        run(&self.plan, &pool, samples, &x, y).map_err(|error| named(&self.node, error).into())
     }
 
     fn is_of_vectors(&self) -> bool {
@@ -113,15 +88,6 @@ impl Kernel {
                 Err(named(&self.node, wanted).into())
             }
         }
-    }
-}
-
-/// The number of vectors that so many are made up to, where a slice has `most`: powers of two, then equal steps of 16 or more.
-fn made_up(vectors: usize, most: usize) -> usize {
-    match vectors {
-        0 => 0,
-        1..=16 => vectors.next_power_of_two().min(most),
-        _ => vectors.next_multiple_of((most / 8).max(16)).min(most),
     }
 }
 
@@ -162,18 +128,4 @@ fn read(mut bytes: &[u8]) -> secateur_core::Result<Plan> {
     let choices = if cpu == target.signature() { choices } else { Default::default() };
     // The threads are those of each call.
     Plan::new(graph, &batches, target, Arc::new(Sequential), &choices, false)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::made_up;
-
-    #[test]
-    fn few_sizes_serve_any_number_of_vectors() {
-        for most in [1, 5, 16, 100, 128, 1000] {
-            let sizes: std::collections::BTreeSet<usize> = (0..most).map(|vectors| made_up(vectors, most)).collect();
-            assert!(sizes.len() <= 14, "{sizes:?}");
-            assert!((0..most).all(|vectors| (vectors..=most).contains(&made_up(vectors, most))));
-        }
-    }
 }

@@ -7,11 +7,12 @@ use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use secateur_core::executor;
+use secateur_core::executor::{self, Executor};
 use secateur_core::plan;
 use secateur_core::store::network::{self, Arrays};
 use secateur_core::store::{Tensor, Values};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Compiles a network of plain data: JSON nodes and their arrays, by "NODE.ARRAY", over samples of a shape. Choices as JSON by
@@ -46,20 +47,22 @@ fn compile(
         let mut graph = network::graph(&input_shape, nodes, &tensors)?;
         graph.allow_winograd(winograd);
         let given = choices.map_or(Ok(Default::default()), plan::choose::from_json)?;
-        plan::Plan::new(graph, &batch, target, executor, &given, timed)
+        plan::Plan::new(graph, &batch, target, executor.clone(), &given, timed)
     });
-    Ok(CompiledPlan { plan: plan.map_err(to_py)? })
+    Ok(CompiledPlan { plan: plan.map_err(to_py)?, executor })
 }
 
 /// A compiled network; `secateur.Plan` is its face.
 #[pyclass(frozen, module = "secateur")]
 pub struct CompiledPlan {
     plan: plan::Plan,
+    executor: Arc<dyn Executor>,
 }
 
 #[pymethods]
 impl CompiledPlan {
-    fn run<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    /// `open`: as one of many numbers of vectors, see the core's `run_open`.
+    fn run<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>, open: bool) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let x = arrays::floats("x", x)?;
         let wanted = self.plan.input_shape();
         let Some((&images, _)) = x.shape().split_first().filter(|(_, rest)| *rest == wanted) else {
@@ -72,7 +75,8 @@ impl CompiledPlan {
         {
             let (x, mut y) = (x.as_slice()?, y.readwrite());
             let y = y.as_slice_mut()?;
-            py.detach(|| self.plan.run(images, x, y)).map_err(to_py)?;
+            let run = if open { plan::Plan::run_open } else { plan::Plan::run_on };
+            py.detach(|| run(&self.plan, &*self.executor, images, x, y)).map_err(to_py)?;
         }
         Ok(y)
     }

@@ -1,4 +1,4 @@
-"""Activations, and what passes values on or changes their type."""
+"""Activations, and dropout of nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from .erf import erf
 
 Function = Callable[..., Array]
 """Of an array and its parameters."""
-
-GELU = "none", "tanh"
 
 
 def sigmoid(x: Array) -> Array:
@@ -85,12 +83,12 @@ def shrink(x: Array, bias: float, lambd: float) -> Array:
 
 def _gelu(call: Call, x: Array) -> Array:
     kind = call.get("approximate", "none")
-    if kind not in GELU:
-        raise call.unsupported(f"with approximate={kind!r}")
     if kind == "none":
         y = 1 + erf(x * number(x, np.sqrt(0.5)))
-    else:
+    elif kind == "tanh":
         y = 1 + np.tanh(number(x, np.sqrt(2 / np.pi)) * (x + number(x, 0.044715) * x * x * x))
+    else:
+        raise call.unsupported(f"with approximate={kind!r}")
     y *= x
     y *= number(x, 0.5)
     return y
@@ -113,9 +111,11 @@ def _clip(call: Call, x: Array, low: Array | None = None, high: Array | None = N
 
 def _dropout(
     call: Call, x: Array, ratio: Array | None = None, training: Array | None = None
-) -> tuple[Array, Array]:
+) -> tuple[Array, ...]:
     if training is not None and training.any():
         raise call.unsupported("in training mode")
+    if call.outputs < 2:
+        return (x,)
     return x, np.ones(x.shape, np.bool_ if call.version >= 10 else x.dtype)
 
 

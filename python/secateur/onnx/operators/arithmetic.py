@@ -51,10 +51,12 @@ def _mod(call: Call, a: Array, b: Array) -> Array:
 
 
 def _pow(x: Array, y: Array) -> Array:
-    if x.dtype.kind in "iu" and y.dtype.kind in "iu" and (y < 0).any():
-        x, dtype = x.astype(np.float64), x.dtype
-        return np.power(x, y).astype(dtype)
-    return np.power(x, y).astype(x.dtype)
+    if x.dtype.kind == "f":
+        y = y.astype(x.dtype, copy=False)
+    elif y.dtype.kind == "f" or (y < 0).any():
+        return np.power(x.astype(np.float64), y).astype(x.dtype)
+    z: Array = np.power(x, y)
+    return z.astype(x.dtype, copy=False)
 
 
 def _mean(*inputs: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import activations
 from .call import Array, Call, number
+from .products import product
 
 Activation: TypeAlias = "Callable[[Array], Array]"
 State: TypeAlias = "tuple[Array, ...]"
@@ -72,24 +73,26 @@ class Kind(NamedTuple):
 
 def _rnn(call: Call, weights: Weights, gates: Array, state: State) -> State:
     (h,), (f,) = state, weights.activations
-    return (f(gates + h @ weights.recurrent + weights.bias),)
+    return (f(gates + product(h, weights.recurrent, call.threads) + weights.bias),)
 
 
 def _gru(call: Call, weights: Weights, gates: Array, state: State) -> State:
     (h,), (f, g), both = state, weights.activations, 2 * state[0].shape[1]
     first, last = weights.recurrent[:, :both], weights.recurrent[:, both:]
-    update, reset = np.split(f(gates[:, :both] + h @ first + weights.bias[:both]), 2, axis=1)
+    known = product(h, first, call.threads) + weights.bias[:both]
+    update, reset = np.split(f(gates[:, :both] + known), 2, axis=1)
     if call.get("linear_before_reset", 0):
-        past = reset * (h @ last + weights.bias[both:])
+        past = reset * (product(h, last, call.threads) + weights.bias[both:])
     else:
-        past = (reset * h) @ last + weights.bias[both:]
+        past = product(reset * h, last, call.threads) + weights.bias[both:]
     return ((1 - update) * g(gates[:, both:] + past) + update * h,)
 
 
 def _lstm(call: Call, weights: Weights, gates: Array, state: State) -> State:
     (h, c), (f, g, put) = state, weights.activations
     seen_i, seen_o, seen_f = weights.peepholes
-    i, o, forget, new = np.split(gates + h @ weights.recurrent + weights.bias, 4, axis=1)
+    known = product(h, weights.recurrent, call.threads) + weights.bias
+    i, o, forget, new = np.split(gates + known, 4, axis=1)
     i = f(i + seen_i * c)
     forget = 1 - i if call.get("input_forget", 0) else f(forget + seen_f * c)
     c = forget * c + i * g(new)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from .call import Array, Call, Operator
+from .products import product
 from .windows import Windows, tap, windows_of
 
 MOST = 1 << 26
@@ -22,13 +23,13 @@ def _conv(call: Call, x: Array, weight: Array, bias: Array | None = None) -> Arr
     _check_size(call, size)
     windows = windows_of(call, x.shape[2:], tuple(size))
     matrix = weight.reshape(groups, filters // groups, channels * math.prod(size))
+    places, pixels = matrix.shape[2], math.prod(windows.outputs)
     y = np.empty((len(x), filters, *windows.outputs), x.dtype)
-    pixels = math.prod(windows.outputs)
-    step = max(MOST // max(matrix[0, 0].nbytes * groups * pixels, 1), 1)
+    step = max(MOST // max(groups * places * pixels * x.itemsize, 1), 1)
     for start in range(0, len(x), step):
         part = x[start : start + step]
-        columns = _columns(part, windows).reshape(len(part), groups, -1, pixels)
-        np.matmul(matrix, columns, out=y[start : start + step].reshape(len(part), *matrix.shape[:2], pixels))
+        columns = _columns(part, windows).reshape(len(part), groups, places, pixels)
+        y[start : start + step] = product(matrix, columns, call.threads).reshape(len(part), *y.shape[1:])
     if bias is not None:
         y += bias.reshape(-1, *[1] * len(size))
     return y
@@ -64,7 +65,7 @@ def _conv_transpose(call: Call, x: Array, weight: Array, bias: Array | None = No
     strides = call.get("strides") or [1] * rank
     dilations = call.get("dilations") or [1] * rank
     matrix = weight.reshape(groups, channels // groups, filters * math.prod(size)).transpose(0, 2, 1)
-    columns = np.matmul(matrix, x.reshape(n, groups, channels // groups, math.prod(lengths)))
+    columns = product(matrix, x.reshape(n, groups, channels // groups, math.prod(lengths)), call.threads)
     columns = columns.reshape(n, groups * filters, math.prod(size), *lengths)
     begins, outputs = _borders(call, lengths, size, strides, dilations)
     # The whole of what the filters write, of which the padding is then cut off.
@@ -75,9 +76,9 @@ def _conv_transpose(call: Call, x: Array, weight: Array, bias: Array | None = No
         )
     ]
     y = np.zeros((n, groups * filters, *whole), x.dtype)
-    for number, at in enumerate(itertools.product(*map(range, size))):
+    for place, at in enumerate(itertools.product(*map(range, size))):
         written = tap(y, at, lengths, strides, dilations)
-        written += columns[:, :, number]
+        written += columns[:, :, place]
     y = tap(y, begins, outputs, [1] * rank, [1] * rank)
     return y if bias is None else y + bias.reshape(-1, *[1] * rank)
 

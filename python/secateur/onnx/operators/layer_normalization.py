@@ -5,17 +5,21 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ... import _core
 from .call import Array, Call, Operator, axis_of, number
 from .normalization import standardized
 
 
-def _layer_normalization(
-    call: Call, x: Array, scale: Array, bias: Array | None = None
-) -> tuple[Array, Array, Array]:
+def _layer_normalization(call: Call, x: Array, scale: Array, bias: Array | None = None) -> tuple[Array, ...]:
     wide, axes = _wide(call, x)
-    y, mean, inverse = standardized(wide, axes, call.get("epsilon", 1e-5))
-    y = y.astype(x.dtype, copy=False) * scale
-    return y if bias is None else y + bias, mean.astype(np.float32), inverse.astype(np.float32)
+    epsilon = call.get("epsilon", 1e-5)
+    shift = np.zeros_like(scale) if bias is None else bias
+    vectors = axes == (x.ndim - 1,) and scale.shape == shift.shape == x.shape[-1:]
+    if vectors and x.dtype == np.float32 and call.outputs == 1:
+        return (_core.layer_norm(x, scale, shift, epsilon, call.threads),)
+    y, mean, inverse = standardized(wide, axes, epsilon)
+    y = y.astype(x.dtype, copy=False) * scale + shift
+    return y, mean.astype(np.float32), inverse.astype(np.float32)
 
 
 def _rms_normalization(call: Call, x: Array, scale: Array) -> Array:

@@ -6,12 +6,17 @@ import math
 
 import numpy as np
 
+from ... import _core
 from .call import Array, Call, Operator, axes_of, axis_of, number
 
 
 def _softmax(call: Call, x: Array) -> Array:
     rows, axis = _rows(call, x)
-    y: Array = np.exp(rows - _largest(rows, axis))
+    largest = _largest(rows, axis)
+    # A row that is masked as a whole becomes NaN, which graphs look for; the core would not say so.
+    if rows.dtype == np.float32 and axis == rows.ndim - 1 and np.isfinite(largest).all():
+        return _core.softmax(rows, call.threads).reshape(x.shape)
+    y: Array = np.exp(rows - largest)
     y /= y.sum(axis, keepdims=True)
     return y.reshape(x.shape)
 

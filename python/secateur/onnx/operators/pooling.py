@@ -35,9 +35,9 @@ def _max_pool(call: Call, x: Array) -> tuple[Array, ...]:
     numbers = windows.pad(_numbers(call, x), -1)
     largest, indices = (windows.tap(array, places[0]) for array in (padded, numbers))
     for at in places[1:]:
-        shown, number = windows.tap(padded, at), windows.tap(numbers, at)
-        better = (number >= 0) & ((shown > largest) | (indices < 0))
-        largest, indices = np.where(better, shown, largest), np.where(better, number, indices)
+        shown, told = windows.tap(padded, at), windows.tap(numbers, at)
+        better = (told >= 0) & ((shown > largest) | (indices < 0))
+        largest, indices = np.where(better, shown, largest), np.where(better, told, indices)
     return largest, indices
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .call import Array, Call, Operator
 from .cells import GRU, LSTM, RNN, Kind, State, Weights, activations_of
+from .products import product
 
 DIRECTIONS = {"forward": (1,), "reverse": (-1,), "bidirectional": (1, -1)}
 
@@ -44,7 +46,7 @@ def _run(
     last: list[State] = []
     for at, (way, functions) in enumerate(zip(ways, activations_of(call, kind, directions), strict=True)):
         weights = Weights(r[at].T, b[at, rows:], np.split(p[at], 3), functions)
-        gates = x @ w[at].T + b[at, :rows]
+        gates = product(x, w[at].T, call.threads) + b[at, :rows]
         state = tuple(part[at] for part in first)
         for t in range(steps)[::way]:
             # A sequence stays as it is before its first step, coming from behind, and after its last.
@@ -60,7 +62,7 @@ def _run(
     return y, *ends
 
 
-def _filled(name: str, array: Array | None, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+def _filled(name: str, array: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An input, which must have the shape; zeros for none."""
     if array is None:
         return np.zeros(shape, dtype)

@@ -27,7 +27,7 @@ from .call import Array, Call, Operator
 from .casts import NUMBERS, is_float
 
 NEWEST_OPSET = 28
-"""The last version that the operators follow; the first is the one to which older models are converted."""
+"""The last version that the operators follow; the first is that to which older models are converted."""
 
 COMPUTING = (
     activations, arithmetic, convolution, normalization, pooling, products, recurrent, reductions, resizing

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .call import Array, Call, Operator, axes_of, number
+from .call import Array, Call, Operator, axis_of, number
 
 TIE = np.float32(1e-6)
 """How far from the middle between two elements a place still is in it, as in ONNX Runtime."""
@@ -71,9 +71,11 @@ def _upsample(call: Call, x: Array, scales: Array | None = None) -> Array:
 def _axes(call: Call, x: Array, roi: Array | None, scales: Array | None, sizes: Array | None) -> list[Axis]:
     """The axes that are resized."""
     chosen = call.get("axes")
-    numbers = list(range(x.ndim)) if chosen is None else [axis % x.ndim for axis in chosen]
-    axes_of(numbers if chosen is None else chosen, x.ndim)
+    numbers = list(range(x.ndim)) if chosen is None else [axis_of(axis, x.ndim) for axis in chosen]
     before = [x.shape[number] for number in numbers]
+    for given, times in ((scales, 1), (sizes, 1), (roi, 2)):
+        if given is not None and given.size not in (0, times * len(numbers)):
+            raise ValueError(f"has {given.size} scales, sizes or ends for {len(numbers)} axes")
     policy = call.get("keep_aspect_ratio_policy", "stretch")
     if scales is not None and scales.size:
         factors = [float(scale) for scale in scales]

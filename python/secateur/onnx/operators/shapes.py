@@ -125,7 +125,8 @@ def _range(call: Call, start: Array, limit: Array, delta: Array) -> Array:
     if first.dtype.kind in "iu":
         return np.arange(int(first), int(end), int(step), dtype=first.dtype)
     count = max(math.ceil((float(end) - float(first)) / float(step)), 0)
-    found: Array = first + np.arange(count).astype(first.dtype) * step
+    wide = np.float64 if first.dtype == np.float64 else np.float32
+    found: Array = first.astype(wide) + np.arange(count, dtype=wide) * step.astype(wide)
     return found.astype(first.dtype, copy=False)
 
 

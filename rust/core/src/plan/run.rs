@@ -333,6 +333,30 @@ impl Plan {
         Ok(())
     }
 
+    /// [`Plan::run_on`] for as many vectors as there happen to be: the steps of sentences come in any number, and weights are packed
+    /// for a number of them. What does not fill a slice is made up, with zeros, to one of a few.
+    ///
+    /// # Errors
+    /// As for [`Plan::run`].
+    pub fn run_open(&self, executor: &dyn Executor, vectors: usize, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let most = self.at_once(usize::MAX);
+        let rest = vectors % most;
+        let full = made_up(rest, most);
+        let (input, output) = (self.graph.input().len(), self.graph.output().len());
+        if full == rest || lock(&self.choices).contains_key(&rest) || x.len() != vectors * input {
+            return self.run_on(executor, vectors, x, y);
+        }
+        let (x, x_rest) = x.split_at((vectors - rest) * input);
+        let (y, y_rest) = y.split_at_mut((vectors - rest) * output);
+        self.run_on(executor, vectors - rest, x, y)?;
+        let mut x_full = x_rest.to_vec();
+        x_full.resize(full * input, 0.0);
+        let mut y_full = vec![0.0; full * output];
+        self.run_on(executor, full, &x_full, &mut y_full)?;
+        y_rest.copy_from_slice(&y_full[..rest * output]);
+        Ok(())
+    }
+
     /// How many of `images` a run takes at a time: more would only push activations out of the caches.
     pub fn at_once(&self, images: usize) -> usize {
         let largest = lock(&self.choices).keys().max().copied().unwrap_or(0);
@@ -401,6 +425,15 @@ impl Plan {
     }
 }
 
+/// The number of vectors that so many are made up to, where a slice has `most`: powers of two, then equal steps of 16 or more.
+fn made_up(vectors: usize, most: usize) -> usize {
+    match vectors {
+        0 => 0,
+        1..=16 => vectors.next_power_of_two().min(most),
+        _ => vectors.next_multiple_of((most / 8).max(16)).min(most),
+    }
+}
+
 /// The shape that users see of an edge.
 fn shown(Edge { shape: Shape { c, h, w }, axes, .. }: Edge) -> Vec<usize> {
     match axes {
@@ -436,4 +469,18 @@ fn op_name(op: &Op) -> &'static str {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_up;
+
+    #[test]
+    fn few_sizes_serve_any_number_of_vectors() {
+        for most in [1, 5, 16, 100, 128, 1000] {
+            let sizes: std::collections::BTreeSet<usize> = (0..most).map(|vectors| made_up(vectors, most)).collect();
+            assert!(sizes.len() <= 14, "{sizes:?}");
+            assert!((0..most).all(|vectors| (vectors..=most).contains(&made_up(vectors, most))));
+        }
+    }
 }

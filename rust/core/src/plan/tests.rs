@@ -109,7 +109,7 @@ fn activation(seed: u64) -> Activation {
         Activation::LeakyRelu(0.1),
         Activation::Clip(-0.5, 0.25),
     ];
-    if seed % 4 == 0 { others[(seed / 4) as usize % others.len()] } else { Activation::Relu }
+    if seed.is_multiple_of(4) { others[(seed / 4) as usize % others.len()] } else { Activation::Relu }
 }
 
 proptest! {

@@ -109,7 +109,7 @@ pub fn gelu<V: Vector>(v: V, x: V::F32) -> V::F32 {
 #[inline(always)]
 pub fn gelu_tanh<V: Vector>(v: V, x: V::F32) -> V::F32 {
     // Twice √(2 / π), since (1 + tanh(y)) / 2 is sigmoid(2 y).
-    let inner = v.mul_add(v.mul(x, x), v.splat(0.044_715 * 1.595_769_1), v.splat(1.595_769_1));
+    let inner = v.mul_add(v.mul(x, x), v.splat(0.044_715 * 1.595_769), v.splat(1.595_769));
     v.mul(x, sigmoid(v, v.mul(x, inner)))
 }
 

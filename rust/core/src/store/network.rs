@@ -35,7 +35,7 @@ struct Named {
 /// What a node does; its arrays aside.
 #[derive(serde::Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
-enum Layer {
+enum Kind {
     Dense {
         activation: Option<Activation>,
     },
@@ -81,11 +81,11 @@ enum Layer {
     Unknown,
 }
 
-impl Layer {
+impl Kind {
     /// Whether it treats an image of one column as such.
     fn is_upright(&self) -> bool {
         match self {
-            Layer::Conv2d { size, strides, pads, .. } | Layer::Pool { size, strides, pads, .. } => {
+            Kind::Conv2d { size, strides, pads, .. } | Kind::Pool { size, strides, pads, .. } => {
                 size.1 == 1 && strides.1 == 1 && pads.1 == 0 && pads.3 == 0
             }
             _ => true,
@@ -93,11 +93,11 @@ impl Layer {
     }
 
     /// What it does to the same image as a row, where that is something else.
-    fn turned(&self) -> Option<Layer> {
+    fn turned(&self) -> Option<Kind> {
         let over = |(rows, columns): Pair| (columns, rows);
         let around = |(top, left, bottom, right): Pads| (left, top, right, bottom);
         match *self {
-            Layer::Conv2d { size, strides, pads, dilation, groups, activation } => Some(Layer::Conv2d {
+            Kind::Conv2d { size, strides, pads, dilation, groups, activation } => Some(Kind::Conv2d {
                 size: over(size),
                 strides: over(strides),
                 pads: around(pads),
@@ -105,8 +105,8 @@ impl Layer {
                 groups,
                 activation,
             }),
-            Layer::Pool { kind, size, strides, pads } => {
-                Some(Layer::Pool { kind, size: over(size), strides: over(strides), pads: around(pads) })
+            Kind::Pool { kind, size, strides, pads } => {
+                Some(Kind::Pool { kind, size: over(size), strides: over(strides), pads: around(pads) })
             }
             _ => None,
         }
@@ -177,8 +177,8 @@ fn json<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
 }
 
 fn graph_of(input_shape: &[usize], nodes: Vec<serde_json::Value>, arrays: &Arrays<'_>) -> Result<Graph> {
-    let nodes: Vec<(Named, Layer)> = nodes.into_iter().map(node).collect::<Result<_>>()?;
-    let ids = matches!(nodes.first(), Some((_, Layer::Embedding)));
+    let nodes: Vec<(Named, Kind)> = nodes.into_iter().map(node).collect::<Result<_>>()?;
+    let ids = matches!(nodes.first(), Some((_, Kind::Embedding)));
     // What lies as it would as a row may as well be one.
     let column = matches!(*input_shape, [_, _, 1]) && nodes.iter().all(|(_, layer)| layer.is_upright());
     let mut graph = match *input_shape {
@@ -208,44 +208,42 @@ fn graph_of(input_shape: &[usize], nodes: Vec<serde_json::Value>, arrays: &Array
     Ok(graph)
 }
 
-fn node(value: serde_json::Value) -> Result<(Named, Layer)> {
+fn node(value: serde_json::Value) -> Result<(Named, Kind)> {
     let named: Named = serde_json::from_value(value.clone()).map_err(|error| malformed!("nodes: {error}"))?;
     let layer = serde_json::from_value(value).map_err(|error| malformed!("{}: {error}", named.name))?;
     Ok((named, layer))
 }
 
 /// Adds a node; the edge that it writes.
-fn add(graph: &mut Graph, op: &str, layer: &Layer, inputs: &[usize], own: &Own<'_>) -> Result<usize> {
+fn add(graph: &mut Graph, op: &str, layer: &Kind, inputs: &[usize], own: &Own<'_>) -> Result<usize> {
     let name = own.node;
     let &[x, ref others @ ..] = inputs else { return Err(argument!("{name}: it has no inputs")) };
     let both = || others.first().map(|&y| (x, y)).ok_or_else(|| argument!("{name}: it has one input"));
     match *layer {
-        Layer::Dense { activation } => graph.dense(name, x, own.rows()?, own.bias()?, activation.unwrap_or_default()),
-        Layer::Conv2d { size, strides, pads, dilation, groups, activation } => {
+        Kind::Dense { activation } => graph.dense(name, x, own.rows()?, own.bias()?, activation.unwrap_or_default()),
+        Kind::Conv2d { size, strides, pads, dilation, groups, activation } => {
             let window = Window { size, stride: strides, dilation };
             let (weights, bias) = (own.rows()?, own.bias()?);
             graph.conv2d(name, x, weights, bias, (window, groups), border(pads), activation.unwrap_or_default())
         }
-        Layer::Pool { kind, size, strides, pads } => {
-            graph.pool(name, x, kind, Window::new(size, strides), border(pads))
-        }
-        Layer::Activation { kind } => graph.activation(name, x, kind),
-        Layer::Scale => graph.scale(name, x, own.vector("scale")?, own.vector("shift")?),
-        Layer::Softmax => graph.softmax(name, x),
-        Layer::Flatten => graph.flatten(name, x),
-        Layer::Add => graph.add(name, both()?),
-        Layer::Embedding => {
+        Kind::Pool { kind, size, strides, pads } => graph.pool(name, x, kind, Window::new(size, strides), border(pads)),
+        Kind::Activation { kind } => graph.activation(name, x, kind),
+        Kind::Scale => graph.scale(name, x, own.vector("scale")?, own.vector("shift")?),
+        Kind::Softmax => graph.softmax(name, x),
+        Kind::Flatten => graph.flatten(name, x),
+        Kind::Add => graph.add(name, both()?),
+        Kind::Embedding => {
             let (shape, table) = own.need("weight")?;
             graph.look_up(name, x, table.to_vec(), shape.get(1).copied().unwrap_or(0))
         }
-        Layer::Recurrent { ref cell, sequences, reverse } => {
+        Kind::Recurrent { ref cell, sequences, reverse } => {
             let edges = (x, others.first().copied());
             graph.recurrent(name, Cell::parse(cell)?, edges, own.rows()?, own.bias()?, (sequences, reverse))
         }
-        Layer::LayerNorm { epsilon } => graph.layer_norm(name, x, own.vector("scale")?, own.vector("shift")?, epsilon),
-        Layer::Concat => graph.concat(name, both()?),
-        Layer::Slice { first, count } => graph.slice(name, x, (first, count)),
-        Layer::Unknown => Err(Error::Unsupported(format!("{name}: plans cannot run a node of type {op:?}"))),
+        Kind::LayerNorm { epsilon } => graph.layer_norm(name, x, own.vector("scale")?, own.vector("shift")?, epsilon),
+        Kind::Concat => graph.concat(name, both()?),
+        Kind::Slice { first, count } => graph.slice(name, x, (first, count)),
+        Kind::Unknown => Err(Error::Unsupported(format!("{name}: plans cannot run a node of type {op:?}"))),
     }
 }
 
