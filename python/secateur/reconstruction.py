@@ -34,7 +34,7 @@ DAMPING = 0.01
 0.001 it is 85.7%, with 0.1 85.4%."""
 
 STEP = 0.85
-"""How much of a layer's weights stays in each round. With 0.5 it is 85.1%, with 0.7 85.6%, with 0.92 85.8%, in
+"""How much of a layer's weights stays in each round. With 0.5 it is 85.1%, with 0.7 85.6%, with 0.92 85.8% in
 twice the time."""
 
 TOLERANCE, MOST = 1e-3, 100
