@@ -45,11 +45,12 @@ their data in the caches."""
 
 
 def newest(records: Path) -> Path:
-    """The record with the latest date."""
+    """The record with the latest date, of those that charts are made of if there are any."""
     found = sorted(records.glob("*/*.json"), key=lambda path: (path.stem, path.parent.name))
     if not found:
         raise ValueError("there is no record under benches/record; `make bench` writes one")
-    return found[-1]
+    charted = (path for path in reversed(found) if families(read(path))[0])
+    return next(charted, found[-1])
 
 
 def read(path: Path) -> dict[str, Any]:
