@@ -147,7 +147,7 @@ def test_dynamic_pruning_refuses_before_any_change():
     with pytest.raises(ValueError, match=r"model: dense_2.weight has NaN"):
         sc.dynamic_pruning(model, 0.1)
     assert model.masks == {}
-    with pytest.raises(TypeError, match="model: expected one of .*Sequential"):
+    with pytest.raises(TypeError, match=r"model: expected one of .*Sequential"):
         sc.dynamic_pruning([], 0.1)
 
 
