@@ -33,6 +33,8 @@ bench: $(VENV)/.bench ## Criterion benches, then the comparisons with other libr
 	cargo bench -p secateur-core --benches
 	for script in spmm spmv backward ffn conv conv_backward select dynamic cnn nodes; do for threads in 1 2; do \
 	  $(BIN)/python -m benches.peers.$$script --threads $$threads || exit 1; done; done
+	for model in ffn bert magika; do for threads in 1 2; do \
+	  $(BIN)/python -m benches.peers.ort --model $$model --plans --threads $$threads || exit 1; done; done
 	! test -e $(BENCH_VENV)/.built || $(BENCH_VENV)/bin/python -m benches.peers.training_step --threads 2
 
 charts: $(VENV)/.built ## Tables and charts of the newest record: docs/benchmarks.md, docs/img (RECORD=path for another)
