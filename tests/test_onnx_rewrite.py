@@ -166,6 +166,49 @@ def test_lines_and_sequences_become_plans(text, files, clock):
         np.testing.assert_allclose(outputs(out, x)[0], wanted, rtol=1e-4, atol=1e-5)
 
 
+FREE = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,3,H,W] x) => (float[N,16,P,Q] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    y = Relu(a)
+}"""
+
+
+def test_sizes_that_are_free_may_be_given(files, clock, capsys):
+    source, out = files(model_of(FREE, w1=sparse(RNG(0), 16, 3, 3, 3, density=0.2)))
+    assert not compile_onnx(source, out, batch=1, threads=1, rounds=1).parts
+    with pytest.raises(SystemExit) as ended:
+        main(["compile", str(source), "-o", str(out), "--shape", "x=N,3,12,14", "--batch", "2", "--json"])
+    assert ended.value.code == 0 and json.loads(capsys.readouterr().out)
+    assert ops(out) == ["Plan"]
+    x = RNG(1).standard_normal((2, 3, 12, 14), np.float32)
+    wanted = onnxruntime.InferenceSession(source).run(None, {"x": x})[0]
+    np.testing.assert_allclose(outputs(out, x)[0], wanted, rtol=1e-4, atol=1e-5)
+    given = sc.load(source).with_shapes({"x": ("N", 3, 12, 14)})
+    assert given.outputs[0].shape == ("N", 16, 12, 14) and given.masks == {}
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ({"z": (1, 3, 4, 4)}, "shapes: the model has no input 'z'; it has x"),
+        ({"x": (1, 4, 4, 4)}, "shapes: 'x' has the shape"),
+        ({"x": (3, 4, 4)}, "shapes: 'x' has the shape"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(files, shapes, message):
+    source, _ = files(model_of(FREE, w1=sparse(RNG(0), 16, 3, 3, 3)))
+    with pytest.raises(ValueError, match=message):
+        sc.load(source).with_shapes(shapes)
+
+
+@pytest.mark.parametrize("text", ["x", "=1,3", ""])
+def test_a_shape_on_the_command_line_has_a_name(files, text, capsys):
+    source, out = files(model_of(FREE, w1=sparse(RNG(0), 16, 3, 3, 3)))
+    with pytest.raises(SystemExit) as ended:
+        main(["compile", str(source), "-o", str(out), "--shape", text])
+    assert ended.value.code == 2 and "shape: expected NAME=N,3,224,224" in capsys.readouterr().err
+
+
 def test_networks_of_images_become_plans(files, clock):
     source, out = files(cnn())
     done = compile_onnx(source, out, batch=3, threads=1, rounds=1)

@@ -402,6 +402,10 @@ def compile(
     target: Annotated[
         str | None, typer.Option(help="CPU target; the fastest of this CPU if not given.")
     ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Of an ONNX model's input, where it is free: NAME=N,3,224,224, N staying free."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compile a model into a plan: each layer runs the way that is measured to be fastest here.
@@ -409,11 +413,16 @@ def compile(
     From an ONNX model into another one: its pruned chains become plans within it, where that is faster, and
     ONNX Runtime runs it once `secateur.ort.register` was called.
     """
+    if shape and model.suffix != ONNX_SUFFIX:
+        raise ValueError("shape: for ONNX models")
+    shapes = dict(_shape(text) for text in shape or ())
     if model.suffix == out.suffix == ONNX_SUFFIX:
         if target is not None:
             raise ValueError("target: not for ONNX models, which are packed for the CPU that loads them")
         rewrite = importlib.import_module("secateur.onnx.rewrite").compile_onnx
-        done = rewrite(model, _writable(out, ONNX_SUFFIX), batch=batch, threads=threads)
+        _writable(out, ONNX_SUFFIX)
+        source = load(model).with_shapes(shapes) if shapes else model
+        done = rewrite(source, out, batch=batch, threads=threads)
         about, *tables = importlib.import_module("secateur.reporting.onnx").rewriting(done, model)
         _show(about, as_json, *tables)
         return
@@ -421,6 +430,8 @@ def compile(
     found = load(model)
     if model.suffix != ONNX_SUFFIX:
         found = _model_of(found, model)
+    elif shapes:
+        found = found.with_shapes(shapes)
     plan = compile_model(found, batch=batch, threads=threads, target=target)
     save(plan, out)
     reports = {size: plan.report(size) for size in plan.batch}
@@ -428,6 +439,14 @@ def compile(
         print(json.dumps({"file": str(out), "bytes": out.stat().st_size, "report": reports}, indent=1))
     else:
         print(plan.explain())
+
+
+def _shape(text: str) -> tuple[str, list[int | str]]:
+    """NAME=N,3,224,224 as a name and its dimensions."""
+    name, equals, dims = text.rpartition("=")
+    if not equals or not name:
+        raise ValueError(f"shape: expected NAME=N,3,224,224, got {text!r}")
+    return name, [int(dim) if dim.isdecimal() else dim for dim in dims.split(",")]
 
 
 @app.command()

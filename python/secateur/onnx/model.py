@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .files import read_model, write_model
+from ..errors import FormatError
+from .files import infer_shapes, one_line, read_model, write_model
 from .folding import fold
 from .weights import array_of, find_weights
 
@@ -106,6 +108,57 @@ class OnnxModel:
         """A model of its own; tensors, which nobody writes to, are shared."""
         other = OnnxModel(self.ir.clone(), self.path)
         other.masks = dict(self.masks)
+        return other
+
+    def with_shapes(self, shapes: Mapping[str, Sequence[int | str | None]]) -> OnnxModel:
+        """A copy for inputs of these shapes alone: what is free in the file may be given.
+
+        Plans of convolutions need the sizes of images, those of recurrent layers the number of steps.
+
+        Parameters
+        ----------
+        shapes : mapping of str to sequence of (int, str or None)
+            By input; a str names a dimension that stays free, None leaves it without a name.
+
+        Raises
+        ------
+        ValueError
+            Naming the input, if there is none of that name, or its shape is not one of the model's.
+        FormatError
+            If the graph cannot have them.
+
+        Examples
+        --------
+        >>> import onnx_ir as ir
+        >>> from secateur.onnx.model import OnnxModel
+        >>> head = '<ir_version: 9, opset_import: ["": 21]>'
+        >>> text = head + "net (float[N,C,H] x) => (float[N,C,H] y) { y = Relu(x) }"
+        >>> OnnxModel(ir.from_onnx_text(text)).with_shapes({"x": ("N", 3, 8)})
+        OnnxModel(x: FLOAT[N, 3, 8] -> y: FLOAT[N, 3, 8]; 1 nodes)
+        """
+        other = self.copy()
+        values = {value.name: value for value in other.ir.graph.inputs if not value.is_initializer()}
+        for name, shape in shapes.items():
+            value = values.get(name)
+            if value is None:
+                known = ", ".join(str(known) for known in values)
+                raise ValueError(f"shapes: the model has no input {name!r}; it has {known}")
+            before = value.shape
+            if before is not None and (
+                len(before) != len(shape)
+                or any(isinstance(old, int) and old != new for old, new in zip(before, shape, strict=True))
+            ):
+                raise ValueError(f"shapes: {name!r} has the shape {_text(_info(value))}, not {tuple(shape)}")
+            value.shape = ir.Shape(shape)
+        for node in other.ir.graph:
+            for output in node.outputs:
+                end = output.is_graph_output() and output.shape is not None
+                output.shape = ir.Shape([None] * len(output.shape or ())) if end else None
+        try:
+            infer_shapes(other.ir, known=False)
+        except Exception as error:  # whatever the libraries raise
+            raise FormatError(f"shapes: {one_line(error)}") from None
+        fold(other.ir)
         return other
 
     @property
