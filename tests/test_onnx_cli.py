@@ -131,7 +131,7 @@ def test_inspection_of_pruned_models(file):
 
 
 def test_inspection_without_onnxruntime(file, monkeypatch):
-    def missing():
+    def missing(extra):
         raise sc.MissingExtraError('install "secateur[onnx]"')
 
     monkeypatch.setattr("secateur.onnx.inspection.onnxruntime", missing)

@@ -11,6 +11,7 @@ from .criteria import importance
 from .cutting import Cut, topk_cut
 from .errors import FormatError, MissingExtraError, SecateurError, UnsupportedOpError
 from .groups import block_mask, nm_mask
+from .lookup import resolve
 from .methods import (
     ACDC,
     DNS,
@@ -48,9 +49,7 @@ _LAZY = {"OnnxModel": "model", "compile_onnx": "rewrite", "export_onnx": "export
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f".onnx.{_LAZY[name]}", __name__), name)
+    return resolve(f"{__name__}.onnx.{_LAZY[name]}:{name}")
 
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _core
 from .description import Description, describe, parts
+from .lookup import registered, resolve
 
 Choices = dict[str, list[list[Any]]]
 """For each batch size, [node, {"kernel", "input", "output"}] in running order; made of JSON types."""
@@ -100,12 +100,10 @@ def compile(
             raise ValueError(
                 f"model: expected a model or the path of an .onnx file, got {os.fspath(model)!r}"
             )
-        model = importlib.import_module("secateur.onnx.model").OnnxModel.load(model)
-    for cls in type(model).__mro__:
-        name = FOREIGN.get(f"{cls.__module__}.{cls.__qualname__}")
-        if name is not None:
-            module, _, plan = name.partition(":")
-            return getattr(importlib.import_module(module), plan)(model, sizes, **settings)
+        model = resolve("secateur.onnx.model:OnnxModel").load(model)
+    plan = registered(FOREIGN, model)
+    if plan is not None:
+        return plan(model, sizes, **settings)
     input_shape, description = describe(model)
     return Plan(input_shape, description, sizes, **settings)
 

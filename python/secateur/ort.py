@@ -5,6 +5,7 @@ The op lives in this package's own extension module, which the ``onnxruntime`` o
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from typing import Any
@@ -43,8 +44,8 @@ def register(session_options: Any) -> None:
     >>> options = onnxruntime.SessionOptions()
     >>> sc.ort.register(options)
     """
-    onnxruntime = _onnxruntime()
-    if not isinstance(session_options, onnxruntime.SessionOptions):
+    runtime = _with_custom_ops()
+    if not isinstance(session_options, runtime.SessionOptions):
         kind = type(session_options).__name__
         raise TypeError(f"session_options: expected onnxruntime.SessionOptions, got {kind}")
     session_options.register_custom_ops_library(library_path())
@@ -55,7 +56,8 @@ def InferenceSession(
 ) -> Any:
     """ONNX Runtime's ``InferenceSession`` of a model that may hold ``secateur::Plan``.
 
-    Plans are packed for this CPU as the session is made, and run on the session's own threads.
+    Plans are read as the session is made, packed for this CPU at the first run of each batch size, and run on
+    the session's own threads.
 
     Parameters
     ----------
@@ -75,11 +77,11 @@ def InferenceSession(
     MissingExtraError, UnsupportedOpError, TypeError
         As for :func:`register`.
     """
-    onnxruntime = _onnxruntime()
-    options = onnxruntime.SessionOptions() if sess_options is None else sess_options
+    runtime = _with_custom_ops()
+    options = runtime.SessionOptions() if sess_options is None else sess_options
     register(options)
     model = path_or_bytes if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
-    return onnxruntime.InferenceSession(model, options, **kwargs)
+    return runtime.InferenceSession(model, options, **kwargs)
 
 
 def library_path() -> str:
@@ -95,18 +97,34 @@ def library_path() -> str:
     return os.path.abspath(_core.__file__)
 
 
-def _onnxruntime() -> Any:
-    """The module, where it is new enough."""
+def onnxruntime(extra: str = "ort") -> Any:
+    """The module.
+
+    Parameters
+    ----------
+    extra : str
+        The extra that a user who does not have it is told to install.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
     try:
-        import onnxruntime
+        return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise MissingExtraError(
-            'running models in ONNX Runtime needs onnxruntime; install it with pip install "secateur[ort]"'
+            f'running ONNX models needs onnxruntime; install it with pip install "secateur[{extra}]"'
         ) from error
-    version = tuple(int(number) for number in re.findall(r"\d+", onnxruntime.__version__)[:2])
+
+
+def _with_custom_ops() -> Any:
+    """The module, where it is new enough."""
+    found = onnxruntime()
+    version = tuple(int(number) for number in re.findall(r"\d+", found.__version__)[:2])
     if version < OLDEST:
         raise UnsupportedOpError(
             f"secateur::Plan needs ONNX Runtime {'.'.join(map(str, OLDEST))} or newer, "
-            f"this is {onnxruntime.__version__}"
+            f"this is {found.__version__}"
         )
-    return onnxruntime
+    return found

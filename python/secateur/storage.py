@@ -22,6 +22,7 @@ from . import _core
 from .compiler import Plan
 from .description import parts
 from .errors import FormatError
+from .lookup import resolve
 from .nn import Embedding, Sequential, TrainingCheckpoint
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
@@ -166,10 +167,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 def _foreign(path: str | os.PathLike[str]) -> Any:
     """The class of files with the suffix of `path`, if that is another maker's."""
     found = FOREIGN.get(Path(path).suffix)
-    if found is None:
-        return None
-    module, _, name = found.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return None if found is None else resolve(found)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..lookup import registered, resolve
 
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -197,12 +198,10 @@ def view(model: Any) -> ModelView:
     [('dense.bias', 0), ('dense_1.weight', 1)]
     """
     if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".onnx"):
-        model = importlib.import_module("secateur.onnx.model").OnnxModel.load(model)
-    for cls in type(model).__mro__:
-        adapter = ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")
-        if adapter is not None:
-            module, _, name = adapter.partition(":")
-            found: ModelView = getattr(importlib.import_module(module), name)(model)
-            return found
+        model = resolve("secateur.onnx.model:OnnxModel").load(model)
+    adapter = registered(ADAPTERS, model)
+    if adapter is not None:
+        found: ModelView = adapter(model)
+        return found
     known = ", ".join(sorted(name.rpartition(".")[2] for name in ADAPTERS))
     raise TypeError(f"model: expected one of {known}, got {type(model).__name__}")

@@ -8,7 +8,7 @@ where plans cannot do it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +16,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..description import ONE_PIXEL
+from ..errors import UnsupportedOpError
 from . import chain_arithmetic, chain_sequences
+from .operators.windows import windows_of_node
 from .regions import Made, Region, constant, floats, per_channel
 from .stages import Stage
 from .weights import attribute
@@ -30,11 +32,11 @@ def _conv(region: Region, node: ir.Node) -> Made:
     missing = len(node.inputs) > 2 and node.inputs[2] is not None and bias is None
     if x is None or len(x.shape) != 3 or weight is None or weight.ndim != x.rank or missing:
         return None
-    window = _window(node, x, weight.shape[2:])
+    windows = _windows(node, x, weight.shape[2:])
     groups = attribute(node, "group", 1)
-    if window is None or weight.shape[1] * groups != x.shape[0]:
+    if windows is None or weight.shape[1] * groups != x.shape[0]:
         return None
-    sides = _outputs(x.shape, window)
+    window, sides = windows
     weight = floats(weight).reshape(*weight.shape[:2], *window["size"])
     return region.add(
         node, "conv2d", [x], (len(weight), *sides), activation=None, groups=groups, weight=weight,
@@ -42,44 +44,29 @@ def _conv(region: Region, node: ir.Node) -> Made:
     )  # fmt: skip
 
 
-def _window(node: ir.Node, x: Stage, size: Any) -> dict[str, Any] | None:
-    """The attributes of a window, as plans have them; None if it does not fit."""
+def _windows(node: ir.Node, x: Stage, size: Sequence[int]) -> tuple[dict[str, Any], list[int]] | None:
+    """The attributes of windows, as plans have them, and how many there are along either side.
+
+    None where there are none, or not such ones: the operator says why when it runs.
+    """
     if x.hidden not in ((), (1,)) or len(size) != 2 - len(x.hidden):
         return None
-    shape, row = x.shape, [1] * len(x.hidden)
-    size = [*row, *map(int, size)]
-    strides = [*row, *attribute(node, "strides", [1] * (2 - len(row)))]
-    dilation = [*row, *attribute(node, "dilations", [1] * (2 - len(row)))]
-    pads = list(attribute(node, "pads", [0] * 4))
-    if row and len(pads) == 2:
-        pads = [0, pads[0], 0, pads[1]]
-    auto = attribute(node, "auto_pad", "NOTSET")
-    reach = [(k - 1) * step + 1 for k, step in zip(size, dilation, strict=True)]
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        short = [
-            max((-(-length // step) - 1) * step + far - length, 0)
-            for length, step, far in zip(shape[1:], strides, reach, strict=True)
-        ]
-        less, more = [p // 2 for p in short], [p - p // 2 for p in short]
-        pads = [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
-    elif auto == "VALID":
-        pads = [0] * 4
-    window = {"size": size, "strides": strides, "dilation": dilation, "pads": pads}
-    fits = all(
-        far <= length + before + after
-        for far, length, before, after in zip(reach, shape[1:], pads[:2], pads[2:], strict=True)
-    )
-    return window if fits and min(pads) >= 0 else None
+    try:
+        found = windows_of_node(node, x.shown[1:], tuple(size))
+    except (UnsupportedOpError, ValueError):
+        return None
 
+    def sides(along: Sequence[int], row: int) -> list[int]:
+        """Rows and columns; a line is one row."""
+        return [*[row] * len(x.hidden), *along]
 
-def _outputs(shape: tuple[int, ...], window: dict[str, Any]) -> list[int]:
-    """Rows and columns behind a window."""
-    sides = []
-    for axis, length in enumerate(shape[1:]):
-        padded = length + window["pads"][axis] + window["pads"][axis + 2]
-        reach = (window["size"][axis] - 1) * window["dilation"][axis] + 1
-        sides.append((padded - reach) // window["strides"][axis] + 1)
-    return sides
+    window = {
+        "size": sides(found.size, 1),
+        "strides": sides(found.strides, 1),
+        "dilation": sides(found.dilations, 1),
+        "pads": [*sides(found.before, 0), *sides(found.after, 0)],
+    }
+    return window, sides(found.outputs, 1)
 
 
 def _gemm(region: Region, node: ir.Node) -> Made:
@@ -152,8 +139,11 @@ def _pool(kind: str) -> Callable[[Region, ir.Node], Made]:
         size = attribute(node, "kernel_shape", [])
         if x is None or len(x.shape) != 3 or any(extra.uses() for extra in node.outputs[1:]):
             return None
-        window = _window(node, x, size)
-        if window is None or window.pop("dilation") != [1, 1] or attribute(node, "ceil_mode", 0):
+        windows = _windows(node, x, size)
+        if windows is None or attribute(node, "ceil_mode", 0):
+            return None
+        window, sides = windows
+        if window.pop("dilation") != [1, 1]:
             return None
         # What SAME is then, ONNX and its runtimes do not agree on.
         same = attribute(node, "auto_pad", "NOTSET").startswith("SAME")
@@ -164,7 +154,6 @@ def _pool(kind: str) -> Callable[[Region, ir.Node], Made]:
             return None
         if kind == "average" and any(pads) and attribute(node, "count_include_pad", 0):
             return None
-        sides = _outputs(x.shape, {**window, "dilation": [1, 1]})
         return region.add(node, "pool", [x], (x.shape[0], *sides), kind=kind, **window)
 
     return rule

@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from ..description import ONE_PIXEL
 from .regions import Made, Region, constant, floats
 from .stages import Stage, Turned
-from .weights import attribute
+from .weights import RECURRENT, attribute
 
-GATES = {"LSTM": [0, 2, 3, 1], "GRU": [1, 0, 2], "RNN": [0]}
-"""Where our gates are among ONNX's: input, forget, cell and output; reset, update and new."""
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
 
 
@@ -171,7 +169,7 @@ def _arrays(node: ir.Node) -> list[tuple[NDArray[np.float32], ...]] | None:
         return None
     if weight.ndim != 3 or state.ndim != 3 or not weight.size or not state.size:
         return None
-    gates = GATES[node.op_type]
+    gates = np.argsort(RECURRENT[node.op_type])
     units = state.shape[2]
     if bias is None:
         bias = np.zeros((len(weight), 2 * len(gates) * units), np.float32)

@@ -105,7 +105,7 @@ def _depthwise(channels: Channels, node: ir.Node, flow: Flow) -> None:
 
 def recurrent(channels: Channels, node: ir.Node, flows: Flows) -> None:
     """LSTM, GRU and RNN: units of both directions go together, since they say once how many there are."""
-    gates = RECURRENT[node.op_type]
+    gates = len(RECURRENT[node.op_type])
     inputs, states = channels.tensors(node.inputs[1]), channels.tensors(node.inputs[2])
     whole = bool(inputs and states) and not attribute(node, "layout", 0)
     flow = flows[0]

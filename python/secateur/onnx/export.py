@@ -15,15 +15,14 @@ from .. import nn
 from ..errors import UnsupportedOpError
 from .files import infer_shapes
 from .model import OnnxModel
+from .weights import RECURRENT
 
 OPSET, IR_VERSION = 18, 8
 """What ONNX Runtime has read since 1.14."""
 
 INPUT, OUTPUT, BATCH = "input", "output", "N"
 
-# Our gates are PyTorch's: input, forget, cell, output; reset, update, new. In the order that ONNX has them:
-GATES = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2], "simple_rnn": [0]}
-RECURRENT = {"lstm": "LSTM", "gru": "GRU", "simple_rnn": "RNN"}
+RECURRENT_OPS = {"lstm": "LSTM", "gru": "GRU", "simple_rnn": "RNN"}
 ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "softmax": "Softmax"}
 # What does the same along the last axis, however many there are before it.
 ALONG_FEATURES = ("dense", "relu", "tanh", "sigmoid", "softmax", "layer_norm", "dropout", "crf")
@@ -346,7 +345,7 @@ class _Writer:
     def _cells(self, name: str, ways: list[Any], direction: str = "forward") -> None:
         """One node for one or both directions."""
         first = ways[0]
-        op, units = RECURRENT[first.kind], first.units
+        op, units = RECURRENT_OPS[first.kind], first.units
         attributes: dict[str, Any] = {
             "hidden_size": units,
             "direction": "bidirectional" if len(ways) == 2 else direction,
@@ -383,7 +382,7 @@ class _Writer:
 def _gated(layer: Any, array: NDArray[Any]) -> NDArray[Any]:
     """Rows of a recurrent layer's array in ONNX's order of gates."""
     gates = array.reshape(layer.gates, layer.units, *array.shape[1:])
-    ordered: NDArray[Any] = gates[GATES[layer.kind]].reshape(array.shape)
+    ordered: NDArray[Any] = gates[RECURRENT[RECURRENT_OPS[layer.kind]]].reshape(array.shape)
     return ordered
 
 

@@ -25,6 +25,7 @@ from onnx import TensorProto
 from ..errors import FormatError, SecateurError, UnsupportedOpError
 from ..storage import open_atomic, write_atomic
 from .tensors import Folder, check_tensor, densify, from_bytes, node_tensors, sparsify
+from .weights import DOMAINS, initializer
 
 OLDEST_OPSET = 7
 """From this version on Add, Mul and Gemm broadcast as NumPy does; older models are converted to it."""
@@ -38,8 +39,6 @@ MOST_INLINE = 2_000_000_000
 LARGE = 1 << 10
 """Bytes from which a weight is an input of a skeleton, and goes to a file of its own with the others."""
 ALIGNMENT = 64
-
-_DOMAINS = ("", "ai.onnx")
 
 
 def read_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -105,7 +104,7 @@ def _check_versions(path: Path, proto: onnx.ModelProto) -> None:
         )
     newest = onnx.defs.onnx_opset_version()
     for opset in proto.opset_import:
-        if opset.domain in _DOMAINS and not 1 <= opset.version <= newest:
+        if opset.domain in DOMAINS and not 1 <= opset.version <= newest:
             raise UnsupportedOpError(
                 f"{path}: opset {opset.version}; the newest that the installed onnx knows is {newest}"
             )
@@ -113,7 +112,7 @@ def _check_versions(path: Path, proto: onnx.ModelProto) -> None:
 
 def _opset(proto: onnx.ModelProto) -> int:
     return min(
-        (opset.version for opset in proto.opset_import if opset.domain in _DOMAINS), default=OLDEST_OPSET
+        (opset.version for opset in proto.opset_import if opset.domain in DOMAINS), default=OLDEST_OPSET
     )
 
 
@@ -236,18 +235,13 @@ def infer_shapes(model: ir.Model, known: bool = True) -> None:
 def _lift_constants(graph: ir.Graph) -> None:
     """Make initializers of the Constant nodes of the main graph."""
     for node in list(graph):
-        if node.op_type != "Constant" or node.domain not in _DOMAINS or node.outputs[0].is_graph_output():
+        if node.op_type != "Constant" or node.domain not in DOMAINS or node.outputs[0].is_graph_output():
             continue
         value = node.outputs[0]
         tensor = _constant(node)
         if tensor is None:
             continue
-        lifted = ir.Value(
-            name=value.name,
-            shape=ir.Shape(tensor.shape.numpy()),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
+        lifted = initializer(value.name or "", tensor)
         value.replace_all_uses_with(lifted)
         graph.remove(node, safe=True)
         graph.register_initializer(lifted)

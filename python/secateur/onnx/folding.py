@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from .weights import DOMAINS, array_of, attribute, is_constant, put_array
+from .weights import DOMAINS, array_of, attribute, drop_unread, initializer, is_constant, put_array
 
 ENDLESS = 10**9
 """What exporters write for the end of an axis."""
@@ -40,12 +40,7 @@ def fold(model: ir.Model) -> ir.Model:
         rule = RULES.get(node.op_type) if node.domain in DOMAINS else None
         if rule is not None:
             rule(graph, node)
-    for node in reversed(list(graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if is_constant(value) and not value.uses():
-            del graph.initializers[name]
+    drop_unread(graph)
     return model
 
 
@@ -77,7 +72,7 @@ def _constant_transpose(graph: ir.Graph, node: ir.Node) -> None:
     assert source.const_value is not None
     array = np.ascontiguousarray(np.transpose(array_of(source), attribute(node, "perm", None)))
     tensor = ir.Tensor(array, dtype=source.const_value.dtype, name=output.name)
-    turned = _initializer(output.name or "", tensor)
+    turned = initializer(output.name or "", tensor)
     _drop(graph, node, turned)
     graph.register_initializer(turned)
 
@@ -123,12 +118,6 @@ def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     value.name = name
 
 
-def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    return ir.Value(
-        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-
-
 def _batch_norm(graph: ir.Graph, node: ir.Node) -> None:
     """y = scale · (x − mean) / √(var + ε) + bias, where x = weight · input + offset."""
     source = node.inputs[0]
@@ -160,7 +149,7 @@ def _batch_norm(graph: ir.Graph, node: ir.Node) -> None:
     total = ((beta * before.reshape(-1) - mean) * factor + bias).astype(array.dtype)
     dtype = weight.const_value.dtype if weight.const_value is not None else ir.DataType.FLOAT
     name = _unused(graph, f"{weight.name}_bias")
-    added = _initializer(name, ir.Tensor(total, dtype=dtype, name=name))
+    added = initializer(name, ir.Tensor(total, dtype=dtype, name=name))
     graph.register_initializer(added)
     if adder is node:  # MatMul has no bias
         adder = ir.node("Add", [source, added], name=node.name)

@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import MissingExtraError
+from ..ort import onnxruntime
 from .files import one_line
 from .model import OnnxModel
-from .session import FREE, noise, onnxruntime, session
+from .session import FREE, noise, session
 from .weights import DOMAINS, RECURRENT, array_of, attribute, find_weights
 
 SECONDS = 0.5
@@ -157,7 +158,7 @@ def _profile(model: OnnxModel, batch: int, threads: int) -> tuple[float, list[fl
         node.name = f"{i}:"
     given = noise(model, batch)
     feeds = given if isinstance(given, dict) else {model.inputs[0].name: given}
-    level = onnxruntime().GraphOptimizationLevel.ORT_ENABLE_BASIC
+    level = onnxruntime("onnx").GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
         running = session(
             named,

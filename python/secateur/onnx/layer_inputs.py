@@ -14,10 +14,9 @@ from ..errors import UnsupportedOpError
 from ..models.patches import patches
 from ..models.view import Batch, FloatArray
 from .model import Info, OnnxModel
-from .operators.call import Call
-from .operators.windows import windows_of
+from .operators.windows import windows_of_node
 from .session import batch_size, dtype_of, session
-from .weights import RECURRENT, Weight, array_of, attribute, find_weights, is_constant, label
+from .weights import RECURRENT, Weight, array_of, attribute, drop_unread, find_weights, is_constant, label
 
 Array = NDArray[Any]
 
@@ -52,12 +51,7 @@ def layer_inputs(model: OnnxModel, name: str, batches: Iterable[Batch]) -> Itera
 def _end_at(graph: ir.Graph, values: list[ir.Value]) -> None:
     """Make these the outputs, and take out what they do not need."""
     graph.outputs[:] = values
-    for node in reversed(list(graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
+    drop_unread(graph)
     graph.inputs[:] = [value for value in graph.inputs if value.uses()]
 
 
@@ -73,12 +67,10 @@ def feeds_of(infos: list[Info], batch: Batch) -> Iterator[dict[str, Array]]:
     size = batch_size(infos)
     count = len(next(iter(batch.values())))
     for info in infos:
-        shape, dims = batch[info.name].shape, info.shape
-        fits = dims is None or len(shape) == len(dims)
-        for axis, (length, dim) in enumerate(zip(shape, dims or (), strict=False)):
-            fits &= not isinstance(dim, int) or dim == length or (axis == 0 and size is not None)
-        if not fits:
-            wanted = ", ".join("n" if not isinstance(dim, int) else str(dim) for dim in dims or ())
+        shape = batch[info.name].shape
+        # Of batches of one size alone, parts of that size are made.
+        if not info.allows(shape if size is None else (size, *shape[1:])):
+            wanted = ", ".join("n" if not isinstance(dim, int) else str(dim) for dim in info.shape or ())
             raise ValueError(f"data: expected shape ({wanted}) for {info.name}, got {shape}")
     feeds = {info.name: np.asarray(batch[info.name], dtype_of(info)) for info in infos}
     if size is None or size == count:
@@ -128,8 +120,7 @@ def _multiplied(turned: bool, x: Array) -> Iterator[FloatArray]:
 
 
 def _convolved(node: ir.Node, filters: tuple[int, ...], x: Array) -> Iterator[FloatArray]:
-    attributes = {name: each.value for name, each in node.attributes.items()}
-    windows = windows_of(Call(node.op_type, label(node), 0, attributes), x.shape[2:], filters[2:])
+    windows = windows_of_node(node, x.shape[2:], filters[2:])
     # One axis is an image of one column.
     images = x.reshape(*x.shape, *([1] * (4 - x.ndim)))
     geometry = windows.size, windows.strides, windows.dilations

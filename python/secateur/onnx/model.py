@@ -40,6 +40,15 @@ class Info(NamedTuple):
     dtype: str
     shape: tuple[int | str | None, ...] | None
 
+    def allows(self, shape: tuple[int, ...]) -> bool:
+        """Whether arrays of this shape may be given for it."""
+        if self.shape is None:
+            return True
+        pairs = zip(self.shape, shape, strict=False)
+        return len(self.shape) == len(shape) and all(
+            dim == length or not isinstance(dim, int) for dim, length in pairs
+        )
+
 
 class OnnxModel:
     """An ONNX model in memory: what `secateur.load` makes of a file, and `secateur.prune` prunes.

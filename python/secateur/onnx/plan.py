@@ -134,7 +134,7 @@ class OnnxPlan:
     def _checked(self, x: Any, check_finite: bool) -> Values:
         given = x if isinstance(x, Mapping) else {info.name: x for info in self._inputs[:1]}
         names = [info.name for info in self._inputs]
-        missing = [name for name in names if name not in given and name not in self._constants]
+        missing = [name for name in names if name not in given]
         unknown = [str(name) for name in given if name not in names]
         if missing or unknown:
             wrong = f"misses {missing[0]!r}" if missing else f"has {unknown[0]!r}"
@@ -143,19 +143,12 @@ class OnnxPlan:
             )
         values: Values = {}
         for info in self._inputs:
-            if info.name not in given:
-                continue
             label = "x" if not isinstance(x, Mapping) else f"x[{info.name!r}]"
             array = np.asarray(given[info.name])
             if array.dtype.kind not in "fiub" and array.dtype != dtype_of(info):
                 raise TypeError(f"{label}: expected real numbers, got dtype {array.dtype}")
-            if info.shape is not None and (
-                len(info.shape) != array.ndim
-                or any(
-                    isinstance(dim, int) and dim != n for dim, n in zip(info.shape, array.shape, strict=True)
-                )
-            ):
-                wanted = ", ".join("?" if dim is None else str(dim) for dim in info.shape)
+            if not info.allows(array.shape):
+                wanted = ", ".join("?" if dim is None else str(dim) for dim in info.shape or ())
                 raise ValueError(f"{label}: expected shape ({wanted}), got {array.shape}")
             if check_finite and array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"{label}: expected finite values, got NaN or infinity")

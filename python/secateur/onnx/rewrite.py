@@ -28,6 +28,7 @@ from .files import one_line, read_model, write_model
 from .folding import fold
 from .model import OnnxModel
 from .session import noise, session
+from .weights import drop_constants, initializer
 
 VERSION = 1
 """Of the domain."""
@@ -304,7 +305,7 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
         (output,) = (value for node in nodes for value in node.outputs if value.name == chain.output.name)
         (x,) = {v for node in nodes for v in node.inputs if v is not None and v.name == chain.input.name}
         blob = ir.Tensor(np.frombuffer(part.plan, np.uint8), name=f"{chain.name}.{DOMAIN}")
-        weights = ir.Value(name=blob.name, shape=blob.shape, type=ir.TensorType(blob.dtype), const_value=blob)
+        weights = initializer(blob.name or "", blob)
         shapes = {"input_shape": chain.input_shape, "output_shape": chain.output_shape}
         added = []
         if chain.start.hidden:
@@ -322,9 +323,7 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
         graph.remove(nodes, safe=True)
         y.name = chain.name
         graph.register_initializer(weights)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
+    drop_constants(graph)
     graph.opset_imports[DOMAIN] = VERSION
     return made
 
@@ -332,9 +331,7 @@ def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
 def _reshape(graph: ir.Graph, x: ir.Value, shape: tuple[int, ...], name: str) -> ir.Node:
     """Samples of another shape, which lie as before: an axis of length 1 more or less."""
     target = ir.Tensor(np.array([0, *shape]), name=f"{name}.shape")
-    value = ir.Value(
-        name=target.name, shape=target.shape, type=ir.TensorType(target.dtype), const_value=target
-    )
+    value = initializer(target.name or "", target)
     graph.register_initializer(value)
     node = ir.node("Reshape", [x, value], name=name)
     node.outputs[0].name = name

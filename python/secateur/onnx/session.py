@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .._core import get_num_threads
-from ..errors import MissingExtraError
-from ..ort import DOMAIN, register
+from ..ort import DOMAIN, onnxruntime, register
 from .files import write_model
 from .model import Info, OnnxModel
 from .weights import array_of, is_constant
@@ -23,22 +21,6 @@ FREE = 64
 """What a dimension has that is not given and no batch: the steps of a sequence, say."""
 
 Batch: TypeAlias = "NDArray[Any] | Mapping[str, NDArray[Any]]"
-
-
-def onnxruntime() -> Any:
-    """The module.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise MissingExtraError(
-            'running ONNX models needs onnxruntime; install it with pip install "secateur[onnx]"'
-        ) from error
 
 
 def session(model: OnnxModel, threads: int | None = None, **options: Any) -> Any:
@@ -59,7 +41,7 @@ def session(model: OnnxModel, threads: int | None = None, **options: Any) -> Any
     FormatError
         If the model contradicts itself.
     """
-    ort = onnxruntime()
+    ort = onnxruntime("onnx")
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads or get_num_threads()
     settings.log_severity_level = 3

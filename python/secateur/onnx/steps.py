@@ -16,7 +16,7 @@ from .chains import Chain
 from .files import OLDEST_OPSET
 from .operators.call import Array, Call, Operator
 from .operators.registry import NEWEST_OPSET, OPERATORS
-from .weights import DOMAINS, array_of, is_constant, label
+from .weights import DOMAINS, array_of, initializer, is_constant, label
 
 LARGEST = 1 << 26
 """Bytes of what is computed beforehand: more would only make a plan large that was small."""
@@ -68,12 +68,7 @@ def fold_constants(graph: ir.Graph, threads: int | None) -> None:
             if not output.uses():
                 continue  # perhaps it has no name
             tensor = ir.Tensor(np.asarray(result, order="C"), name=output.name)
-            made = ir.Value(
-                name=output.name,
-                shape=ir.Shape(result.shape),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
+            made = initializer(output.name or "", tensor)
             output.replace_all_uses_with(made)
             output.name = f"{output.name}.node"
             graph.register_initializer(made)

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-RECURRENT = {"RNN": 1, "GRU": 3, "LSTM": 4}
-"""The recurrent operators, and how many gates they have."""
+RECURRENT = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
+"""The recurrent operators, and which of our gates each of theirs is: ours are PyTorch's, input, forget, cell,
+output; reset, update, new."""
 DOMAINS = ("", "ai.onnx")
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -76,6 +77,27 @@ def put_array(value: ir.Value, array: NDArray[Any]) -> None:
     dtype = value.const_value.dtype
     value.const_value = ir.Tensor(np.ascontiguousarray(array), dtype=dtype, name=value.name)
     value.shape = ir.Shape(array.shape)
+
+
+def initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """A value of a graph for a tensor; to be registered there."""
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+def drop_constants(graph: ir.Graph) -> None:
+    """Take out the initializers that nothing reads, and no caller can give."""
+    for name, value in list(graph.initializers.items()):
+        if is_constant(value) and not value.uses():
+            del graph.initializers[name]
+
+
+def drop_unread(graph: ir.Graph) -> None:
+    """Take out the nodes of whose outputs nothing comes, and constants with them."""
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+    drop_constants(graph)
 
 
 def is_constant(value: ir.Value | None) -> bool:

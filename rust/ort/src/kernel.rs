@@ -1,4 +1,5 @@
-//! A node at work: its plan, packed for this CPU when ONNX Runtime makes the kernel, run on ONNX Runtime's threads.
+//! A node at work: its plan, read when ONNX Runtime makes the kernel, packed for this CPU at the first run of a batch size, run on
+//! ONNX Runtime's threads.
 
 use crate::host::{Host, Result, slice, slice_mut};
 use crate::op::{INPUT_SHAPE, OUTPUT_SHAPE};

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
+from ..weights import label
 from .call import Array, Call
 
 
@@ -76,6 +78,12 @@ def tap(
         for place, dilation, count, stride in zip(at, dilations, outputs, strides, strict=True)
     ]
     return x[tuple([slice(None)] * (x.ndim - len(cut)) + cut)]
+
+
+def windows_of_node(node: ir.Node, lengths: tuple[int, ...], size: tuple[int, ...]) -> Windows:
+    """The windows of a node of a graph; see `windows_of`."""
+    attributes = {name: each.value for name, each in node.attributes.items()}
+    return windows_of(Call(node.op_type, label(node), 0, attributes), lengths, size)
 
 
 def windows_of(call: Call, lengths: tuple[int, ...], size: tuple[int, ...], ceil: bool = False) -> Windows:
