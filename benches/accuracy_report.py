@@ -16,8 +16,9 @@ CONTROL = "dense+fine-tuning"
 PLANS = {
     "reference": ("dense", CONTROL, "50% neurons", "90% weights", "90% gradual", "90% gradient"),
     "cnn-1m": ("dense", CONTROL, "50% neurons"),
+    "lstm-512": ("dense", CONTROL, "80% weights", "80% blocks", "80% units", "80% gradual"),
 }
-STATIC = ("50% neurons", "90% weights")
+STATIC = ("50% neurons", "90% weights", "80% weights", "80% blocks", "80% units")
 
 
 def path(net: str, variant: str, seed: int, options: Any) -> Path:
@@ -63,6 +64,7 @@ def time_net(net: str, seeds: range, options: Any) -> list[dict[str, Any]]:
 
     import secateur as sc
 
+    from .nets import IMAGES
     from .peers.harness import aligned, compare
 
     found: list[dict[str, Any]] = []
@@ -74,7 +76,7 @@ def time_net(net: str, seeds: range, options: Any) -> list[dict[str, Any]]:
             for variant, model in models.items()
         }
         for batch in (1, 32):
-            x = aligned(np.random.default_rng(seed).random((batch, 1, 28, 28)))
+            x = aligned(np.random.default_rng(seed).random((batch, *IMAGES[net])))
             calls = {variant: partial(plan, x) for variant, plan in plans.items()}
             timed = compare(calls, baseline="dense", rounds=options.rounds, threads=options.threads)
             print(

@@ -50,6 +50,12 @@ def resnet_20() -> sc.nn.Sequential:
     return sc.nn.Sequential([*layers, sc.nn.AveragePool2D(8), sc.nn.Flatten(), sc.nn.Dense(10)])
 
 
-NETS = {"reference": reference_cnn, "cnn-1m": cnn_1m, "resnet-20": resnet_20}
+def lstm_512() -> sc.nn.Sequential:
+    """An LSTM of 512 units that reads an image in seven bands of four rows: 1,284,106 parameters."""
+    return sc.nn.Sequential([sc.nn.LSTM(512), sc.nn.Dense(10)])
+
+
+NETS = {"reference": reference_cnn, "cnn-1m": cnn_1m, "resnet-20": resnet_20, "lstm-512": lstm_512}
 IMAGE = (1, 28, 28)
-IMAGES = {"reference": IMAGE, "cnn-1m": IMAGE, "resnet-20": (3, 32, 32)}
+IMAGES = {"reference": IMAGE, "cnn-1m": IMAGE, "resnet-20": (3, 32, 32), "lstm-512": (7, 112)}
+"""The shape of a sample of each."""
