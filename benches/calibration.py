@@ -23,9 +23,9 @@ SPARSITIES = (0.7, 0.8, 0.9, 0.95)
 METHODS = [
     (criterion, scope, biases)
     for criterion, scopes in (
-        ("l1", ("layer", "global")),
-        ("wanda", ("output", "layer", "global")),
-        ("obs", ("layer", "global")),
+        ("l1", ("layer", "global", "lamp")),
+        ("wanda", ("output", "layer", "global", "lamp")),
+        ("obs", ("layer", "global", "lamp")),
     )
     for scope in scopes
     for biases in (False, True)
@@ -33,8 +33,10 @@ METHODS = [
 DRAWN = {
     ("l1", "layer", False): "C7",
     ("l1", "global", False): "C0",
-    ("wanda", "output", False): "C8",
+    ("l1", "lamp", False): "C9",
+    ("wanda", "layer", False): "C8",
     ("wanda", "global", False): "C2",
+    ("wanda", "lamp", False): "C4",
     ("obs", "layer", True): "C1",
     ("obs", "global", True): "C3",
 }

@@ -348,7 +348,7 @@ def test_onnx_biases_are_corrected_as_ours(name, tmp_path):
 @pytest.mark.parametrize("onnx", [False, True])
 def test_bad_data_is_refused_by_name(data, words, onnx, tmp_path):
     model = exported(mlp(), tmp_path) if onnx else mlp()
-    words = words.replace("(n, 10\\)", "(n, 10\\) for input") if onnx else words
+    words = words.replace("(n, 10\\)", "(N, 10\\) for input") if onnx else words
     before = [array.copy() for array in view(model).parameters().values()]
     with pytest.raises(ValueError, match=words):
         sc.prune(model, 0.5, criterion="wanda", data=data, progress=False, inplace=True)
@@ -357,7 +357,7 @@ def test_bad_data_is_refused_by_name(data, words, onnx, tmp_path):
 
 def test_inputs_by_other_names_are_refused(tmp_path):
     other = exported(mlp(), tmp_path)
-    with pytest.raises(ValueError, match="data: expected arrays for the inputs input, got x"):
+    with pytest.raises(ValueError, match="data: it misses 'input'; the model takes input"):
         sc.prune(other, 0.5, criterion="obs", data={"x": samples(10)}, progress=False)
     with pytest.raises(ValueError, match="data: expected as many samples for each input"):
         sc.prune(other, 0.5, criterion="obs", data={"a": samples(10), "b": samples(10, n=3)}, progress=False)

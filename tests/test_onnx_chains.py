@@ -363,7 +363,7 @@ def test_a_plan_reports_its_steps():
 @pytest.mark.parametrize(
     "x, error, message",
     [
-        (np.zeros((1, 3, 9, 7)), ValueError, r"x: expected shape \(N, 3, 9, 8\), got \(1, 3, 9, 7\)"),
+        (np.zeros((1, 3, 9, 7)), ValueError, r"x: expected shape \(N, 3, 9, 8\) for x, got \(1, 3, 9, 7\)"),
         (np.zeros((3, 9, 8)), ValueError, r"x: expected shape"),
         ({"z": np.zeros((1, 3, 9, 8))}, ValueError, r"x: it misses 'x'"),
         (np.full((1, 3, 9, 8), "a"), TypeError, r"x: expected real numbers"),

@@ -56,8 +56,8 @@ def InferenceSession(
 ) -> Any:
     """ONNX Runtime's ``InferenceSession`` of a model that may hold ``secateur::Plan``.
 
-    Plans are read as the session is made, packed for this CPU at the first run of each batch size, and run on
-    the session's own threads.
+    Plans are read and packed for this CPU as the session is made, and run on the session's own threads. Other
+    batch sizes than those that they were compiled for may pack some weights anew at their first run.
 
     Parameters
     ----------

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ..errors import UnsupportedOpError
 from ..onnx.biases import biases_of
 from ..onnx.channels import Channels, Group
+from ..onnx.feeds import checked
 from ..onnx.files import infer_shapes, one_line
-from ..onnx.layer_inputs import feeds_of, layer_inputs
+from ..onnx.layer_inputs import layer_inputs
 from ..onnx.model import OnnxModel
 from ..onnx.session import FREE, noise, runner
 from ..onnx.weights import (
@@ -218,7 +219,8 @@ class OnnxView:
 
     def outputs(self, batches: Iterable[Batch]) -> Iterator[NDArray[Any]]:
         run, infos = runner(self.model), self.model.inputs
-        return (run(feeds)[0] for batch in batches for feeds in feeds_of(infos, batch))
+        checks = (checked(infos, batch, "data", any_batch=True) for batch in batches)
+        return (run(feeds)[0] for feeds in checks)
 
     def inputs(self, batch: int) -> Any:
         return noise(self.model, batch)

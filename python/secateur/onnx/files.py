@@ -24,6 +24,7 @@ from onnx import TensorProto
 
 from ..errors import FormatError, SecateurError, UnsupportedOpError
 from ..storage import open_atomic, write_atomic
+from .computed_shapes import complete_shapes
 from .tensors import Folder, check_tensor, densify, from_bytes, node_tensors, sparsify
 from .weights import DOMAINS, initializer
 
@@ -205,7 +206,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
 
 
 def infer_shapes(model: ir.Model, known: bool = True) -> None:
-    """Check a model, and put the shapes of all values of its main graph in.
+    """Check a model, and put the shapes of all values of its main graph in, those that it computes included.
 
     Parameters
     ----------
@@ -222,14 +223,19 @@ def infer_shapes(model: ir.Model, known: bool = True) -> None:
     if not known:
         proto.graph.ClearField("value_info")
     onnx.checker.check_model(proto)
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name in found:
-                ir.serde.deserialize_value_info_proto(found[value.name], value)
-            elif not known:
-                value.shape = None
+    for _ in range(1 + len(model.graph)):
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
+        for node in model.graph:
+            for value in node.outputs:
+                if value.name in found:
+                    ir.serde.deserialize_value_info_proto(found[value.name], value)
+                elif not known:
+                    value.shape = None
+        if not complete_shapes(model.graph):
+            return
+        # What was completed tells more about what comes behind it.
+        known, proto = True, skeleton(model)
 
 
 def _lift_constants(graph: ir.Graph) -> None:

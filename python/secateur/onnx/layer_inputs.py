@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ..errors import UnsupportedOpError
 from ..models.patches import patches
 from ..models.view import Batch, FloatArray
-from .model import Info, OnnxModel
+from .feeds import checked, parts
+from .model import OnnxModel
 from .operators.windows import windows_of_node
-from .session import batch_size, dtype_of, session
+from .session import session
 from .weights import RECURRENT, Weight, array_of, attribute, drop_unread, find_weights, is_constant, label
 
 Array = NDArray[Any]
@@ -39,7 +40,7 @@ def layer_inputs(model: OnnxModel, name: str, batches: Iterable[Batch]) -> Itera
         _end_at(part.ir.graph, [values[key] for key in made])
         running = session(part)
     for batch in batches:
-        for feeds in feeds_of(infos, batch):
+        for feeds in parts(infos, checked(infos, batch, "data", any_batch=True))[1]:
             arrays = {**constants, **feeds}
             if running is not None:
                 needed = {each.name: feeds[each.name] for each in running.get_inputs()}
@@ -53,32 +54,6 @@ def _end_at(graph: ir.Graph, values: list[ir.Value]) -> None:
     graph.outputs[:] = values
     drop_unread(graph)
     graph.inputs[:] = [value for value in graph.inputs if value.uses()]
-
-
-def feeds_of(infos: list[Info], batch: Batch) -> Iterator[dict[str, Array]]:
-    """A batch as what the model takes: in parts, the last one filled up, where that has a size of its own."""
-    names = ", ".join(info.name for info in infos)
-    if not isinstance(batch, Mapping):
-        if len(infos) != 1:
-            raise ValueError(f"data: the model has {len(infos)} inputs, {names}; give a mapping of arrays")
-        batch = {infos[0].name: batch}
-    if set(batch) != {info.name for info in infos}:
-        raise ValueError(f"data: expected arrays for the inputs {names}, got {', '.join(batch)}")
-    size = batch_size(infos)
-    count = len(next(iter(batch.values())))
-    for info in infos:
-        shape = batch[info.name].shape
-        # Of batches of one size alone, parts of that size are made.
-        if not info.allows(shape if size is None else (size, *shape[1:])):
-            wanted = ", ".join("n" if not isinstance(dim, int) else str(dim) for dim in info.shape or ())
-            raise ValueError(f"data: expected shape ({wanted}) for {info.name}, got {shape}")
-    feeds = {info.name: np.asarray(batch[info.name], dtype_of(info)) for info in infos}
-    if size is None or size == count:
-        yield feeds
-        return
-    for start in range(0, count, size):
-        places = np.arange(start, start + size) % count
-        yield {name: array[places] for name, array in feeds.items()}
 
 
 def _wanted(node: ir.Node, weight: Weight) -> list[ir.Value | None]:

@@ -19,8 +19,9 @@ from ..compiler import Plan
 from ..errors import UnsupportedOpError
 from ..storage import Contents, register
 from .chains import Chain, find_chains
+from .feeds import checked
 from .model import Info, OnnxModel
-from .session import FREE, Batch, dtype_of, noise
+from .session import FREE, Batch, noise
 from .steps import Values, fold_constants, run_steps, steps_of
 from .weights import array_of
 
@@ -121,8 +122,13 @@ class OnnxPlan:
         ------
         ValueError
             Inputs that are missing, unknown, of another shape, or not finite where that is checked.
+        TypeError
+            What is no array of real numbers.
         """
-        values = self._checked(x, check_finite)
+        values: Values = dict(checked(self._inputs, x, "x"))
+        for name, array in values.items() if check_finite else ():
+            if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"x: expected finite values, got NaN or infinity for {name}")
         run_steps(self._steps, values, self._constants)
         outputs = [self._output(info, values) for info in self._outputs]
         return outputs[0] if len(outputs) == 1 else outputs
@@ -130,30 +136,6 @@ class OnnxPlan:
     def _output(self, info: Info, values: Values) -> NDArray[Any]:
         array = values[info.name] if info.name in values else self._constants[info.name]
         return np.array(array, order="C")  # it may be a view of what the caller gave, or of a constant
-
-    def _checked(self, x: Any, check_finite: bool) -> Values:
-        given = x if isinstance(x, Mapping) else {info.name: x for info in self._inputs[:1]}
-        names = [info.name for info in self._inputs]
-        missing = [name for name in names if name not in given]
-        unknown = [str(name) for name in given if name not in names]
-        if missing or unknown:
-            wrong = f"misses {missing[0]!r}" if missing else f"has {unknown[0]!r}"
-            raise ValueError(
-                f"x: it {wrong}; the model takes {', '.join(names)}, by name if there are several"
-            )
-        values: Values = {}
-        for info in self._inputs:
-            label = "x" if not isinstance(x, Mapping) else f"x[{info.name!r}]"
-            array = np.asarray(given[info.name])
-            if array.dtype.kind not in "fiub" and array.dtype != dtype_of(info):
-                raise TypeError(f"{label}: expected real numbers, got dtype {array.dtype}")
-            if not info.allows(array.shape):
-                wanted = ", ".join("?" if dim is None else str(dim) for dim in info.shape or ())
-                raise ValueError(f"{label}: expected shape ({wanted}), got {array.shape}")
-            if check_finite and array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"{label}: expected finite values, got NaN or infinity")
-            values[info.name] = array.astype(dtype_of(info), copy=False)
-        return values
 
     def inputs(self, batch: int) -> Batch:
         """`batch` samples of noise to measure with; a mapping for several inputs."""
@@ -199,7 +181,8 @@ class OnnxPlan:
             For each step of the graph ``name``, ``op``, ``us`` (minimum microseconds), and for a chain
             ``steps``, the report of its plan.
         """
-        values = self._checked(self.inputs(max(self.batch) if batch is None else int(batch)), False)
+        samples = self.inputs(max(self.batch) if batch is None else int(batch))
+        values: Values = dict(checked(self._inputs, samples, "x"))
         best = [math.inf] * len(self._steps)
         rows: dict[str, int] = {}
         for _ in range(ROUNDS):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .._core import get_num_threads
 from ..ort import DOMAIN, onnxruntime, register
+from .feeds import checked, dtype_of, parts
 from .files import write_model
-from .model import Info, OnnxModel
+from .model import OnnxModel
 from .weights import array_of, is_constant
 
 FREE = 64
@@ -66,27 +66,18 @@ def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], li
     ------
     MissingExtraError
         Without onnxruntime.
+    ValueError, TypeError
+        When run, from `checked`.
     """
-    running = session(model, threads)
-    infos = model.inputs
+    running, infos = session(model, threads), model.inputs
 
     def run(batch: Batch) -> list[Any]:
-        arrays = batch if isinstance(batch, Mapping) else {infos[0].name: batch}
-        if set(arrays) != {info.name for info in infos}:
-            names = ", ".join(info.name for info in infos)
-            raise ValueError(f"x: the model has {len(infos)} inputs, {names}; give a mapping of them")
-        feeds = {info.name: np.asarray(arrays[info.name], dtype_of(info)) for info in infos}
-        size = batch_size(infos)
-        count = max((len(array) for array in feeds.values() if array.ndim), default=1)
-        if size is None or size == count:
-            found: list[Any] = running.run(None, feeds)
-            return found
-        parts = []
-        for start in range(0, count, size):
-            places = np.arange(start, start + size) % count
-            some = {name: array[places] if array.ndim else array for name, array in feeds.items()}
-            parts.append(running.run(None, some))
-        return [np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True)]
+        count, batches = parts(infos, checked(infos, batch, "x", any_batch=True))
+        found = [running.run(None, feeds) for feeds in batches]
+        if len(found) == 1:
+            outputs: list[Any] = found[0]
+            return outputs
+        return [np.concatenate(each)[:count] for each in zip(*found, strict=True)]
 
     return run
 
@@ -113,19 +104,6 @@ def noise(model: OnnxModel, batch: int) -> Batch:
         else:
             arrays[info.name] = np.ones(shape, dtype)
     return arrays if len(arrays) != 1 else next(iter(arrays.values()))
-
-
-def batch_size(infos: list[Info]) -> int | None:
-    """The one batch size that a model takes, if it has no free dimension."""
-    sizes = {info.shape[0] for info in infos if info.shape}
-    free = any(not isinstance(dim, int) for info in infos for dim in info.shape or ())
-    (size,) = sizes if len(sizes) == 1 and not free else (None,)
-    return size if isinstance(size, int) else None
-
-
-def dtype_of(info: Info) -> Any:
-    """The NumPy type of an input or output."""
-    return ir.DataType[info.dtype].numpy()
 
 
 def _table_rows(model: OnnxModel, name: str) -> int:

@@ -1,5 +1,4 @@
-//! A node at work: its plan, read when ONNX Runtime makes the kernel, packed for this CPU at the first run of a batch size, run on
-//! ONNX Runtime's threads.
+//! A node at work: its plan, read and packed for this CPU when ONNX Runtime makes the kernel, run on ONNX Runtime's threads.
 
 use crate::host::{Host, Result, slice, slice_mut};
 use crate::op::{INPUT_SHAPE, OUTPUT_SHAPE};
@@ -47,8 +46,14 @@ impl Kernel {
                 .into());
             }
         }
-        let open = host.input_shape(info, 0).is_none_or(|shape| shape.is_empty() || shape.contains(&-1));
-        Ok(Kernel { host, node, plan, input, output, open, threads: Count::default() })
+        let shape = host.input_shape(info, 0).filter(|shape| !shape.is_empty() && !shape.contains(&-1));
+        let open = shape.is_none();
+        let kernel = Kernel { host, node, plan, input, output, open, threads: Count::default() };
+        // Where the shape does not fit, the run has the message for it.
+        if let Some((samples, _)) = shape.and_then(|shape| kernel.samples(&shape).ok()) {
+            kernel.plan.prepare(samples);
+        }
+        Ok(kernel)
     }
 
     /// Computes y from x.

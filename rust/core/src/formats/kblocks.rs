@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// Where the columns of a matrix meet the operand, and how they are cut.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KBlocks {
     positions: Vec<u32>,
     blocks: Vec<(Range<usize>, u32)>,

@@ -1,10 +1,12 @@
 //! The nonzeros of a matrix, row by row: what every format packs from and unpacks to. Structure is checked here, once.
 
+use super::packs::{Form, Packs};
 use crate::argument;
 use crate::error::Result;
 use crate::malformed;
 use crate::simd::Storage;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Plain compressed rows, columns ascending in every row.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +15,7 @@ pub struct Rows {
     starts: Vec<usize>,
     index: Vec<u32>,
     values: Vec<f32>,
+    packs: Packs,
 }
 
 impl Rows {
@@ -35,7 +38,7 @@ impl Rows {
             }
             starts.push(values.len());
         }
-        Ok(Rows { columns, starts, index, values })
+        Ok(Rows { columns, starts, index, values, packs: Packs::default() })
     }
 
     /// The matrix with its values rounded to `storage`; those that become 0 are dropped.
@@ -47,7 +50,7 @@ impl Rows {
             return Ok(self);
         }
         storage.round("weights", &mut self.values)?;
-        let mut out = Rows { columns: self.columns, starts: vec![0], index: Vec::new(), values: Vec::new() };
+        let mut out = Rows::empty(0, self.columns);
         for row in 0..self.rows() {
             for (column, x) in self.row(row).filter(|&(_, x)| x != 0.0) {
                 out.index.push(column as u32);
@@ -60,7 +63,7 @@ impl Rows {
 
     /// A matrix of zeros.
     pub fn empty(rows: usize, columns: usize) -> Rows {
-        Rows { columns, starts: vec![0; rows + 1], index: Vec::new(), values: Vec::new() }
+        Rows { columns, starts: vec![0; rows + 1], index: Vec::new(), values: Vec::new(), packs: Packs::default() }
     }
 
     /// Compressed rows made elsewhere. Refused: starts that do not ascend from 0 to the number of values, columns out of
@@ -84,7 +87,7 @@ impl Rows {
         if let Some(row) = starts.windows(2).position(|pair| pair[0] > pair[1]) {
             return Err(malformed!("indptr: descends after row {row}"));
         }
-        let mut out = Rows { columns, starts: vec![0], index: Vec::new(), values: Vec::new() };
+        let mut out = Rows::empty(0, columns);
         for row in 0..rows {
             let mut least = 0;
             for at in starts[row] as usize..starts[row + 1] as usize {
@@ -137,13 +140,14 @@ impl Rows {
 
     /// The values, row by row.
     pub fn values_mut(&mut self) -> &mut [f32] {
+        self.packs = Packs::default();
         &mut self.values
     }
 
     /// The same structure, with the bits 1, 2, 3 … in the place of the values: whatever is packed from it tells where each
     /// value went, and 0 where there was none.
     pub fn ordinals(&self) -> Rows {
-        Rows { values: (1..=self.nnz() as u32).map(f32::from_bits).collect(), ..self.clone() }
+        Rows { values: (1..=self.nnz() as u32).map(f32::from_bits).collect(), packs: Packs::default(), ..self.clone() }
     }
 
     /// Some rows of the matrix.
@@ -154,7 +158,14 @@ impl Rows {
             starts: self.starts[rows.start..=rows.end].iter().map(|start| start - from).collect(),
             index: self.index[from..to].to_vec(),
             values: self.values[from..to].to_vec(),
+            packs: Packs::default(),
         }
+    }
+
+    /// A packed form of the matrix, by `pack`, unless somebody holds it already: forms of a name and type are the same for
+    /// a target and blocks.
+    pub fn packed<T: Send + Sync + 'static>(&self, form: Form<'_>, pack: impl FnOnce(&Rows) -> T) -> Arc<T> {
+        self.packs.get(form, || pack(self))
     }
 
     /// The row-major matrix.
@@ -186,7 +197,7 @@ impl Rows {
                 next[column] += 1;
             }
         }
-        Rows { columns: self.rows(), starts, index, values }
+        Rows { columns: self.rows(), starts, index, values, packs: Packs::default() }
     }
 
     /// Whether every row has at most `n` nonzeros in each `m` neighbouring columns from 0, m, 2m … on.
@@ -210,7 +221,7 @@ impl Rows {
         kept.sort_unstable_by_key(|&(place, _)| place);
         let starts = (0..=rows).map(|row| kept.partition_point(|&((to, _), _)| to < row)).collect();
         let index = kept.iter().map(|&((_, column), _)| column as u32).collect();
-        Rows { columns, starts, index, values: kept.into_iter().map(|(_, x)| x).collect() }
+        Rows { columns, starts, index, values: kept.into_iter().map(|(_, x)| x).collect(), packs: Packs::default() }
     }
 
     /// Nonzeros over the elements of the `height`-row blocks (one column wide) that hold any: 1 where blocks are full.

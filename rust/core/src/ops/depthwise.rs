@@ -20,14 +20,16 @@
 use super::linear::{Linear, sequential_if_small};
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
+use crate::formats::Form;
 use crate::formats::depthwise::{self, DepthwiseRows, Filter};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
+use std::sync::Arc;
 
 /// A depthwise convolution: as many groups as channels.
 pub struct Depthwise {
     layer: Linear,
     /// `[filter][tap]`; with the channels in the lanes `[tap][filter]`, filled up to whole registers.
-    weights: Buffer,
+    weights: Arc<Buffer>,
     bias: Buffer,
     layouts: (Layout, Layout),
     /// Whether zeros are skipped: not with the channels in the lanes.
@@ -46,13 +48,17 @@ impl Depthwise {
     pub fn new(layer: &Linear, layouts: (Layout, Layout), sparse: bool, images: usize, target: Target) -> Depthwise {
         let (filters, taps) = (layer.weights.rows(), layer.weights.columns());
         let lanes = filters.next_multiple_of(LANES);
-        let mut weights = Buffer::zeroed(lanes * taps);
-        let steps = if channels_in_lanes(layer, layouts) { (1, lanes) } else { (taps, 1) };
-        for filter in 0..filters {
-            for (tap, w) in layer.weights.row(filter) {
-                weights[filter * steps.0 + tap * steps.1] = w;
+        let in_lanes = channels_in_lanes(layer, layouts);
+        let (name, steps) = if in_lanes { ("tap, filter", (1, lanes)) } else { ("filter, tap", (taps, 1)) };
+        let weights = layer.weights.packed(Form { name, target, blocks: None }, |from| {
+            let mut weights = Buffer::zeroed(lanes * taps);
+            for filter in 0..filters {
+                for (tap, w) in from.row(filter) {
+                    weights[filter * steps.0 + tap * steps.1] = w;
+                }
             }
-        }
+            weights
+        });
         let mut bias = Buffer::zeroed(lanes);
         if let Some(from) = &layer.bias {
             bias[..filters].copy_from_slice(from);

@@ -14,9 +14,10 @@ use crate::executor::{Executor, Sequential};
 use crate::formats::direct::Pixels;
 use crate::formats::vector::{Few, Strides};
 use crate::formats::{
-    Activation, Bitmap, Block, Csr, Direct, Epilogue, Pack, Padded, Pattern, Rows, Stream, Window, dense, nm,
+    Activation, Bitmap, Block, Csr, Direct, Epilogue, Form, Pack, Padded, Pattern, Rows, Stream, Window, dense, nm,
 };
 use crate::simd::Target;
+use std::sync::Arc;
 
 /// A layer with weights.
 #[derive(Debug, Clone)]
@@ -197,7 +198,10 @@ impl Linear {
             return Box::new(Added { product, add });
         }
         let layer = self.without_weights();
-        let few = |weights| -> Box<dyn Operator> {
+        let form = Form { name: kernel.format(), target, blocks: None };
+        let weights = &self.weights;
+        let few = |name, pack: fn(&Rows) -> Box<dyn Few>| -> Box<dyn Operator> {
+            let weights = weights.packed(Form { name, ..form }, pack);
             Box::new(FewLinear { layer: self.without_weights(), weights, images, target })
         };
         match kernel {
@@ -206,36 +210,40 @@ impl Linear {
                     let dense = channels_last(&weights, self.window, self.input.c / self.groups);
                     Direct::pack(weights.rows(), weights.columns(), &dense, target)
                 };
-                Box::new(DirectLinear { layer, groups: self.parts().map(pack).collect(), images })
+                let groups = weights.packed(form, |_| self.parts().map(pack).collect());
+                Box::new(DirectLinear { layer, groups, images })
             }
             Kernel::Winograd => Box::new(Winograd::new(self, images, target)),
             Kernel::Depthwise | Kernel::DepthwiseCsr => {
                 let sparse = kernel == Kernel::DepthwiseCsr;
                 Box::new(Depthwise::new(self, (input, output), sparse, images, target))
             }
-            Kernel::Gemm if self.is_pointwise() => {
-                Box::new(DensePointwise { layer, dense: self.weights.to_dense(), images, target })
+            Kernel::Gemm => {
+                let dense = weights.packed(form, Rows::to_dense);
+                match self.is_pointwise() {
+                    true => Box::new(DensePointwise { layer, dense, images, target }),
+                    false => Box::new(GemmLinear { layer, dense, images, target }),
+                }
             }
-            Kernel::Gemm => Box::new(GemmLinear { layer, dense: self.weights.to_dense(), images, target }),
-            Kernel::CsrDots => few(Box::new(Csr::pack_vector(&self.weights))),
+            Kernel::CsrDots => few("csr", |rows| Box::new(Csr::pack_vector(rows))),
             // A candidate only where a pattern fits.
             Kernel::NmDots => {
-                few(nm::pack::<f32>(&self.weights).unwrap_or_else(|| Box::new(Padded::<f32>::pack(&self.weights))))
+                few("nm", |rows| nm::pack::<f32>(rows).unwrap_or_else(|| Box::new(Padded::<f32>::pack(rows))))
             }
-            Kernel::BitmapDots => few(Box::new(Bitmap::<f32>::pack(&self.weights))),
-            Kernel::WindowDots => few(Box::new(Padded::<f32>::pack(&self.weights))),
-            Kernel::StreamDots => few(Box::new(Stream::<f32>::pack(&self.weights))),
-            Kernel::Block4Dots => few(Box::new(Block::<4, f32>::pack_vector(&self.weights))),
-            Kernel::Block8Dots => few(Box::new(Block::<8, f32>::pack_vector(&self.weights))),
-            Kernel::Block16Dots => few(Box::new(Block::<16, f32>::pack_vector(&self.weights))),
+            Kernel::BitmapDots => few("bitmap", |rows| Box::new(Bitmap::<f32>::pack(rows))),
+            Kernel::WindowDots => few("window", |rows| Box::new(Padded::<f32>::pack(rows))),
+            Kernel::StreamDots => few("stream", |rows| Box::new(Stream::<f32>::pack(rows))),
+            Kernel::Block4Dots => few("block4", |rows| Box::new(Block::<4, f32>::pack_vector(rows))),
+            Kernel::Block8Dots => few("block8", |rows| Box::new(Block::<8, f32>::pack_vector(rows))),
+            Kernel::Block16Dots => few("block16", |rows| Box::new(Block::<16, f32>::pack_vector(rows))),
             Kernel::Panel => {
                 let sweep = |weights: &Rows, blocks| Block::<8>::pack_columns(weights, blocks, true);
-                swept::build(self, sweep, "dense", (input, output), images, target)
+                swept::build(self, sweep, form, (input, output), images)
             }
-            Kernel::Csr => swept::build(self, Csr::pack, "csr", (input, output), images, target),
-            Kernel::Pattern => swept::build(self, Pattern::pack, "pattern", (input, output), images, target),
-            Kernel::Block4 => swept::build(self, Block::<4>::pack, "block", (input, output), images, target),
-            Kernel::Block8 => swept::build(self, Block::<8>::pack, "block", (input, output), images, target),
+            Kernel::Csr => swept::build(self, Csr::pack, form, (input, output), images),
+            Kernel::Pattern => swept::build(self, Pattern::pack, form, (input, output), images),
+            Kernel::Block4 => swept::build(self, Block::<4>::pack, form, (input, output), images),
+            Kernel::Block8 => swept::build(self, Block::<8>::pack, form, (input, output), images),
         }
     }
 }
@@ -250,7 +258,7 @@ pub(super) fn sequential_if_small(executor: &dyn Executor, macs: usize) -> &dyn 
 struct DirectLinear {
     layer: Linear,
     /// The matrix of each group.
-    groups: Vec<Direct>,
+    groups: Arc<Vec<Direct>>,
     images: usize,
 }
 
@@ -292,7 +300,7 @@ impl Operator for DirectLinear {
 
 struct GemmLinear {
     layer: Linear,
-    dense: Vec<f32>,
+    dense: Arc<Vec<f32>>,
     images: usize,
     target: Target,
 }
@@ -319,7 +327,7 @@ impl Operator for GemmLinear {
 
 struct FewLinear {
     layer: Linear,
-    weights: Box<dyn Few>,
+    weights: Arc<Box<dyn Few>>,
     images: usize,
     target: Target,
 }

@@ -6,31 +6,32 @@ use super::linear::{Linear, sequential_if_small};
 use crate::executor::Executor;
 use crate::formats::panels::{Spare, multiply};
 use crate::formats::sweep::{Sweep, panel_kernel};
-use crate::formats::{Format, KBlocks, Pack, Rows, dense};
+use crate::formats::{Form, Format, KBlocks, Pack, Rows, dense};
 use crate::simd::Target;
+use std::sync::Arc;
 
 /// A convolution by one pixel with packed weights.
 pub struct Pointwise<M> {
     layer: Linear,
-    matrix: M,
+    matrix: Arc<M>,
     format: &'static str,
     images: usize,
     target: Target,
     spare: Spare,
 }
 
-impl<M: Sweep> Pointwise<M> {
+impl<M: Sweep + Send + 'static> Pointwise<M> {
     /// Packs the layer's weights by `pack`.
     pub fn new(
         layer: &Linear,
         pack: impl Fn(&Rows, KBlocks) -> M,
-        format: &'static str,
+        Form { name: format, target, .. }: Form<'_>,
         images: usize,
-        target: Target,
     ) -> Pointwise<M> {
         let positions = (0..layer.input.c as u32).collect();
         let blocks = KBlocks::new(positions, M::panel_columns(target.registers(), layer.weights.density()));
-        let matrix = pack(&layer.weights, blocks);
+        let form = Form { name: format, target, blocks: Some(&blocks) };
+        let matrix = layer.weights.packed(form, |weights| pack(weights, blocks.clone()));
         Pointwise { layer: layer.without_weights(), matrix, format, images, target, spare: Spare::default() }
     }
 }
@@ -43,12 +44,12 @@ impl<M: Sweep + Pack + Format + Send> Operator for Pointwise<M> {
         let images = inputs[0].chunks(from.len().max(1)).zip(output.chunks_mut(to.len().max(1)));
         for (image, (x, y)) in images.take(self.images).enumerate() {
             let epilogue = self.layer.epilogue(0, inputs).from(image * to.len());
-            multiply(&self.matrix, executor, self.target, &self.spare, pixels, x, y, epilogue);
+            multiply(&*self.matrix, executor, self.target, &self.spare, pixels, x, y, epilogue);
         }
     }
 
     fn kernel(&self) -> String {
-        panel_kernel(&self.matrix, self.format, self.target)
+        panel_kernel(&*self.matrix, self.format, self.target)
     }
 
     fn nbytes(&self) -> usize {
@@ -61,7 +62,7 @@ pub struct DensePointwise {
     /// The layer, which may be left without weights.
     pub layer: Linear,
     /// Its weights, row-major.
-    pub dense: Vec<f32>,
+    pub dense: Arc<Vec<f32>>,
     /// Images.
     pub images: usize,
     /// CPU target.

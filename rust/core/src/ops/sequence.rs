@@ -5,11 +5,12 @@
 
 use super::{Layout, Operator, Shape};
 use crate::executor::Executor;
+use std::sync::Arc;
 
 /// A row of a table for every id.
 pub struct LookUp {
     /// (ids, features), row-major.
-    pub table: Vec<f32>,
+    pub table: Arc<[f32]>,
     /// Floats of a row.
     pub features: usize,
 }

@@ -8,8 +8,9 @@ use super::{Layout, Operator, Shape};
 use crate::executor::Executor;
 use crate::formats::panels::Spare;
 use crate::formats::sweep::{Geometry, Span, Sweep, run_kernel, sweep};
-use crate::formats::{Convolution, Epilogue, Format, Halving, KBlocks, Pack, Planes, Rows};
+use crate::formats::{Convolution, Epilogue, Form, Format, Halving, KBlocks, Pack, Planes, Rows};
 use crate::simd::{LANES, Target};
+use std::sync::Arc;
 
 /// The runs of an operand, with what [`Geometry`] says of them.
 #[derive(Debug, Clone)]
@@ -26,19 +27,22 @@ pub(super) struct Runs {
 pub(super) fn build<M: Sweep + Pack + Send + 'static>(
     layer: &Linear,
     pack: impl Fn(&Rows, KBlocks) -> M,
-    format: &'static str,
+    form: Form<'_>,
     (input, output): (Layout, Layout),
     images: usize,
-    target: Target,
 ) -> Box<dyn Operator> {
+    let Form { name: format, target, .. } = form;
     let tile_lines = M::run_lines(target.registers());
+    let pack_groups = |blocks: KBlocks| {
+        let pack = |weights: Rows| pack(&weights, blocks.clone());
+        layer.weights.packed(Form { blocks: Some(&blocks), ..form }, |_| layer.parts().map(pack).collect::<Vec<M>>())
+    };
     match (input, output) {
         (_, Layout::BatchInner { lines }) => {
             let (runs, positions) = batch_inner(layer, lines, images);
             let longest = runs.spans.iter().map(|span| span.lines).max().unwrap_or(1);
             let most = KBlocks::filters(layer.window, tile_lines.min(longest), lines, layer.weights.density());
-            let blocks = KBlocks::new(positions, most);
-            let groups = layer.parts().map(|weights| pack(&weights, blocks.clone())).collect();
+            let groups = pack_groups(KBlocks::new(positions, most));
             let layer = layer.without_weights();
             Box::new(Swept { layer, groups, format, runs, taps: None, images, target })
         }
@@ -46,18 +50,16 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
             let planes = |Shape { c, h, w }: Shape| Planes { channels: c, size: (h, w), pitch: w };
             let planes = (planes(layer.input), planes(output.in_memory(layer.output)));
             let halving = Halving::new(layer.window, reduction, planes, lines);
-            let blocks = |weights: &Rows| halving.blocks(weights, tile_lines);
-            let groups = layer.parts().map(|weights| pack(&weights, blocks(&weights))).collect();
+            let groups = pack_groups(halving.blocks(&layer.weights, tile_lines));
             let (layer, spare) = (layer.without_weights(), Spare::default());
             Box::new(Halved { layer, halving, groups, format, panels: images.div_ceil(lines * LANES), target, spare })
         }
         (Layout::RowMajor, Layout::RowMajor) if layer.is_pointwise() => {
-            Box::new(Pointwise::new(layer, pack, format, images, target))
+            Box::new(Pointwise::new(layer, pack, form, images))
         }
         (Layout::RowMajor | Layout::PixelPanel, Layout::PixelPanel) => {
             let taps = Taps::new(layer, input);
-            let blocks = KBlocks::new(taps.positions(layer), KBlocks::PIXELS);
-            let groups = layer.parts().map(|weights| pack(&weights, blocks.clone())).collect();
+            let groups = pack_groups(KBlocks::new(taps.positions(layer), KBlocks::PIXELS));
             let runs = taps.runs(layer, images);
             Box::new(Swept { layer: layer.without_weights(), groups, format, runs, taps: Some(taps), images, target })
         }
@@ -66,8 +68,7 @@ pub(super) fn build<M: Sweep + Pack + Send + 'static>(
             let (from, to) = (input.planes(layer.input), output.planes(layer.output));
             let convolution =
                 Convolution::new(layer.window, from, to, (border.top as isize, border.left as isize), images);
-            let blocks = |weights: &Rows| convolution.blocks(weights, tile_lines);
-            let groups = layer.parts().map(|weights| pack(&weights, blocks(&weights))).collect();
+            let groups = pack_groups(convolution.blocks(&layer.weights, tile_lines));
             let (layer, spare) = (layer.without_weights(), Spare::default());
             Box::new(Single { layer, convolution, groups, format, images, target, spare })
         }
@@ -102,7 +103,7 @@ fn batch_inner(layer: &Linear, lines: usize, images: usize) -> (Runs, Vec<u32>) 
 struct Swept<M> {
     layer: Linear,
     /// The matrix of each group.
-    groups: Vec<M>,
+    groups: Arc<Vec<M>>,
     format: &'static str,
     runs: Runs,
     /// Where the lanes hold pixels.
@@ -155,7 +156,7 @@ struct Single<M> {
     layer: Linear,
     convolution: Convolution,
     /// The matrix of each group.
-    groups: Vec<M>,
+    groups: Arc<Vec<M>>,
     format: &'static str,
     images: usize,
     target: Target,
@@ -193,7 +194,7 @@ struct Halved<M> {
     layer: Linear,
     halving: Halving,
     /// The matrix of each group.
-    groups: Vec<M>,
+    groups: Arc<Vec<M>>,
     format: &'static str,
     /// Panels of images.
     panels: usize,

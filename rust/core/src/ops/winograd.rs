@@ -34,10 +34,10 @@ use super::linear::{Linear, sequential_if_small};
 use super::{Operator, Shape};
 use crate::executor::{Executor, Sequential, default_threads, for_each_chunk, map};
 use crate::formats::direct::Pixels;
-use crate::formats::{Direct, Epilogue};
+use crate::formats::{Direct, Epilogue, Form, Rows};
 use crate::simd::{Buffer, LANES, Target, dispatch};
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use transform::{Gather, Scatter};
 
 /// Rows and columns of a tile.
@@ -49,11 +49,30 @@ const POINTS: usize = 36;
 /// The point whose product reaches every output once: sums start from the bias there.
 const BIASED: usize = 7;
 
+/// U: the transformed filters of every channel, a matrix for each point.
+fn products(weights: &Rows, channels: usize, target: Target) -> Vec<Direct> {
+    let rows = weights.rows().next_multiple_of(LANES);
+    let mut points = vec![vec![0.0; rows * channels]; POINTS];
+    let mut filter = vec![[0.0; 9]; channels];
+    for row in 0..weights.rows() {
+        filter.fill([0.0; 9]);
+        for (column, w) in weights.row(row) {
+            filter[column / 9][column % 9] = f64::from(w);
+        }
+        for (channel, g) in filter.iter().enumerate() {
+            for (point, u) in points.iter_mut().zip(transform::filter(g)) {
+                point[row * channels + channel] = u as f32;
+            }
+        }
+    }
+    points.iter().map(|point| Direct::pack(rows, channels, point, target)).collect()
+}
+
 /// A dense 3×3 convolution of stride 1, channels last in and out.
 pub struct Winograd {
     layer: Linear,
     /// U, one matrix a point, rows filled up to whole registers.
-    products: Vec<Direct>,
+    products: Arc<Vec<Direct>>,
     /// What the sums of a point start from: zeros, or the bias.
     starts: [Buffer; 2],
     images: usize,
@@ -85,19 +104,8 @@ impl Winograd {
     pub fn new(layer: &Linear, images: usize, target: Target) -> Winograd {
         let (filters, channels) = (layer.weights.rows(), layer.input.c);
         let rows = filters.next_multiple_of(LANES);
-        let mut points = vec![vec![0.0; rows * channels]; POINTS];
-        let mut filter = vec![[0.0; 9]; channels];
-        for row in 0..filters {
-            filter.fill([0.0; 9]);
-            for (column, w) in layer.weights.row(row) {
-                filter[column / 9][column % 9] = f64::from(w);
-            }
-            for (channel, g) in filter.iter().enumerate() {
-                for (point, u) in points.iter_mut().zip(transform::filter(g)) {
-                    point[row * channels + channel] = u as f32;
-                }
-            }
-        }
+        let form = Form { name: "winograd", target, blocks: None };
+        let products = layer.weights.packed(form, |weights| products(weights, channels, target));
         let mut bias = Buffer::zeroed(rows);
         if let Some(from) = &layer.bias {
             bias[..filters].copy_from_slice(from);
@@ -106,7 +114,7 @@ impl Winograd {
         let widths = (channels.next_multiple_of(LANES), rows);
         Winograd {
             layer: layer.without_weights(),
-            products: points.iter().map(|point| Direct::pack(rows, channels, point, target)).collect(),
+            products,
             starts: [Buffer::zeroed(rows), bias],
             images,
             grid,

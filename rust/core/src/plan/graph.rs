@@ -11,6 +11,7 @@ use crate::ops::linear::{Linear, depthwise};
 use crate::ops::recurrent::Recurrent;
 use crate::ops::relayout::Border;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The element type of an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub enum Op {
     /// The sum of two edges, then an activation.
     Add(Activation),
     /// A row of a table for every id: (ids, h, 1) to (features, h, ids).
-    LookUp(Vec<f32>),
+    LookUp(Arc<[f32]>),
     /// Channels from this one on.
     Slice(usize),
     /// All steps of a recurrent layer behind the product with its input; a second edge holds ids, 0 for padding.
@@ -418,7 +419,7 @@ impl Graph {
         if features == 0 || table.is_empty() || !table.len().is_multiple_of(features) {
             return Err(argument!("{name}: {} numbers are not rows of {features}", table.len()));
         }
-        Ok(self.push(name, Op::LookUp(table), &[from], Shape { c: features, h, w: c }))
+        Ok(self.push(name, Op::LookUp(table.into()), &[from], Shape { c: features, h, w: c }))
     }
 
     /// `count` channels from `first` on.

@@ -81,8 +81,8 @@ const UNKNOWN: (usize, usize) = (0, usize::MAX);
 const BUDGET: Duration = Duration::from_millis(50);
 
 impl Plan {
-    /// Compiles for these batch sizes. Choices that are given are taken as they are; the rest are timed, or taken from
-    /// the cost model where `timed` is false.
+    /// Compiles for these batch sizes, and packs the weights for them; runs of other sizes share what they can of that.
+    /// Choices that are given are taken as they are; the rest are timed, or taken from the cost model where `timed` is false.
     ///
     /// # Errors
     /// No batch size, or choices that do not fit the graph.
@@ -115,6 +115,7 @@ impl Plan {
                 None => plan.chosen(batch, timed),
             };
             lock(&plan.choices).insert(batch, choices);
+            plan.program(batch);
         }
         Ok(plan)
     }
@@ -200,12 +201,15 @@ impl Plan {
     /// Times every node again, on the machine as it is now, and takes the new choices.
     pub fn tune(&self) {
         let batches: Vec<usize> = lock(&self.choices).keys().copied().collect();
-        for batch in batches {
+        for &batch in &batches {
             let choices = self.chosen(batch, true);
             lock(&self.choices).insert(batch, choices);
         }
         *lock(&self.paying) = UNKNOWN;
         lock(&self.programs).clear();
+        for batch in batches {
+            self.program(batch);
+        }
     }
 
     /// The choices, by batch size and node.
@@ -355,6 +359,14 @@ impl Plan {
         self.run_on(executor, full, &x_full, &mut y_full)?;
         y_rest.copy_from_slice(&y_full[..rest * output]);
         Ok(())
+    }
+
+    /// Packs what a run of so many images needs and is not packed yet, which else that run would do.
+    pub fn prepare(&self, images: usize) {
+        let most = self.at_once(images);
+        for images in [most, images % most.max(1)].into_iter().filter(|&images| images > 0) {
+            self.program(images);
+        }
     }
 
     /// How many of `images` a run takes at a time: more would only push activations out of the caches.

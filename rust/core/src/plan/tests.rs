@@ -4,7 +4,8 @@ mod sequences;
 
 use super::*;
 use crate::executor::{Executor, Sequential, with_threads};
-use crate::formats::{Activation, Reduction, Rows, Window};
+use crate::formats::vector::Few;
+use crate::formats::{Activation, Form, Reduction, Rows, Window};
 use crate::naive::{self, Exact, numbers};
 use crate::ops::linear::Kernel;
 use crate::ops::relayout::Border;
@@ -405,6 +406,22 @@ fn others_are_timed_beside_free_choices() {
             costs.candidates(node).into_iter().partition(|(choice, _)| choose::is_free(node, choice));
         assert!(!free.is_empty() && others.iter().any(|(_, us)| us.is_finite()), "{}", node.name);
     }
+}
+
+#[test]
+fn batch_sizes_share_packed_weights() {
+    let mut graph = Graph::new(Shape::features(40));
+    let weights = Rows::from_dense(24, 40, &numbers(24 * 40, 0.2, 3)).unwrap();
+    graph.dense("dense", Graph::INPUT, weights, None, Activation::Relu).unwrap();
+    let dots = Choice { kernel: Some(Kernel::CsrDots), input: Layout::RowMajor, output: Layout::RowMajor };
+    let given = |batch| (batch, vec![("dense".to_string(), dots)]);
+    let (target, executor) = (Target::detect(), Arc::new(Sequential));
+    let plan = Plan::new(graph, &[1, 2], target, executor, &[given(1), given(2)].into(), false).unwrap();
+    plan.prepare(3);
+    let Op::Linear(linear) = &plan.graph().nodes()[0].op else { panic!("a dense layer") };
+    let form = Form { name: "csr", target, blocks: None };
+    let packed = linear.weights.packed::<Box<dyn Few>>(form, |_| panic!("packed already"));
+    assert_eq!(Arc::strong_count(&packed), 4, "one for each of three programs, and this one");
 }
 
 #[test]

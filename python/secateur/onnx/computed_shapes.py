@@ -1,0 +1,281 @@
+"""Shapes that a graph computes, which ONNX's own inference leaves open.
+
+Exporters write a Reshape to ``(x.shape[0], -1, 64)`` as a Shape, Gathers and a Concat. Their integers are
+followed here, lengths that are free by their names.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .weights import DOMAINS, attribute
+
+Length: TypeAlias = int | str | None
+"""A number, the name of one, or neither."""
+Integers: TypeAlias = NDArray[np.object_]
+"""A tensor of lengths, of no axis or one."""
+Known: TypeAlias = dict[ir.Value, Integers]
+
+MOST = 64
+"""Elements of a tensor that may be a shape."""
+
+
+def complete_shapes(graph: ir.Graph) -> bool:
+    """Put the shapes in that Reshape, Expand and ConstantOfShape are computed to have, where they are open.
+
+    Parameters
+    ----------
+    graph : onnx_ir.Graph
+        In topological order.
+
+    Returns
+    -------
+    bool
+        Whether there were any: then more can be inferred.
+    """
+    known: Known = {}
+    changed = False
+    for node in graph:
+        if node.domain not in DOMAINS or len(node.outputs) != 1:
+            continue
+        output = node.outputs[0]
+        if node.op_type in INTEGERS:
+            integers = _followed(node, known)
+            if integers is not None:
+                known[output] = integers
+        if node.op_type in SHAPED:
+            before, after = _lengths(output), _completed(node, known)
+            if after is not None and after != before:
+                output.shape, changed = ir.Shape(after), True
+    return changed
+
+
+def _completed(node: ir.Node, known: Known) -> list[Length] | None:
+    """The shape of what a node gives, with what it is computed to be where that was open; None: unknown."""
+    before = _lengths(node.outputs[0])
+    if before is not None and not any(map(_open, before)):
+        return before
+    after = SHAPED[node.op_type](node, known)
+    if after is None or any(isinstance(length, int) and length < 0 for length in after):
+        return before
+    if before is None or len(before) != len(after):
+        # Whether a shape that the file gives fits is for ONNX's inference to say.
+        return after if before is None else before
+    return [old if _open(new) or not _open(old) else new for old, new in zip(before, after, strict=True)]
+
+
+def _lengths(value: ir.Value | None) -> list[Length] | None:
+    if value is None or value.shape is None:
+        return None
+    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+
+
+def _open(length: Length) -> bool:
+    """Whether nothing is known of a length, or what ONNX's inference made up for one."""
+    return length is None or (isinstance(length, str) and length.startswith("unk__"))
+
+
+def _integers(value: ir.Value | None, known: Known) -> Integers | None:
+    """What is known of a tensor of integers; None: nothing, or it is no such tensor."""
+    if value is None or value in known:
+        return None if value is None else known[value]
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.size > MOST or len(tensor.shape) > 1 or not tensor.dtype.is_integer():
+        return None
+    return tensor.numpy().astype(object)
+
+
+def _followed(node: ir.Node, known: Known) -> Integers | None:
+    """What a node makes of lengths, if that is known."""
+    if node.op_type == "Shape":
+        lengths = _lengths(node.inputs[0])
+        ends = slice(attribute(node, "start", 0), attribute(node, "end", None))
+        return None if lengths is None else _array(lengths[ends])
+    inputs = [_integers(value, known) for value in node.inputs]
+    if not inputs or any(
+        found is None and value is not None for found, value in zip(inputs, node.inputs, strict=True)
+    ):
+        return None
+    try:
+        found = np.asarray(INTEGERS[node.op_type](node, *inputs), object)
+    except (TypeError, ValueError, IndexError, AttributeError):
+        return None  # no shape is made like this
+    return found if found.ndim <= 1 and found.size <= MOST else None
+
+
+def _array(lengths: list[Length]) -> Integers:
+    array = np.empty(len(lengths), object)
+    array[:] = lengths
+    return array
+
+
+def _cast(node: ir.Node, x: Integers) -> Integers:
+    if not ir.DataType(attribute(node, "to", 0)).is_integer():
+        raise TypeError
+    return x
+
+
+def _gather(node: ir.Node, x: Integers, places: Integers) -> Integers:
+    return np.take(x, places.astype(np.int64), attribute(node, "axis", 0))
+
+
+def _slice(node: ir.Node, x: Integers, *given: Integers | None) -> Integers:
+    names = enumerate(("starts", "ends", "axes", "steps"))
+    starts, ends, _, steps = (_given(node, given, index, name) for index, name in names)
+    (start,), (end,), (step,) = starts, ends, [1] if steps is None else steps
+    return x[operator.index(start) : operator.index(end) : operator.index(step)]
+
+
+def _squeeze(node: ir.Node, x: Integers, *given: Integers | None) -> Integers:
+    return x.reshape(())
+
+
+def _unsqueeze(node: ir.Node, x: Integers, *given: Integers | None) -> Integers:
+    return x.reshape(1) if x.ndim == 0 else np.expand_dims(x, tuple(_given(node, given, 0, "axes")))
+
+
+def _given(node: ir.Node, inputs: tuple[Integers | None, ...], index: int, name: str) -> Any:
+    """An argument that was an attribute before it was an input."""
+    if index < len(inputs):
+        found = inputs[index]
+        return None if found is None else found.tolist()
+    return attribute(node, name, None)
+
+
+def _concat(node: ir.Node, *parts: Integers) -> Integers:
+    return np.concatenate(parts)
+
+
+def _elementwise(combine: Callable[[Length, Length], Length]) -> Callable[..., Integers]:
+    function = np.frompyfunc(combine, 2, 1)
+
+    def combined(node: ir.Node, a: Integers, b: Integers) -> Integers:
+        return np.asarray(function(a, b), object)
+
+    return combined
+
+
+def _reshape(node: ir.Node, x: Integers, target: Integers) -> Integers:
+    reshaped: Integers = x.reshape(target.tolist())
+    return reshaped
+
+
+def _add(a: Length, b: Length) -> Length:
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    return b if a == 0 else a if b == 0 else None
+
+
+def _subtract(a: Length, b: Length) -> Length:
+    if isinstance(a, int) and isinstance(b, int):
+        return a - b
+    return a if b == 0 else None
+
+
+def _multiply(a: Length, b: Length) -> Length:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    return b if a == 1 else a if b == 1 else None
+
+
+def _divide(a: Length, b: Length) -> Length:
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b if a >= 0 and b > 0 else None
+    return a if b == 1 else None
+
+
+def _remainder(a: Length, b: Length) -> Length:
+    return a % b if isinstance(a, int) and isinstance(b, int) and a >= 0 and b > 0 else None
+
+
+INTEGERS: dict[str, Callable[..., Integers]] = {
+    "Add": _elementwise(_add),
+    "Cast": _cast,
+    "Concat": _concat,
+    "Div": _elementwise(_divide),
+    "Gather": _gather,
+    "Identity": lambda node, x: x,
+    "Mod": _elementwise(_remainder),
+    "Mul": _elementwise(_multiply),
+    "Reshape": _reshape,
+    "Shape": lambda node, x: x,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Sub": _elementwise(_subtract),
+    "Unsqueeze": _unsqueeze,
+}
+"""What nodes do to lengths."""
+
+
+def _reshaped(node: ir.Node, known: Known) -> list[Length] | None:
+    target = _integers(node.inputs[1], known) if len(node.inputs) > 1 else None
+    if target is None or target.ndim != 1:
+        return None
+    source = _lengths(node.inputs[0])
+    lengths: list[Length] = target.tolist()
+    if not attribute(node, "allowzero", 0):
+        for axis, length in enumerate(lengths):
+            if length == 0:
+                lengths[axis] = source[axis] if source is not None and axis < len(source) else None
+    if -1 in lengths:
+        at = lengths.index(-1)
+        lengths[at] = None if source is None else _quotient(source, lengths[:at] + lengths[at + 1 :])
+    return lengths
+
+
+def _quotient(lengths: list[Length], others: list[Length]) -> Length:
+    """The product of some lengths over that of others, if it is a number or one of these names."""
+    if None in lengths or None in others:
+        return None
+    names, less = (Counter(each for each in part if isinstance(each, str)) for part in (lengths, others))
+    product, divisor = (
+        math.prod(each for each in part if isinstance(each, int)) for part in (lengths, others)
+    )
+    left = list((names - less).elements())
+    if less - names or divisor <= 0 or product % divisor:
+        return None
+    if not left:
+        return product // divisor
+    return left[0] if len(left) == 1 and product == divisor else None
+
+
+def _expanded(node: ir.Node, known: Known) -> list[Length] | None:
+    target, source = _integers(node.inputs[1], known), _lengths(node.inputs[0])
+    if target is None or source is None or target.ndim != 1:
+        return None
+    rank = max(len(source), target.size)
+    pairs = zip(
+        [1] * (rank - len(source)) + source, [1] * (rank - target.size) + target.tolist(), strict=True
+    )
+    return [_wider(a, b) for a, b in pairs]
+
+
+def _wider(a: Length, b: Length) -> Length:
+    """What two lengths are broadcast to."""
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    # One of them is 1, or they are equal: a number above 1 is the result either way.
+    return next((length for length in (a, b) if isinstance(length, int) and length > 1), None)
+
+
+def _filled(node: ir.Node, known: Known) -> list[Length] | None:
+    shape = _integers(node.inputs[0], known)
+    return None if shape is None or shape.ndim != 1 else shape.tolist()
+
+
+SHAPED: dict[str, Callable[[ir.Node, Known], list[Length] | None]] = {
+    "ConstantOfShape": _filled,
+    "Expand": _expanded,
+    "Reshape": _reshaped,
+}
+"""The shape of what a node gives, which one of its inputs says."""
