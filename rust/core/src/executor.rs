@@ -6,8 +6,9 @@
 #[cfg(target_os = "linux")]
 mod placement;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Runs a fixed number of independent tasks.
 pub trait Executor: Send + Sync {
@@ -16,6 +17,30 @@ pub trait Executor: Send + Sync {
 
     /// Calls `task(0) … task(tasks - 1)`, each exactly once, in any order, and returns when all are done.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
+
+    /// What was found out about waking these threads.
+    fn waking(&self) -> &Waking;
+}
+
+/// From which length on a run was found to be worth waking threads for.
+#[derive(Debug)]
+pub struct Waking(AtomicU64);
+
+impl Waking {
+    /// Nothing is known.
+    pub const fn unknown() -> Waking {
+        Waking(AtomicU64::new(u64::MAX))
+    }
+
+    /// Notes that a run that takes one thread so long is.
+    pub fn paid(&self, alone: Duration) {
+        self.0.fetch_min(alone.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether a run that takes one thread so long is known to be, about.
+    pub fn pays(&self, alone: Duration) -> bool {
+        alone.as_nanos() as u64 >= self.0.load(Ordering::Relaxed) / 4 * 3
+    }
 }
 
 /// Runs every task on the calling thread.
@@ -29,6 +54,11 @@ impl Executor for Sequential {
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         (0..tasks).for_each(task);
+    }
+
+    fn waking(&self) -> &Waking {
+        static NEVER: Waking = Waking::unknown();
+        &NEVER
     }
 }
 
@@ -57,6 +87,7 @@ pub fn map<T: Send, R: Send>(executor: &dyn Executor, items: Vec<T>, work: impl 
 struct Pool {
     threads: usize,
     state: Mutex<Option<Arc<Started>>>,
+    waking: Waking,
 }
 
 /// The threads of a [`Pool`] in one process.
@@ -87,7 +118,7 @@ impl Started {
 
 impl Pool {
     fn new(threads: usize) -> Self {
-        Pool { threads, state: Mutex::new(None) }
+        Pool { threads, state: Mutex::new(None), waking: Waking::unknown() }
     }
 
     /// The pool, or `None` where the system will not give us threads: then the caller works alone.
@@ -131,6 +162,10 @@ impl Executor for Pool {
             }
             work();
         });
+    }
+
+    fn waking(&self) -> &Waking {
+        &self.waking
     }
 }
 

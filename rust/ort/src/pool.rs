@@ -2,7 +2,7 @@
 
 use crate::host::Host;
 use ort_sys::OrtKernelContext;
-use secateur_core::executor::{Executor, Sequential, default_threads};
+use secateur_core::executor::{Executor, Sequential, Waking, default_threads};
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -97,5 +97,11 @@ impl Executor for Pool {
         }
         // An executor cannot fail, and which tasks ran is unknown: the call as a whole fails, in `Host::guard`.
         assert!(done.is_ok(), "ONNX Runtime did not run the tasks of a kernel");
+    }
+
+    fn waking(&self) -> &Waking {
+        // Of all sessions: what it costs to wake a thread is about the same for all.
+        static WAKING: Waking = Waking::unknown();
+        &WAKING
     }
 }

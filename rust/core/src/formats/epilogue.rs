@@ -131,8 +131,8 @@ fn of_register<V: Vector>(activation: Activation, v: V, x: V::F32) -> V::F32 {
     match activation {
         Activation::None => x,
         Activation::Relu => v.max(x, v.splat(0.0)),
-        Activation::Tanh => v.with_lanes(v.to_array(x).map(f32::tanh)),
-        Activation::Sigmoid => v.with_lanes(v.to_array(x).map(|x| 1.0 / (1.0 + (-x).exp()))),
+        Activation::Tanh => math::tanh(v, x),
+        Activation::Sigmoid => math::sigmoid(v, x),
         Activation::Gelu => math::gelu(v, x),
         Activation::GeluTanh => math::gelu_tanh(v, x),
         Activation::Silu => v.mul(x, math::sigmoid(v, x)),

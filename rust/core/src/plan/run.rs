@@ -74,6 +74,32 @@ pub struct Plan {
     slice: usize,
 }
 
+/// Runs of a network on made-up inputs, to be timed.
+struct Trial {
+    x: Buffer,
+    y: Buffer,
+}
+
+impl Trial {
+    fn new(graph: &Graph, images: usize) -> Trial {
+        Trial { x: Buffer::zeroed(images * graph.input().len()), y: Buffer::zeroed(images * graph.output().len()) }
+    }
+
+    /// The fastest run of as many as there is time for, three at least.
+    fn run(&mut self, program: &Program, executor: &dyn Executor, time: Duration) -> Duration {
+        let (end, mut best) = (Instant::now() + time, Duration::MAX);
+        for turn in 0.. {
+            let start = Instant::now();
+            program.run(executor, &self.x, &mut self.y);
+            best = best.min(start.elapsed());
+            if turn >= 2 && Instant::now() > end {
+                break;
+            }
+        }
+        best
+    }
+}
+
 /// No batch size is known to be better off alone, and none to be worth threads.
 const UNKNOWN: (usize, usize) = (0, usize::MAX);
 
@@ -146,31 +172,29 @@ impl Plan {
     /// more than it costs to wake them.
     fn threads_pay(&self, executor: &dyn Executor, images: usize, together: &Program, alone: &Program) -> bool {
         let macs = |node: &Node| node.weights().map_or(0, |(linear, times)| linear.nonzero_macs() * times);
-        // The steps of a recurrent layer are short, however many they are.
-        let recurrent = self.graph.nodes().iter().any(|node| matches!(node.op, Op::Recurrent(_)));
-        if !recurrent && self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG {
+        if !self.is_recurrent() && self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG {
             return true;
         }
-        let x = Buffer::zeroed(images * self.graph.input().len());
-        let mut y = Buffer::zeroed(images * self.graph.output().len());
-        let mut best = [f64::INFINITY; 2];
+        let mut trial = Trial::new(&self.graph, images);
         // Runs follow each other for a while before the other side's turn: a thread that was asleep may first be put where
         // the caller is, until the system's scheduler notices.
+        let mut best = [Duration::MAX; 2];
         for _ in 0..TRIALS {
             let runs: [(&Program, &dyn Executor); 2] = [(together, executor), (alone, &Sequential)];
             for ((program, executor), best) in runs.into_iter().zip(&mut best) {
-                let end = Instant::now() + TRIAL;
-                loop {
-                    let start = Instant::now();
-                    program.run(executor, &x, &mut y);
-                    *best = best.min(start.elapsed().as_secs_f64());
-                    if Instant::now() > end {
-                        break;
-                    }
-                }
+                *best = trial.run(program, executor, TRIAL).min(*best);
             }
         }
-        best[0] * WORTHWHILE < best[1]
+        let pays = best[0].mul_f64(WORTHWHILE) < best[1];
+        if pays && !self.is_recurrent() {
+            executor.waking().paid(best[1]);
+        }
+        pays
+    }
+
+    /// Whether there are recurrent layers, whose steps are short, however many they are.
+    fn is_recurrent(&self) -> bool {
+        self.graph.nodes().iter().any(|node| matches!(node.op, Op::Recurrent(_)))
     }
 
     fn checked(&self, batch: usize, given: &Choices) -> Result<Vec<Choice>> {
@@ -277,7 +301,10 @@ impl Plan {
         if images <= alone || images >= shared {
             return images <= alone;
         }
-        let pays = self.threads_pay(executor, images, program, program);
+        // A short look may do: where waking these threads paid for another plan, it does for one that takes as long.
+        let short = || Trial::new(&self.graph, images).run(program, &Sequential, Duration::ZERO);
+        let known = !self.is_recurrent() && executor.waking().pays(short());
+        let pays = known || self.threads_pay(executor, images, program, program);
         let mut paying = lock(&self.paying);
         *paying = if pays { (paying.0, images.min(paying.1)) } else { (images.max(paying.0), paying.1) };
         !pays
