@@ -118,6 +118,10 @@ def test_inspect(capsys, file):
     assert any(layer["hint"].startswith("prune: ") for layer in about["layers"])
     code, printed, _ = call(capsys, "inspect", file)
     assert code == 0 and "dense_1" in printed and "prune: " in printed
+    code, printed, _ = call(capsys, "inspect", file, "--shape", "input=3,1,12,12", "--json")
+    assert code == 0 and json.loads(printed)["layers"][0]["output_shape"] == [3, 8, 10, 10]
+    code, _, error = call(capsys, "inspect", file, "--shape", "input=N,1,9,9")
+    assert code == 2 and error.count("\n") == 1 and "shapes: 'input' has the shape" in error
 
 
 def test_inspection_of_pruned_models(file):

@@ -40,6 +40,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(help="Of an ONNX model's input, where it is free: NAME=N,3,224,224, N staying free."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the plans that are timed.")]
 Batches = Annotated[list[int], typer.Option(min=1, help="A batch size; may be given more than once.")]
@@ -150,10 +154,12 @@ def ner(
 
 
 @app.command()
-def inspect(file: Path, as_json: Json = False) -> None:
+def inspect(file: Path, shape: Shapes = None, as_json: Json = False) -> None:
     """Show what is in a file: a model, a plan, a checkpoint; or an ONNX model, and where its time goes."""
+    shapes = _shapes(shape, file)
     found = load(file)
     if file.suffix == ONNX_SUFFIX:
+        found = found.with_shapes(shapes) if shapes else found
         onnx_about, table = importlib.import_module("secateur.reporting.onnx").inspection(found, file)
         _show(onnx_about, as_json, table)
         return
@@ -402,10 +408,7 @@ def compile(
     target: Annotated[
         str | None, typer.Option(help="CPU target; the fastest of this CPU if not given.")
     ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Of an ONNX model's input, where it is free: NAME=N,3,224,224, N staying free."),
-    ] = None,
+    shape: Shapes = None,
     as_json: Json = False,
 ) -> None:
     """Compile a model into a plan: each layer runs the way that is measured to be fastest here.
@@ -413,9 +416,7 @@ def compile(
     From an ONNX model into another one: its pruned chains become plans within it, where that is faster, and
     ONNX Runtime runs it once `secateur.ort.register` was called.
     """
-    if shape and model.suffix != ONNX_SUFFIX:
-        raise ValueError("shape: for ONNX models")
-    shapes = dict(_shape(text) for text in shape or ())
+    shapes = _shapes(shape, model)
     if model.suffix == out.suffix == ONNX_SUFFIX:
         if target is not None:
             raise ValueError("target: not for ONNX models, which are packed for the CPU that loads them")
@@ -441,12 +442,17 @@ def compile(
         print(plan.explain())
 
 
-def _shape(text: str) -> tuple[str, list[int | str]]:
-    """NAME=N,3,224,224 as a name and its dimensions."""
-    name, equals, dims = text.rpartition("=")
-    if not equals or not name:
-        raise ValueError(f"shape: expected NAME=N,3,224,224, got {text!r}")
-    return name, [int(dim) if dim.isdecimal() else dim for dim in dims.split(",")]
+def _shapes(texts: list[str] | None, model: Path) -> dict[str, list[int | str]]:
+    """Each NAME=N,3,224,224 as a name and its dimensions."""
+    if texts and model.suffix != ONNX_SUFFIX:
+        raise ValueError("shape: for ONNX models")
+    shapes = {}
+    for text in texts or ():
+        name, equals, dims = text.rpartition("=")
+        if not equals or not name:
+            raise ValueError(f"shape: expected NAME=N,3,224,224, got {text!r}")
+        shapes[name] = [int(dim) if dim.isdecimal() else dim for dim in dims.split(",")]
+    return shapes
 
 
 @app.command()
