@@ -123,3 +123,14 @@ def test_wanda_weighs_weights_by_their_inputs(criterion):
     np.testing.assert_allclose(by_neuron, scores.mean(axis=1))
     with pytest.raises(ValueError, match=r"norms\[1\] is NaN"):
         sc.importance(w, criterion=criterion, norms=[1, np.nan, 1])
+
+
+def test_random_scores_have_nothing_to_do_with_weights_of_the_same_seed():
+    model = sc.nn.Sequential([sc.nn.Dense(200), sc.nn.Dense(100)]).build((100,), random_state=3)
+    weights = {name: model.parameters()[name].copy() for name in model.prunable()}
+    pruned = sc.prune(model, 0.5, criterion="random", scope="layer", random_state=3, progress=False)
+    for name, mask in pruned.masks.items():
+        assert 0.45 < (weights[name][mask] > 0).mean() < 0.55
+    scores = sc.importance(np.zeros((100, 50)), criterion="random", random_state=0)
+    drawn = np.random.default_rng(0).random((100, 50))
+    assert abs(np.corrcoef(scores.ravel(), drawn.ravel())[0, 1]) < 0.1

@@ -241,6 +241,19 @@ def test_set_drops_the_smallest_and_grows_anywhere():
     assert (grown_at > 0).mean() > 0.7
 
 
+@pytest.mark.parametrize("method", [sc.SET(0.5, every=1000), sc.RigL(0.5, every=1000)])
+def test_first_masks_have_nothing_to_do_with_weights_of_the_same_seed(method):
+    """Weights and lots from one stream of numbers would leave the positive weights alone."""
+    model = nn.Sequential([nn.Dense(200), nn.Dense(100)]).build((100,), random_state=3)
+    weights = {name: model.parameters()[name].copy() for name in model.prunable()}
+    x = np.zeros((4, 100), np.float32)
+    pruner = sc.DynamicPruner(method)
+    y = np.zeros(4, int)
+    model.fit(x, y, epochs=1, callbacks=[pruner], random_state=3, progress=False)
+    for name, mask in model.masks.items():
+        assert 0.45 < (weights[name][mask] > 0).mean() < 0.55
+
+
 # SNIP
 
 

@@ -141,3 +141,12 @@ def is_same(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return np.may_share_memory(a, b) and np.shares_memory(a, b)
+
+
+def own_stream(rng: np.random.Generator) -> np.random.Generator:
+    """A generator for lots about weights, seeded by a number of `rng`.
+
+    The numbers of `rng` itself would not do: a model that was built with the same seed has drawn its weights
+    from the same numbers in the same order, and the highest lots would fall on the largest weights.
+    """
+    return np.random.default_rng(rng.integers(1 << 63))

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import as_axis, as_floats, as_number, refuse_nan
+from ._arguments import as_axis, as_floats, as_number, own_stream, refuse_nan
 
 __all__ = ["CRITERIA", "Criterion", "Inputs", "check_criterion", "importance", "needs_grads"]
 
@@ -81,7 +81,7 @@ def taylor(x: Inputs) -> NDArray[Any]:
 def random(x: Inputs) -> NDArray[Any]:
     """Uniform in [0, 1): the baseline that every criterion has to beat."""
     shape = x.weights.shape if x.axis is None else x.weights.shape[x.axis]
-    return x.rng.random(shape)
+    return own_stream(x.rng).random(shape)
 
 
 def wanda(x: Inputs) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import masking
+from .._arguments import own_stream
 from ..granularity import Blocks, Pattern, Weights, matrix_shape
 from ..models.view import BoolArray, ModelView
 from ..nn.callbacks import FitState
@@ -92,8 +93,8 @@ class Exchange(Method):
         raise NotImplementedError
 
     def _lots(self, model: ModelView, rng: np.random.Generator) -> Scores:
-        tensors = model.parameters()
-        return {name: rng.random(tensors[name].shape) for name in self.names}
+        tensors, lots = model.parameters(), own_stream(rng)
+        return {name: lots.random(tensors[name].shape) for name in self.names}
 
 
 def exchange(
