@@ -62,8 +62,9 @@ def train(net, method, sparsity, data, epochs, seed, quiet=False):
     x, y = data
     model = NETS[net]().build(x.shape[1:], random_state=seed)
     for name in model.prunable():
-        # Half of Glorot's range, about what torch begins with: magnitudes tell sooner what was learnt.
-        model.parameters()[name][...] *= 0.5
+        if model.parameters()[name].ndim == 2:
+            # Half of Glorot's range, about what torch begins with: magnitudes tell sooner what was learnt.
+            model.parameters()[name][...] *= 0.5
     fit = {"batch_size": BATCH, "random_state": seed, "progress": not quiet}
     if method == "static":
         return _static(model, sparsity, x, y, epochs, fit)

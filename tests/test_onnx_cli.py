@@ -122,6 +122,8 @@ def test_inspect(capsys, file):
     assert code == 0 and json.loads(printed)["layers"][0]["output_shape"] == [3, 8, 10, 10]
     code, _, error = call(capsys, "inspect", file, "--shape", "input=N,1,9,9")
     assert code == 2 and error.count("\n") == 1 and "shapes: 'input' has the shape" in error
+    code, _, error = call(capsys, "inspect", file, "--shape", "input=-1,1,12,12")
+    assert code == 2 and "shape: expected numbers and names in 'input=-1,1,12,12', got '-1'" in error
 
 
 def test_inspection_of_pruned_models(file):

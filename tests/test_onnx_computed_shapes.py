@@ -74,6 +74,51 @@ def test_an_exporters_attention_has_shapes():
     agrees(model, {"N": 2, "S": 5})
 
 
+def test_names_reach_what_lies_behind():
+    one = "one = Constant<value_ints = [1]>()  s = Shape(x)"
+    model = parsed(
+        f"{one}  t = Div(s, one)  q = Reshape(x, t)  r = Relu(q)  y = MatMul(r, r)", 3, shape="N,S,S"
+    )
+    by_name = {value.name: lengths(value) for node in model.graph for value in node.outputs}
+    assert by_name["r"] == by_name["y"] == ["N", "S", "S"]
+    agrees(model, {"N": 2, "S": 5})
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        # Cut off at the ends in another way than Python's slices are.
+        "b = Constant<value_ints = [-100]>()  e = Constant<value_ints = [-9223372036854775808]>() "
+        "a = Constant<value_ints = [0]>()  m = Constant<value_ints = [-2]>()  t = Slice(s, b, e, a, m)",
+        # More than 64 bits hold.
+        "b = Constant<value_ints = [1099511627776]>()  k = Div(b, one)  d = Div(s, one)  m = Mul(k, k) "
+        "w = Mul(m, d)  v = Sub(w, w)  t = Add(d, v)",
+    ],
+)
+def test_arithmetic_that_is_not_pythons(made):
+    model = parsed(
+        f"one = Constant<value_ints = [1]>()  s = Shape(x)  {made}  y = ConstantOfShape(t)", 1, shape="3"
+    )
+    agrees(model, {})
+
+
+def test_a_dimension_named_as_a_number_is_no_number():
+    model = parsed(
+        """
+        a0 = Constant<value_ints = [0]>()  s = Shape(x)  i = Gather(s, a0)
+        table = Constant<value = int64[2] {7, 5}>()  t = Gather(table, i)  y = ConstantOfShape(t)
+        """,
+        1,
+        shape="1,3",
+    )
+    model.graph.inputs[0].shape = ir.Shape(["1", 3])
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = ir.Shape([None]) if value.is_graph_output() else None
+    infer_shapes(model, known=False)
+    assert lengths(model.graph.outputs[0])[0] != 5
+
+
 def test_what_lies_behind_is_found_as_a_chain():
     body = HEADS.replace("y = Reshape", "z = Reshape") + "y = MatMul(z, w)"
     weights = f"<float[24,3] w = {{ {', '.join(['1.0'] * 72)} }}>"

@@ -12,6 +12,7 @@ import secateur as sc
 from secateur.models.view import view
 from secateur.onnx.files import infer_shapes
 from secateur.onnx.folding import fold
+from secateur.onnx.session import noise, runner
 
 rng = np.random.default_rng(0)
 node = helper.make_node
@@ -453,3 +454,44 @@ def test_neurons_in_place():
     other = sc.prune(copy, 0.4, granularity="neuron", round_to=2).model
     x = normal(2, 3, 8, 8)
     np.testing.assert_array_equal(run(model, x), run(other, x))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 11])
+def test_any_number_of_samples_runs_on_a_model_of_one_batch_size(count):
+    model = build([node("MatMul", ["x", "w"], ["y"])], {"w": normal(3, 2)}, (4, 3), (4, 2))
+    x = normal(count, 3)
+    (found,) = runner(model)(x)
+    weights = model.ir.graph.initializers["w"].const_value.numpy()
+    assert found.shape == (count, 2)
+    np.testing.assert_allclose(found, x @ weights, rtol=1e-5, atol=1e-6)
+    labels = (x @ weights).argmax(1)
+    assert view(model).score((x, labels)) == 1
+    assert sum(len(part) for part in view(model).outputs([x])) == count
+
+
+def test_inputs_of_a_model_of_one_batch_size_are_checked():
+    graph = helper.make_graph(
+        [node("Mul", ["x", "s"], ["a"]), node("MatMul", ["a", "w"], ["b"]), node("Add", ["b", "z"], ["y"])],
+        "net",
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("x", (4, 3)), ("s", ()), ("z", (4, 2)))
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (4, 2))],
+        [numpy_helper.from_array(normal(3, 2), "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model = sc.OnnxModel(ir.from_proto(proto))
+    run = runner(model)
+    given = {"x": normal(6, 3), "s": np.float32(2), "z": normal(6, 2)}
+    assert run(given)[0].shape == (6, 2) and run(noise(model, 4))[0].shape == (4, 2)
+    for name, array, message in (
+        ("z", normal(3, 2), r"x: expected as many samples for each input, and one at least, got \[3, 6\]"),
+        ("x", normal(6, 5), r"x: expected shape \(n, 3\) for x, got \(6, 5\)"),
+        ("x", np.float32(1), r"x: expected shape \(n, 3\) for x, got \(\)"),
+        ("x", [[1.0], [1.0, 2.0]], "for x"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run({**given, name: array})
+    with pytest.raises(ValueError, match="one at least"):
+        run({"x": normal(0, 3), "s": np.float32(2), "z": normal(0, 2)})

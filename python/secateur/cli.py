@@ -446,12 +446,15 @@ def _shapes(texts: list[str] | None, model: Path) -> dict[str, list[int | str]]:
     """Each NAME=N,3,224,224 as a name and its dimensions."""
     if texts and model.suffix != ONNX_SUFFIX:
         raise ValueError("shape: for ONNX models")
-    shapes = {}
+    shapes: dict[str, list[int | str]] = {}
     for text in texts or ():
         name, equals, dims = text.rpartition("=")
         if not equals or not name:
             raise ValueError(f"shape: expected NAME=N,3,224,224, got {text!r}")
-        shapes[name] = [int(dim) if dim.isdecimal() else dim for dim in dims.split(",")]
+        shapes[name] = [int(dim) if dim.isdecimal() else dim for dim in map(str.strip, dims.split(","))]
+        wrong = [dim for dim in shapes[name] if isinstance(dim, str) and not dim.isidentifier()]
+        if wrong:
+            raise ValueError(f"shape: expected numbers and names in {text!r}, got {wrong[0]!r}")
     return shapes
 
 

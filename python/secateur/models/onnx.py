@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ..errors import UnsupportedOpError
 from ..onnx.biases import biases_of
 from ..onnx.channels import Channels, Group
-from ..onnx.feeds import checked
 from ..onnx.files import infer_shapes, one_line
 from ..onnx.layer_inputs import layer_inputs
 from ..onnx.model import OnnxModel
@@ -218,9 +217,8 @@ class OnnxView:
         return -float(np.mean(np.square(found.astype(np.float64) - y)))
 
     def outputs(self, batches: Iterable[Batch]) -> Iterator[NDArray[Any]]:
-        run, infos = runner(self.model), self.model.inputs
-        checks = (checked(infos, batch, "data", any_batch=True) for batch in batches)
-        return (run(feeds)[0] for feeds in checks)
+        run = runner(self.model, argument="data")
+        return (run(batch)[0] for batch in batches)
 
     def inputs(self, batch: int) -> Any:
         return noise(self.model, batch)

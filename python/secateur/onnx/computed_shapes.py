@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -26,50 +27,83 @@ Known: TypeAlias = dict[ir.Value, Integers]
 
 MOST = 64
 """Elements of a tensor that may be a shape."""
+GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
-def complete_shapes(graph: ir.Graph) -> bool:
-    """Put the shapes in that Reshape, Expand and ConstantOfShape are computed to have, where they are open.
+def complete_shapes(model: ir.Model) -> None:
+    """Put in the shapes that Reshape, Expand and ConstantOfShape are computed to have, and what follows.
+
+    Only what ONNX's inference, which has run, left open is changed.
 
     Parameters
     ----------
-    graph : onnx_ir.Graph
-        In topological order.
-
-    Returns
-    -------
-    bool
-        Whether there were any: then more can be inferred.
+    model : onnx_ir.Model
+        Its main graph in topological order, with the shapes that were inferred.
     """
     known: Known = {}
-    changed = False
-    for node in graph:
-        if node.domain not in DOMAINS or len(node.outputs) != 1:
+    completed: set[ir.Value] = set()
+    for node in model.graph:
+        if node.domain not in DOMAINS:
             continue
-        output = node.outputs[0]
-        if node.op_type in INTEGERS:
+        if len(node.outputs) == 1 and (node.op_type == "Shape" or node.op_type in INTEGERS):
             integers = _followed(node, known)
             if integers is not None:
-                known[output] = integers
+                known[node.outputs[0]] = integers
         if node.op_type in SHAPED:
-            before, after = _lengths(output), _completed(node, known)
+            found = [SHAPED[node.op_type](node, known)]
+        elif completed.intersection(value for value in node.inputs if value is not None):
+            found = _inferred(node, model.opset_imports)
+        else:
+            continue
+        for output, shape in zip(node.outputs, found, strict=False):
+            before, after = _lengths(output), _completed(output, shape)
             if after is not None and after != before:
-                output.shape, changed = ir.Shape(after), True
-    return changed
+                output.shape = ir.Shape(after)
+                completed.add(output)
 
 
-def _completed(node: ir.Node, known: Known) -> list[Length] | None:
-    """The shape of what a node gives, with what it is computed to be where that was open; None: unknown."""
-    before = _lengths(node.outputs[0])
-    if before is not None and not any(map(_open, before)):
+def _inferred(node: ir.Node, opsets: Mapping[str, int]) -> list[list[Length] | None]:
+    """The shapes that ONNX infers for what a node gives, from what is known of its inputs by now."""
+    if any(isinstance(attr, ir.Attr) and attr.type in GRAPHS for attr in node.attributes.values()):
+        return []
+    inputs = [value for value in node.inputs if value is not None]
+    if any(value.type is None for value in inputs):
+        return []
+    tensors = {value.name or "": _constant(value) for value in inputs}
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+        types = onnx.shape_inference.infer_node_outputs(
+            schema,
+            ir.serde.serialize_node(node),
+            {value.name or "": ir.serde.serialize_value(value).type for value in inputs},
+            {
+                name: ir.serde.serialize_tensor(tensor)
+                for name, tensor in tensors.items()
+                if tensor is not None
+            },
+            opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+        )
+    except Exception:  # whatever the library raises: nothing is known then, as before
+        return []
+    made = [types[value.name].tensor_type if value.name in types else None for value in node.outputs]
+    return [
+        [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
+        if tensor is not None and tensor.HasField("shape")
+        else None
+        for tensor in made
+    ]
+
+
+def _completed(value: ir.Value, shape: list[Length] | None) -> list[Length] | None:
+    """A value's shape, with what it is found to be where that was open; None: unknown."""
+    before = _lengths(value)
+    if shape is None or any(isinstance(length, int) and length < 0 for length in shape):
         return before
-    after = SHAPED[node.op_type](node, known)
-    if after is None or any(isinstance(length, int) and length < 0 for length in after):
-        return before
-    if before is None or len(before) != len(after):
-        # Whether a shape that the file gives fits is for ONNX's inference to say.
-        return after if before is None else before
-    return [old if _open(new) or not _open(old) else new for old, new in zip(before, after, strict=True)]
+    if before is None:
+        return shape
+    if len(before) != len(shape):
+        return before  # whether a shape that the file gives fits is for ONNX's inference to say
+    return [old if _open(new) or not _open(old) else new for old, new in zip(before, shape, strict=True)]
 
 
 def _lengths(value: ir.Value | None) -> list[Length] | None:
@@ -87,10 +121,16 @@ def _integers(value: ir.Value | None, known: Known) -> Integers | None:
     """What is known of a tensor of integers; None: nothing, or it is no such tensor."""
     if value is None or value in known:
         return None if value is None else known[value]
-    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
-    if tensor is None or tensor.size > MOST or len(tensor.shape) > 1 or not tensor.dtype.is_integer():
+    tensor = _constant(value)
+    if tensor is None or len(tensor.shape) > 1 or not tensor.dtype.is_integer():
         return None
     return tensor.numpy().astype(object)
+
+
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """A small tensor that is constant, an initializer or not yet one."""
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    return tensor if tensor is not None and tensor.size <= MOST else None
 
 
 def _followed(node: ir.Node, known: Known) -> Integers | None:
@@ -106,9 +146,14 @@ def _followed(node: ir.Node, known: Known) -> Integers | None:
         return None
     try:
         found = np.asarray(INTEGERS[node.op_type](node, *inputs), object)
-    except (TypeError, ValueError, IndexError, AttributeError):
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError):
         return None  # no shape is made like this
-    return found if found.ndim <= 1 and found.size <= MOST else None
+    small = found.ndim <= 1 and found.size <= MOST
+    return found if small and all(map(_fits, found.reshape(-1))) else None
+
+
+def _fits(length: Length) -> bool:
+    return not isinstance(length, int) or -(2**63) <= length < 2**63
 
 
 def _array(lengths: list[Length]) -> Integers:
@@ -118,20 +163,25 @@ def _array(lengths: list[Length]) -> Integers:
 
 
 def _cast(node: ir.Node, x: Integers) -> Integers:
-    if not ir.DataType(attribute(node, "to", 0)).is_integer():
+    if attribute(node, "to", 0) not in (ir.DataType.INT32, ir.DataType.INT64):
         raise TypeError
+    if any(isinstance(length, int) and abs(length) >= 2**31 for length in x.reshape(-1)):
+        raise ValueError
     return x
 
 
 def _gather(node: ir.Node, x: Integers, places: Integers) -> Integers:
-    return np.take(x, places.astype(np.int64), attribute(node, "axis", 0))
+    numbers = np.array([operator.index(place) for place in places.reshape(-1)], np.int64)
+    return np.take(x, numbers.reshape(places.shape), attribute(node, "axis", 0))
 
 
 def _slice(node: ir.Node, x: Integers, *given: Integers | None) -> Integers:
     names = enumerate(("starts", "ends", "axes", "steps"))
     starts, ends, _, steps = (_given(node, given, index, name) for index, name in names)
     (start,), (end,), (step,) = starts, ends, [1] if steps is None else steps
-    return x[operator.index(start) : operator.index(end) : operator.index(step)]
+    if operator.index(step) < 0:
+        raise ValueError  # ends are cut off in another way than here, and nobody turns shapes around
+    return x[operator.index(start) : operator.index(end) : step]
 
 
 def _squeeze(node: ir.Node, x: Integers, *given: Integers | None) -> Integers:
@@ -139,7 +189,7 @@ def _squeeze(node: ir.Node, x: Integers, *given: Integers | None) -> Integers:
 
 
 def _unsqueeze(node: ir.Node, x: Integers, *given: Integers | None) -> Integers:
-    return x.reshape(1) if x.ndim == 0 else np.expand_dims(x, tuple(_given(node, given, 0, "axes")))
+    return np.expand_dims(x, tuple(_given(node, given, 0, "axes")))
 
 
 def _given(node: ir.Node, inputs: tuple[Integers | None, ...], index: int, name: str) -> Any:
@@ -206,7 +256,6 @@ INTEGERS: dict[str, Callable[..., Integers]] = {
     "Mod": _elementwise(_remainder),
     "Mul": _elementwise(_multiply),
     "Reshape": _reshape,
-    "Shape": lambda node, x: x,
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Sub": _elementwise(_subtract),

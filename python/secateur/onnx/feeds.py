@@ -31,7 +31,8 @@ def checked(infos: list[Info], given: Any, argument: str, *, any_batch: bool = F
     Raises
     ------
     ValueError
-        Inputs that are missing, unknown, or of another shape.
+        Inputs that are missing, unknown, of another shape, or of different numbers of samples where these are
+        cut into batches.
     TypeError
         What is no array of real numbers.
     """
@@ -47,27 +48,36 @@ def checked(infos: list[Info], given: Any, argument: str, *, any_batch: bool = F
     size = batch_size(infos) if any_batch else None
     feeds: Feeds = {}
     for info in infos:
-        array, dtype = np.asarray(arrays[info.name]), dtype_of(info)
-        if array.dtype.kind not in "fiub" and array.dtype != dtype:
+        dtype, free = dtype_of(info), size is not None and bool(info.shape)
+        try:
+            array = np.asarray(arrays[info.name])
+        except ValueError as error:
+            raise ValueError(f"{argument}: {error}, for {info.name}") from None
+        if array.dtype.kind not in "fiub" and array.dtype != dtype and dtype.kind != "O":
             raise TypeError(f"{argument}: expected real numbers for {info.name}, got dtype {array.dtype}")
-        if not info.allows(array.shape if size is None else (size, *array.shape[1:])):
+        if not info.allows((size, *array.shape[1:]) if free and array.ndim and size else array.shape):
             dims = ["?" if dim is None else str(dim) for dim in info.shape or ()]
-            wanted = ", ".join(dims if size is None else ["n", *dims[1:]])
+            wanted = ", ".join(["n", *dims[1:]] if free else dims)
             raise ValueError(f"{argument}: expected shape ({wanted}) for {info.name}, got {array.shape}")
         feeds[info.name] = array.astype(dtype, copy=False)
+    counts = sorted({len(array) for array in feeds.values() if array.ndim})
+    if size is not None and (len(counts) > 1 or counts[:1] == [0]):
+        raise ValueError(
+            f"{argument}: expected as many samples for each input, and one at least, got {counts}"
+        )
     return feeds
 
 
-def parts(infos: list[Info], feeds: Feeds) -> tuple[int, Iterator[Feeds]]:
-    """How many samples there are, and they as batches that the model takes.
+def parts(infos: list[Info], feeds: Feeds) -> tuple[int | None, Iterator[Feeds]]:
+    """Samples as batches that the model takes, and how many there are, if a batch was filled up.
 
     A model without a free dimension takes batches of one size alone: the last one is filled up with samples
     again.
     """
     size = batch_size(infos)
-    count = max((len(array) for array in feeds.values() if array.ndim), default=1)
-    if size is None or size == count:
-        return count, iter([feeds])
+    count = max((len(array) for array in feeds.values() if array.ndim), default=size)
+    if size is None or count is None or size == count:
+        return None, iter([feeds])
     places = (np.arange(start, start + size) % count for start in range(0, count, size))
     return count, ({name: a[at] if a.ndim else a for name, a in feeds.items()} for at in places)
 

@@ -223,19 +223,15 @@ def infer_shapes(model: ir.Model, known: bool = True) -> None:
     if not known:
         proto.graph.ClearField("value_info")
     onnx.checker.check_model(proto)
-    for _ in range(1 + len(model.graph)):
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
-        for node in model.graph:
-            for value in node.outputs:
-                if value.name in found:
-                    ir.serde.deserialize_value_info_proto(found[value.name], value)
-                elif not known:
-                    value.shape = None
-        if not complete_shapes(model.graph):
-            return
-        # What was completed tells more about what comes behind it.
-        known, proto = True, skeleton(model)
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in found:
+                ir.serde.deserialize_value_info_proto(found[value.name], value)
+            elif not known:
+                value.shape = None
+    complete_shapes(model)
 
 
 def _lift_constants(graph: ir.Graph) -> None:

@@ -56,11 +56,11 @@ def session(model: OnnxModel, threads: int | None = None, **options: Any) -> Any
         return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 
-def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], list[Any]]:
+def runner(model: OnnxModel, threads: int | None = None, argument: str = "x") -> Callable[[Batch], list[Any]]:
     """What runs a model on a batch, or on a mapping of batches by input, and gives all its outputs.
 
     A model without a free dimension takes batches of one size alone: it runs as often as needed, the last
-    time with samples repeated.
+    time with samples repeated. Errors call the batch `argument`.
 
     Raises
     ------
@@ -72,9 +72,9 @@ def runner(model: OnnxModel, threads: int | None = None) -> Callable[[Batch], li
     running, infos = session(model, threads), model.inputs
 
     def run(batch: Batch) -> list[Any]:
-        count, batches = parts(infos, checked(infos, batch, "x", any_batch=True))
+        count, batches = parts(infos, checked(infos, batch, argument, any_batch=True))
         found = [running.run(None, feeds) for feeds in batches]
-        if len(found) == 1:
+        if count is None:
             outputs: list[Any] = found[0]
             return outputs
         return [np.concatenate(each)[:count] for each in zip(*found, strict=True)]

@@ -27,14 +27,22 @@ pub trait Executor: Send + Sync {
 pub struct Waking(AtomicU64);
 
 impl Waking {
+    /// Shorter runs are not told apart: one that was timed badly would decide for all.
+    const LEAST: Duration = Duration::from_micros(20);
+
     /// Nothing is known.
     pub const fn unknown() -> Waking {
         Waking(AtomicU64::new(u64::MAX))
     }
 
+    /// Whether anything is.
+    pub fn is_known(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < u64::MAX
+    }
+
     /// Notes that a run that takes one thread so long is.
     pub fn paid(&self, alone: Duration) {
-        self.0.fetch_min(alone.as_nanos() as u64, Ordering::Relaxed);
+        self.0.fetch_min(alone.max(Self::LEAST).as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Whether a run that takes one thread so long is known to be, about.

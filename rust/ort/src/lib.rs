@@ -6,7 +6,7 @@
 //! ```text
 //! y = secateur::Plan(x, plan)
 //!     x     float32, n samples: (n, c, h, w) | (n, steps, features) | (…, features), all leading axes together the batch
-//!     plan  uint8, a constant initializer: a plan's file, canonical weights and choices, packed at the first run of a batch size
+//!     plan  uint8, a constant initializer: a plan's file, canonical weights and choices, packed when the kernel is made
 //!     attributes  input_shape, output_shape: ints, those of one sample, from which the shape of y is inferred
 //! ```
 

@@ -15,7 +15,7 @@ pub enum Activation {
     Relu,
     /// The hyperbolic tangent, within 2 ulp of the exact one.
     Tanh,
-    /// 1 / (1 + exp(−x)), within 4 ulp of the exact one.
+    /// 1 / (1 + exp(−x)), within 4 ulp of the exact one, 2e-38 at most where that is less.
     Sigmoid,
     /// x · Φ(x), Φ being the normal distribution's; within 2 ulp of x.
     Gelu,

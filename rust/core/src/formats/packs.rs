@@ -1,6 +1,6 @@
 //! The packed forms of one matrix that are in use: a network packs its weights once, however many batch sizes it meets.
 
-use super::KBlocks;
+use super::{KBlocks, Window};
 use crate::simd::Target;
 use std::any::Any;
 use std::fmt;
@@ -13,6 +13,8 @@ pub struct Form<'a> {
     pub name: &'static str,
     /// CPU target.
     pub target: Target,
+    /// What the columns are, and how many groups of rows are packed each by itself.
+    pub filters: (Window, usize),
     /// How the matrix meets the operand, if that is packed too.
     pub blocks: Option<&'a KBlocks>,
 }
@@ -24,6 +26,7 @@ pub(super) struct Packs(Arc<Mutex<Vec<Pack>>>);
 struct Pack {
     name: &'static str,
     target: Target,
+    filters: (Window, usize),
     blocks: Option<KBlocks>,
     packed: Weak<dyn Any + Send + Sync>,
 }
@@ -36,10 +39,10 @@ impl Packs {
         found.unwrap_or_else(|| {
             let packed = Arc::new(pack());
             let held: Arc<dyn Any + Send + Sync> = packed.clone();
-            let Form { name, target, blocks } = form;
+            let Form { name, target, filters, blocks } = form;
             let mut all = self.lock();
             all.retain(|pack| pack.packed.strong_count() > 0);
-            all.push(Pack { name, target, blocks: blocks.cloned(), packed: Arc::downgrade(&held) });
+            all.push(Pack { name, target, filters, blocks: blocks.cloned(), packed: Arc::downgrade(&held) });
             packed
         })
     }
@@ -51,7 +54,8 @@ impl Packs {
 
 impl Pack {
     fn is(&self, form: Form<'_>) -> Option<Arc<dyn Any + Send + Sync>> {
-        let same = Form { name: self.name, target: self.target, blocks: self.blocks.as_ref() } == form;
+        let Pack { name, target, filters, .. } = *self;
+        let same = Form { name, target, filters, blocks: self.blocks.as_ref() } == form;
         same.then(|| self.packed.upgrade()).flatten()
     }
 }
@@ -76,12 +80,14 @@ mod tests {
     #[test]
     fn a_form_is_packed_once_while_somebody_holds_it() {
         let (packs, blocks) = (Packs::default(), [KBlocks::new(vec![0, 1], 1), KBlocks::new(vec![0, 2], 1)]);
-        let form = |at: usize| Form { name: "csr", target: Target::scalar(), blocks: Some(&blocks[at]) };
+        let (target, filters) = (Target::scalar(), (Window::ONE, 1));
+        let form = |at: usize| Form { name: "csr", target, filters, blocks: Some(&blocks[at]) };
         let first = packs.get(form(0), || 1);
         assert!(Arc::ptr_eq(&first, &packs.clone().get(form(0), || unreachable!())));
         assert_eq!(*packs.get(form(1), || 2), 2);
         assert_eq!(*packs.get(form(0), || "another type"), "another type");
         assert_eq!(*packs.get(Form { name: "block", ..form(0) }, || 3), 3);
+        assert_eq!(*packs.get(Form { filters: (Window::ONE, 2), ..form(0) }, || 5), 5);
         drop(first);
         assert_eq!(*packs.get(form(0), || 4), 4);
     }

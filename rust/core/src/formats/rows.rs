@@ -162,8 +162,7 @@ impl Rows {
         }
     }
 
-    /// A packed form of the matrix, by `pack`, unless somebody holds it already: forms of a name and type are the same for
-    /// a target and blocks.
+    /// A packed form of the matrix, by `pack`, unless somebody holds it already: equal forms of a type are the same.
     pub fn packed<T: Send + Sync + 'static>(&self, form: Form<'_>, pack: impl FnOnce(&Rows) -> T) -> Arc<T> {
         self.packs.get(form, || pack(self))
     }

@@ -20,7 +20,6 @@
 use super::linear::{Linear, sequential_if_small};
 use super::{Layout, Operator, Shape};
 use crate::executor::{Executor, for_each_chunk};
-use crate::formats::Form;
 use crate::formats::depthwise::{self, DepthwiseRows, Filter};
 use crate::simd::{Buffer, Kernel, LANES, Target, Vector, dispatch};
 use std::sync::Arc;
@@ -50,7 +49,7 @@ impl Depthwise {
         let lanes = filters.next_multiple_of(LANES);
         let in_lanes = channels_in_lanes(layer, layouts);
         let (name, steps) = if in_lanes { ("tap, filter", (1, lanes)) } else { ("filter, tap", (taps, 1)) };
-        let weights = layer.weights.packed(Form { name, target, blocks: None }, |from| {
+        let weights = layer.weights.packed(layer.form(name, target), |from| {
             let mut weights = Buffer::zeroed(lanes * taps);
             for filter in 0..filters {
                 for (tap, w) in from.row(filter) {

@@ -171,6 +171,11 @@ impl Linear {
         Linear { weights: Rows::empty(self.weights.rows(), self.weights.columns()), bias: self.bias.clone(), ..*self }
     }
 
+    /// What its weights are packed for, under a name.
+    pub(super) fn form(&self, name: &'static str, target: Target) -> Form<'static> {
+        Form { name, target, filters: (self.window, self.groups), blocks: None }
+    }
+
     /// Multiply-adds of one image that a dense run does.
     pub fn macs(&self) -> usize {
         self.weights.rows() * self.weights.columns() * self.output.h * self.output.w
@@ -197,8 +202,7 @@ impl Linear {
             let add = Add { activation: self.activation, len: output.len(self.output, images), target };
             return Box::new(Added { product, add });
         }
-        let layer = self.without_weights();
-        let form = Form { name: kernel.format(), target, blocks: None };
+        let form = self.form(kernel.format(), target);
         let weights = &self.weights;
         let few = |name, pack: fn(&Rows) -> Box<dyn Few>| -> Box<dyn Operator> {
             let weights = weights.packed(Form { name, ..form }, pack);
@@ -211,7 +215,7 @@ impl Linear {
                     Direct::pack(weights.rows(), weights.columns(), &dense, target)
                 };
                 let groups = weights.packed(form, |_| self.parts().map(pack).collect());
-                Box::new(DirectLinear { layer, groups, images })
+                Box::new(DirectLinear { layer: self.without_weights(), groups, images })
             }
             Kernel::Winograd => Box::new(Winograd::new(self, images, target)),
             Kernel::Depthwise | Kernel::DepthwiseCsr => {
@@ -219,7 +223,7 @@ impl Linear {
                 Box::new(Depthwise::new(self, (input, output), sparse, images, target))
             }
             Kernel::Gemm => {
-                let dense = weights.packed(form, Rows::to_dense);
+                let (layer, dense) = (self.without_weights(), weights.packed(form, Rows::to_dense));
                 match self.is_pointwise() {
                     true => Box::new(DensePointwise { layer, dense, images, target }),
                     false => Box::new(GemmLinear { layer, dense, images, target }),

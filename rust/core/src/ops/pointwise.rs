@@ -22,15 +22,11 @@ pub struct Pointwise<M> {
 
 impl<M: Sweep + Send + 'static> Pointwise<M> {
     /// Packs the layer's weights by `pack`.
-    pub fn new(
-        layer: &Linear,
-        pack: impl Fn(&Rows, KBlocks) -> M,
-        Form { name: format, target, .. }: Form<'_>,
-        images: usize,
-    ) -> Pointwise<M> {
+    pub fn new(layer: &Linear, pack: impl Fn(&Rows, KBlocks) -> M, form: Form<'_>, images: usize) -> Pointwise<M> {
+        let Form { name: format, target, .. } = form;
         let positions = (0..layer.input.c as u32).collect();
         let blocks = KBlocks::new(positions, M::panel_columns(target.registers(), layer.weights.density()));
-        let form = Form { name: format, target, blocks: Some(&blocks) };
+        let form = Form { blocks: Some(&blocks), ..form };
         let matrix = layer.weights.packed(form, |weights| pack(weights, blocks.clone()));
         Pointwise { layer: layer.without_weights(), matrix, format, images, target, spare: Spare::default() }
     }

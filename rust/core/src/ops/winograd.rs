@@ -34,7 +34,7 @@ use super::linear::{Linear, sequential_if_small};
 use super::{Operator, Shape};
 use crate::executor::{Executor, Sequential, default_threads, for_each_chunk, map};
 use crate::formats::direct::Pixels;
-use crate::formats::{Direct, Epilogue, Form, Rows};
+use crate::formats::{Direct, Epilogue, Rows};
 use crate::simd::{Buffer, LANES, Target, dispatch};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -104,8 +104,8 @@ impl Winograd {
     pub fn new(layer: &Linear, images: usize, target: Target) -> Winograd {
         let (filters, channels) = (layer.weights.rows(), layer.input.c);
         let rows = filters.next_multiple_of(LANES);
-        let form = Form { name: "winograd", target, blocks: None };
-        let products = layer.weights.packed(form, |weights| products(weights, channels, target));
+        let products =
+            layer.weights.packed(layer.form("winograd", target), |weights| products(weights, channels, target));
         let mut bias = Buffer::zeroed(rows);
         if let Some(from) = &layer.bias {
             bias[..filters].copy_from_slice(from);

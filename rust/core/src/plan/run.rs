@@ -46,6 +46,8 @@ pub struct StepReport {
 /// Time of a turn, and turns of either side, to find out whether threads pay.
 const TRIAL: Duration = Duration::from_millis(10);
 const TRIALS: usize = 2;
+/// Runs of a short look.
+const SHORT: usize = 3;
 /// Multiply-adds of a program that takes so long that waking threads is nothing to it.
 const LONG: usize = 50_000_000;
 /// Threads must be faster by this much to be woken: there is other work that they could do.
@@ -55,6 +57,9 @@ const WORTHWHILE: f64 = 1.1;
 const SLICE: usize = 128;
 /// Floats of an edge that they may take: a long sequence's products with all gates are many.
 const SLICE_FLOATS: usize = 1 << 24;
+
+/// Floats of an edge, of all images that a plan is compiled for.
+const MOST_FLOATS: usize = 1 << 34;
 
 /// Programs kept for batch sizes that were not compiled for.
 const KEPT: usize = 16;
@@ -85,14 +90,14 @@ impl Trial {
         Trial { x: Buffer::zeroed(images * graph.input().len()), y: Buffer::zeroed(images * graph.output().len()) }
     }
 
-    /// The fastest run of as many as there is time for, three at least.
-    fn run(&mut self, program: &Program, executor: &dyn Executor, time: Duration) -> Duration {
+    /// The fastest run of as many as there is time for, and at least of some.
+    fn run(&mut self, program: &Program, executor: &dyn Executor, least: usize, time: Duration) -> Duration {
         let (end, mut best) = (Instant::now() + time, Duration::MAX);
-        for turn in 0.. {
+        for turn in 1.. {
             let start = Instant::now();
             program.run(executor, &self.x, &mut self.y);
             best = best.min(start.elapsed());
-            if turn >= 2 && Instant::now() > end {
+            if turn >= least && Instant::now() > end {
                 break;
             }
         }
@@ -125,6 +130,10 @@ impl Plan {
         }
         fuse(&mut graph)?;
         let longest = graph.nodes().iter().map(|node| graph.edge(node.output).shape.len()).max();
+        let most = MOST_FLOATS / longest.unwrap_or(1).max(1);
+        if let Some(batch) = batches.iter().find(|&&batch| batch > most) {
+            return Err(argument!("batch: expected at most {most} of samples as large as these, got {batch}"));
+        }
         let plan = Plan {
             ids: graph.ids(),
             slice: (SLICE_FLOATS / longest.unwrap_or(1).max(1)).clamp(1, SLICE),
@@ -171,8 +180,7 @@ impl Plan {
     /// Times the first program with all threads and the second with the caller alone, in turns: whether the threads bring
     /// more than it costs to wake them.
     fn threads_pay(&self, executor: &dyn Executor, images: usize, together: &Program, alone: &Program) -> bool {
-        let macs = |node: &Node| node.weights().map_or(0, |(linear, times)| linear.nonzero_macs() * times);
-        if !self.is_recurrent() && self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG {
+        if self.is_long(images) {
             return true;
         }
         let mut trial = Trial::new(&self.graph, images);
@@ -182,7 +190,7 @@ impl Plan {
         for _ in 0..TRIALS {
             let runs: [(&Program, &dyn Executor); 2] = [(together, executor), (alone, &Sequential)];
             for ((program, executor), best) in runs.into_iter().zip(&mut best) {
-                *best = trial.run(program, executor, TRIAL).min(*best);
+                *best = trial.run(program, executor, 1, TRIAL).min(*best);
             }
         }
         let pays = best[0].mul_f64(WORTHWHILE) < best[1];
@@ -190,6 +198,12 @@ impl Plan {
             executor.waking().paid(best[1]);
         }
         pays
+    }
+
+    /// Whether a run of `images` takes so long that waking threads is nothing to it.
+    fn is_long(&self, images: usize) -> bool {
+        let macs = |node: &Node| node.weights().map_or(0, |(linear, times)| linear.nonzero_macs() * times);
+        !self.is_recurrent() && self.graph.nodes().iter().map(macs).sum::<usize>() * images > LONG
     }
 
     /// Whether there are recurrent layers, whose steps are short, however many they are.
@@ -225,15 +239,15 @@ impl Plan {
     /// Times every node again, on the machine as it is now, and takes the new choices.
     pub fn tune(&self) {
         let batches: Vec<usize> = lock(&self.choices).keys().copied().collect();
-        for &batch in &batches {
+        let mut programs = HashMap::new();
+        for batch in batches {
             let choices = self.chosen(batch, true);
+            // Made while the former ones are there, whose packed weights it may share.
+            programs.insert(batch, Arc::new(Program::new(&self.graph, &choices, batch, self.target)));
             lock(&self.choices).insert(batch, choices);
         }
         *lock(&self.paying) = UNKNOWN;
-        lock(&self.programs).clear();
-        for batch in batches {
-            self.program(batch);
-        }
+        *lock(&self.programs) = programs;
     }
 
     /// The choices, by batch size and node.
@@ -302,9 +316,9 @@ impl Plan {
             return images <= alone;
         }
         // A short look may do: where waking these threads paid for another plan, it does for one that takes as long.
-        let short = || Trial::new(&self.graph, images).run(program, &Sequential, Duration::ZERO);
-        let known = !self.is_recurrent() && executor.waking().pays(short());
-        let pays = known || self.threads_pay(executor, images, program, program);
+        let look = executor.waking().is_known() && !self.is_recurrent() && !self.is_long(images);
+        let short = || Trial::new(&self.graph, images).run(program, &Sequential, SHORT, Duration::ZERO);
+        let pays = look && executor.waking().pays(short()) || self.threads_pay(executor, images, program, program);
         let mut paying = lock(&self.paying);
         *paying = if pays { (paying.0, images.min(paying.1)) } else { (images.max(paying.0), paying.1) };
         !pays

@@ -409,6 +409,15 @@ fn others_are_timed_beside_free_choices() {
 }
 
 #[test]
+fn batch_sizes_beyond_all_memory_are_refused() {
+    let mut graph = Graph::new(Shape::features(4));
+    let weights = Rows::from_dense(3, 4, &[1.0; 12]).unwrap();
+    graph.dense("dense", Graph::INPUT, weights, None, Activation::Relu).unwrap();
+    let plan = Plan::new(graph, &[1, 100_000_000_000], Target::detect(), Arc::new(Sequential), &[].into(), false);
+    assert!(plan.err().unwrap().to_string().contains("batch: expected at most"));
+}
+
+#[test]
 fn batch_sizes_share_packed_weights() {
     let mut graph = Graph::new(Shape::features(40));
     let weights = Rows::from_dense(24, 40, &numbers(24 * 40, 0.2, 3)).unwrap();
@@ -419,7 +428,7 @@ fn batch_sizes_share_packed_weights() {
     let plan = Plan::new(graph, &[1, 2], target, executor, &[given(1), given(2)].into(), false).unwrap();
     plan.prepare(3);
     let Op::Linear(linear) = &plan.graph().nodes()[0].op else { panic!("a dense layer") };
-    let form = Form { name: "csr", target, blocks: None };
+    let form = Form { name: "csr", target, filters: (Window::ONE, 1), blocks: None };
     let packed = linear.weights.packed::<Box<dyn Few>>(form, |_| panic!("packed already"));
     assert_eq!(Arc::strong_count(&packed), 4, "one for each of three programs, and this one");
 }
