@@ -132,7 +132,7 @@ impl Plan {
         let longest = graph.nodes().iter().map(|node| graph.edge(node.output).shape.len()).max();
         let most = MOST_FLOATS / longest.unwrap_or(1).max(1);
         if let Some(batch) = batches.iter().find(|&&batch| batch > most) {
-            return Err(argument!("batch: expected at most {most} of samples as large as these, got {batch}"));
+            return Err(argument!("batch: expected at most {most} samples of this network, got {batch}"));
         }
         let plan = Plan {
             ids: graph.ids(),
