@@ -37,9 +37,12 @@ def test_lenet(method, capsys):
     assert example("lenet").main([*point, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["accuracy"] == 1 - result["error"] > 0.9
-    # What grows where every image is black stays 0.
     assert result["weights"] == 266_200
-    assert 0.9 * 53_240 < result["kept"] <= 53_240 and (method == "set" or result["kept"] == 53_240)
+    if method == "set":
+        # Of what the last exchange grew, 0.3, some stays 0: where all images are black, or a unit never fires.
+        assert 0.7 * 53_240 <= result["kept"] <= 53_240
+    else:
+        assert result["kept"] == 53_240
     assert result["method"] == method and set(result["density"]) == {
         "dense.weight",
         "dense_1.weight",
