@@ -39,7 +39,7 @@ def test_lenet(method, capsys):
     assert result["accuracy"] == 1 - result["error"] > 0.9
     assert result["weights"] == 266_200
     if method == "set":
-        # Of what the last exchange grew, 0.3, some stays 0: where all images are black, or a unit never fires.
+        # Of the 0.3 that the last exchange grew some stays 0: where images are black, or a unit never fires.
         assert 0.7 * 53_240 <= result["kept"] <= 53_240
     else:
         assert result["kept"] == 53_240
