@@ -55,9 +55,10 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     seeds = range(options.seed, options.seed + options.seeds)
     if options.only != "time":
+        data = {net: load(net) for net in options.net}
         for seed in seeds:
             for net in options.net:
-                train_seed(net, seed, load(net), options)
+                train_seed(net, seed, data[net], options)
     results = {net: summarise(net, seeds, options) for net in options.net}
     if options.only != "train":
         for net, result in results.items():

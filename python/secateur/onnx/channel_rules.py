@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from .weights import RECURRENT, array_of, attribute, is_constant, is_depthwise, label
+from .weights import RECURRENT, array_of, attribute, is_constant, is_depthwise, label, lengths_of
 
 if TYPE_CHECKING:
     from .channels import Channels, Flow
@@ -35,9 +35,10 @@ def _rank(value: ir.Value | None) -> int:
 
 def _sizes(value: ir.Value | None) -> list[Any]:
     """The dimensions of a value: integers, or names."""
-    if value is None or value.shape is None:
+    lengths = lengths_of(value)
+    if lengths is None:
         raise Unfollowable
-    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    return lengths
 
 
 def _only(flows: Flows) -> Flow:

@@ -17,10 +17,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .weights import DOMAINS, attribute
+from .weights import DOMAINS, Length, attribute, is_open, lengths_of
 
-Length: TypeAlias = int | str | None
-"""A number, the name of one, or neither."""
 Integers: TypeAlias = NDArray[np.object_]
 """A tensor of lengths, of no axis or one."""
 Known: TypeAlias = dict[ir.Value, Integers]
@@ -56,7 +54,7 @@ def complete_shapes(model: ir.Model) -> None:
         else:
             continue
         for output, shape in zip(node.outputs, found, strict=False):
-            before, after = _lengths(output), _completed(output, shape)
+            before, after = lengths_of(output), _completed(output, shape)
             if after is not None and after != before:
                 output.shape = ir.Shape(after)
                 completed.add(output)
@@ -96,25 +94,14 @@ def _inferred(node: ir.Node, opsets: Mapping[str, int]) -> list[list[Length] | N
 
 def _completed(value: ir.Value, shape: list[Length] | None) -> list[Length] | None:
     """A value's shape, with what it is found to be where that was open; None: unknown."""
-    before = _lengths(value)
+    before = lengths_of(value)
     if shape is None or any(isinstance(length, int) and length < 0 for length in shape):
         return before
     if before is None:
         return shape
     if len(before) != len(shape):
         return before  # whether a shape that the file gives fits is for ONNX's inference to say
-    return [old if _open(new) or not _open(old) else new for old, new in zip(before, shape, strict=True)]
-
-
-def _lengths(value: ir.Value | None) -> list[Length] | None:
-    if value is None or value.shape is None:
-        return None
-    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
-
-
-def _open(length: Length) -> bool:
-    """Whether nothing is known of a length, or what ONNX's inference made up for one."""
-    return length is None or (isinstance(length, str) and length.startswith("unk__"))
+    return [old if is_open(new) or not is_open(old) else new for old, new in zip(before, shape, strict=True)]
 
 
 def _integers(value: ir.Value | None, known: Known) -> Integers | None:
@@ -136,9 +123,9 @@ def _constant(value: ir.Value) -> ir.TensorProtocol | None:
 def _followed(node: ir.Node, known: Known) -> Integers | None:
     """What a node makes of lengths, if that is known."""
     if node.op_type == "Shape":
-        lengths = _lengths(node.inputs[0])
+        lengths = lengths_of(node.inputs[0])
         ends = slice(attribute(node, "start", 0), attribute(node, "end", None))
-        return None if lengths is None else _array(lengths[ends])
+        return None if lengths is None else np.array(lengths[ends], object)
     inputs = [_integers(value, known) for value in node.inputs]
     if not inputs or any(
         found is None and value is not None for found, value in zip(inputs, node.inputs, strict=True)
@@ -154,12 +141,6 @@ def _followed(node: ir.Node, known: Known) -> Integers | None:
 
 def _fits(length: Length) -> bool:
     return not isinstance(length, int) or -(2**63) <= length < 2**63
-
-
-def _array(lengths: list[Length]) -> Integers:
-    array = np.empty(len(lengths), object)
-    array[:] = lengths
-    return array
 
 
 def _cast(node: ir.Node, x: Integers) -> Integers:
@@ -268,7 +249,7 @@ def _reshaped(node: ir.Node, known: Known) -> list[Length] | None:
     target = _integers(node.inputs[1], known) if len(node.inputs) > 1 else None
     if target is None or target.ndim != 1:
         return None
-    source = _lengths(node.inputs[0])
+    source = lengths_of(node.inputs[0])
     lengths: list[Length] = target.tolist()
     if not attribute(node, "allowzero", 0):
         for axis, length in enumerate(lengths):
@@ -297,7 +278,7 @@ def _quotient(lengths: list[Length], others: list[Length]) -> Length:
 
 
 def _expanded(node: ir.Node, known: Known) -> list[Length] | None:
-    target, source = _integers(node.inputs[1], known), _lengths(node.inputs[0])
+    target, source = _integers(node.inputs[1], known), lengths_of(node.inputs[0])
     if target is None or source is None or target.ndim != 1:
         return None
     rank = max(len(source), target.size)

@@ -48,20 +48,22 @@ def checked(infos: list[Info], given: Any, argument: str, *, any_batch: bool = F
     size = batch_size(infos) if any_batch else None
     feeds: Feeds = {}
     for info in infos:
-        dtype, free = dtype_of(info), size is not None and bool(info.shape)
+        dtype = dtype_of(info)
         try:
             array = np.asarray(arrays[info.name])
         except ValueError as error:
             raise ValueError(f"{argument}: {error}, for {info.name}") from None
         if array.dtype.kind not in "fiub" and array.dtype != dtype and dtype.kind != "O":
             raise TypeError(f"{argument}: expected real numbers for {info.name}, got dtype {array.dtype}")
-        if not info.allows((size, *array.shape[1:]) if free and array.ndim and size else array.shape):
+        # Of any number of samples batches of the one size are made.
+        one = array.shape if size is None or not info.shape or not array.ndim else (size, *array.shape[1:])
+        if not info.allows(one):
             dims = ["?" if dim is None else str(dim) for dim in info.shape or ()]
-            wanted = ", ".join(["n", *dims[1:]] if free else dims)
+            wanted = ", ".join(["n", *dims[1:]] if size is not None and info.shape else dims)
             raise ValueError(f"{argument}: expected shape ({wanted}) for {info.name}, got {array.shape}")
         feeds[info.name] = array.astype(dtype, copy=False)
-    counts = sorted({len(array) for array in feeds.values() if array.ndim})
-    if size is not None and (len(counts) > 1 or counts[:1] == [0]):
+    counts = [] if size is None else sorted({len(array) for array in feeds.values() if array.ndim})
+    if len(counts) > 1 or 0 in counts:
         raise ValueError(
             f"{argument}: expected as many samples for each input, and one at least, got {counts}"
         )

@@ -18,7 +18,7 @@ from ..ort import onnxruntime
 from .files import one_line
 from .model import OnnxModel
 from .session import FREE, noise, session
-from .weights import DOMAINS, RECURRENT, array_of, attribute, find_weights
+from .weights import DOMAINS, RECURRENT, array_of, attribute, find_weights, is_open, lengths_of
 
 SECONDS = 0.5
 """How long a model runs to be timed, at least; and five times."""
@@ -116,13 +116,8 @@ def _counts(value: ir.Value) -> bool:
 
 
 def _shape(value: ir.Value) -> list[int | str | None] | None:
-    if value.shape is None:
-        return None
-    # Shape inference has names of its own for what has none.
-    return [
-        dim if isinstance(dim, int) else None if (dim.value or "").startswith("unk__") else dim.value
-        for dim in value.shape
-    ]
+    lengths = lengths_of(value)
+    return None if lengths is None else [None if is_open(length) else length for length in lengths]
 
 
 def _macs(node: ir.Node) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from .files import infer_shapes, one_line, read_model, write_model
 from .folding import fold
-from .weights import array_of, find_weights
+from .weights import array_of, find_weights, lengths_of
 
 PRUNED = "secateur.pruned"
 """Key of a file's metadata: the sparsity of each pruned tensor, by name, as JSON."""
@@ -195,9 +195,8 @@ def _pruned(model: ir.Model) -> dict[str, float]:
 
 
 def _info(value: ir.Value) -> Info:
-    shape = None
-    if value.shape is not None:
-        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    lengths = lengths_of(value)
+    shape = None if lengths is None else tuple(lengths)
     return Info(value.name or "", "" if value.dtype is None else value.dtype.name, shape)
 
 

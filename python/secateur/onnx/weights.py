@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +13,8 @@ RECURRENT = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
 """The recurrent operators, and which of our gates each of theirs is: ours are PyTorch's, input, forget, cell,
 output; reset, update, new."""
 DOMAINS = ("", "ai.onnx")
+Length: TypeAlias = int | str | None
+"""Of an axis: a number, the name of one that is free, or neither."""
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -62,6 +64,18 @@ class Weight:
         stored = tuple(int(dim) for dim in array_of(self.value).shape)
         part = stored if self.direction is None else stored[1:]
         return part[::-1] if self.transposed else part
+
+
+def lengths_of(value: ir.Value | None) -> list[Length] | None:
+    """The shape of a value; None if it is not known how many axes it has."""
+    if value is None or value.shape is None:
+        return None
+    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+
+
+def is_open(length: Length) -> bool:
+    """Whether nothing is known of a length: ONNX's inference makes up names for such."""
+    return length is None or (isinstance(length, str) and length.startswith("unk__"))
 
 
 def array_of(value: ir.Value) -> NDArray[Any]:
