@@ -27,7 +27,7 @@ from .measure import ROUNDS, compare
 from .models.view import view
 from .ner import Ner
 from .pruning import prune as prune_model
-from .reporting import MODELS, Column, kept_parameters, model_rows, nonzero_macs, print_table
+from .reporting import MODELS, STEPS, Column, kept_parameters, model_rows, nonzero_macs, print_table
 from .reporting.tagging import format_report
 from .shards import is_checkpoint
 from .storage import load, save
@@ -161,7 +161,7 @@ def inspect(file: Path, shape: Shapes = None, as_json: Json = False) -> None:
     if file.suffix == ONNX_SUFFIX:
         found = found.with_shapes(shapes) if shapes else found
         onnx_about, table = importlib.import_module("secateur.reporting.onnx").inspection(found, file)
-        _show(onnx_about, as_json, table)
+        _show({**onnx_about, "provenance": found.provenance}, as_json, table, *_steps(found))
         return
     about: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size}
     if isinstance(found, Plan):
@@ -189,6 +189,7 @@ def inspect(file: Path, shape: Shapes = None, as_json: Json = False) -> None:
         "kept": kept_parameters(model),
         "macs": model.macs(),
         "nonzero_macs": nonzero_macs(model),
+        "provenance": model.provenance,
         "layers": rows,
     }
     title = (
@@ -203,7 +204,12 @@ def inspect(file: Path, shape: Shapes = None, as_json: Json = False) -> None:
         Column("density", "density", "{:.3f}".format),
         Column("MACs", "macs", "{:,}".format),
     ]
-    _show(about, as_json, (rows, columns, title))
+    _show(about, as_json, (rows, columns, title), *_steps(model))
+
+
+def _steps(model: Any) -> list[tuple[Any, ...]]:
+    """The table of how a model was pruned, if it was."""
+    return [(model.provenance, STEPS)] if model.provenance else []
 
 
 def _layer_row(layer: nn.Layer) -> dict[str, Any]:

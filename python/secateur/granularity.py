@@ -16,10 +16,16 @@ from .models.view import BoolArray
 class Weights:
     """Single weights."""
 
+    def __str__(self) -> str:
+        return "weight"
+
 
 @dataclass(frozen=True)
 class Neurons:
     """Output neurons of Dense, output channels of Conv2D, with everything that reads them."""
+
+    def __str__(self) -> str:
+        return "neuron"
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Pattern:
 
     n: int
     m: int
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
 
     def kept(self, length: int) -> int:
         """How many weights of a row of `length` are kept, its tail included."""
@@ -48,6 +57,9 @@ class Blocks:
 
     rows: int
     columns: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}"
 
     def sizes(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """How many weights the blocks of a tensor hold, by their row and column."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import provenance
 from .budgets import check_scope, check_sparsity
 from .calibration import Calibration
 from .criteria import Criterion, needs_norms
@@ -203,6 +204,13 @@ def prune(
     masks = final.masks(before)
     if inplace:
         final.commit(original)
+    if record["step"]:
+        step = provenance.step(
+            "prune", criterion, unit, scope, final.sparsity,
+            steps=record["step"], finetuned=finetune is not None, bias_correction=biases,
+        )  # fmt: skip
+        for one in (final.view, original) if inplace else (final.view,):
+            one.record(step)
     return PruneResult(
         original.model if inplace else final.view.model, masks, loop.history, record, before, final.view
     )

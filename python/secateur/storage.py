@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from . import _core
+from . import _core, provenance
 from .compiler import Plan
 from .description import parts
 from .errors import FormatError
@@ -232,7 +232,10 @@ class _Shapes(np.random.Generator):
 
 def _dump_model(model: Sequential) -> Contents:
     tensors = {**model.parameters(), **model.buffers()} if model.built else {}
-    return Contents(tensors, model.masks, {"config": json.dumps(model.config(), sort_keys=True)})
+    metadata = {"config": json.dumps(model.config(), sort_keys=True)}
+    if model.provenance:
+        metadata[provenance.KEY] = provenance.dumps(model.provenance)
+    return Contents(tensors, model.masks, metadata)
 
 
 def _restore_model(contents: Contents) -> Sequential:
@@ -240,6 +243,7 @@ def _restore_model(contents: Contents) -> Sequential:
     config = json.loads(contents.metadata["config"])
     input_shape = config["input_shape"]
     model = Sequential.from_config({**config, "input_shape": None})
+    model.provenance = provenance.loads(contents.metadata.get(provenance.KEY, "[]"))
     if input_shape is None:
         return model
     # Features or channels; how many steps there are says nothing of arrays, nor how many ids.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import masking, ranking
+from .. import masking, provenance, ranking
 from ..budgets import check_scope, check_sparsity
 from ..criteria import Criterion
 from ..granularity import Blocks, Granularity, Neurons, Pattern, Weights, parse_granularity
@@ -138,6 +138,11 @@ class Method:
             for name in self._counted
         )
         return (self._total - left) / max(1, self._total)
+
+    def describe(self, model: ModelView) -> provenance.Step:
+        """What the model's file will say of the method."""
+        criterion, reached = self.scorer.criterion, self.reached(model)
+        return provenance.step(type(self).__name__, criterion, self.granularity, self.scope, reached)
 
     def _held(self, model: ModelView) -> masking.Masks:
         """A mask for every tensor that the method prunes."""
@@ -318,8 +323,12 @@ class DynamicPruner(Callback):
             self._ended = self._ended or end
 
     def on_train_end(self, state: FitState) -> None:
-        if self._snapshot is not None and self._view is not None:
+        if self._view is None:
+            return
+        if self._snapshot is not None:
             self._view.restore(self._snapshot)
+        if self.history:
+            self._view.record(self.method.describe(self._view))
         self._view = None
 
     def state_dict(self) -> dict[str, Any]:

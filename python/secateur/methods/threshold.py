@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .. import masking, provenance
 from ..granularity import Weights
-from ..masking import below
 from ..models.view import view
 
 Model = TypeVar("Model")
@@ -50,5 +50,9 @@ def dynamic_pruning(model: Model, threshold: float) -> Model:
         scores[name] = np.abs(tensor)
         if np.isnan(scores[name]).any():
             raise ValueError(f"model: {name} has NaN")
-    model_view.set_masks(below(scores, model_view.masks(), Weights(), threshold))
+    model_view.set_masks(masking.below(scores, model_view.masks(), Weights(), threshold))
+    reached = masking.sparsity(model_view.masks(), {name: score.size for name, score in scores.items()})
+    model_view.record(
+        provenance.step("dynamic_pruning", "l1", Weights(), "global", reached, threshold=float(threshold))
+    )
     return model

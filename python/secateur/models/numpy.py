@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import nn
+from .. import nn, provenance
 from ..errors import UnsupportedOpError
 from ..nn.data import same_length, samples
 from .numpy_inputs import input_of, matrices
@@ -274,6 +274,9 @@ class SequentialView:
         for _, owner, layer, key in self._owned():
             if owner in masks:
                 layer.set_mask(key, masks[owner])
+
+    def record(self, step: Mapping[str, Any]) -> None:
+        self.model.provenance = provenance.added(self.model.provenance, dict(step))
 
     def clone(self) -> SequentialView:
         copy = self.model.copy()

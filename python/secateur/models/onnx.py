@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .. import provenance
 from ..errors import UnsupportedOpError
 from ..onnx.biases import biases_of
 from ..onnx.channels import Channels, Group
@@ -180,6 +181,9 @@ class OnnxView:
             tensor = weight.read(array)
             put_array(weight.value, weight.write(array, np.where(mask, tensor, tensor.dtype.type(0))))
         self.model.masks = {**self.model.masks, **masks}
+
+    def record(self, step: Mapping[str, Any]) -> None:
+        self.model.provenance = provenance.added(self.model.provenance, dict(step))
 
     def clone(self) -> OnnxView:
         return OnnxView(self.model.copy())

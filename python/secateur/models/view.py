@@ -129,6 +129,9 @@ class ModelView(Protocol):
         The model may keep the arrays themselves: they must not be changed after.
         """
 
+    def record(self, step: Mapping[str, Any]) -> None:
+        """Remember how the model was pruned, for its file to say; see `secateur.provenance`."""
+
     def clone(self) -> ModelView:
         """A view of a deep copy."""
 

@@ -44,6 +44,8 @@ class Sequential:
         The shape of one sample, e.g. ``(1, 28, 28)``; None until the model is built.
     loss : Loss
         The loss of the latest `fit`, cross-entropy before; `evaluate` uses it.
+    provenance : list of dict
+        How it was pruned, the first step first; see `secateur.provenance`. Files have it too.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class Sequential:
         name_layers(self.layers)
         self.input_shape: Shape | None = None
         self.loss: Loss = SparseCategoricalCrossentropy()
+        self.provenance: list[dict[str, Any]] = []
 
     # Building and looking
 
@@ -551,6 +554,7 @@ class Sequential:
         """A deep copy: architecture, weights and masks."""
         model = Sequential([Layer.from_config(layer.config()) for layer in self.layers])
         model.loss = self.loss
+        model.provenance = list(self.provenance)
         if self.input_shape is not None:
             model.build(self.input_shape, random_state=0)
             model.restore(self.snapshot())

@@ -34,8 +34,8 @@ def export_onnx(
     """Write a model to an ONNX file that stock ONNX Runtime (1.17 or newer) runs.
 
     The batch size is free; opset 18. Weights have the names that they have here, and the file's metadata say
-    which of them were pruned, and how far: `secateur.load` finds the masks again. Zeros are stored like any
-    other number, so that runtimes which look for 2:4 patterns find them, or with `sparse` not at all.
+    which of them were pruned, how far, and how: `secateur.load` finds the masks again. Zeros are stored like
+    any other number, so that runtimes which look for 2:4 patterns find them, or with `sparse` not at all.
 
     Parameters
     ----------
@@ -109,6 +109,7 @@ def to_onnx(model: nn.Sequential) -> OnnxModel:
     exported = OnnxModel(ir.from_proto(proto))
     infer_shapes(exported.ir)
     exported.masks = writer.masks
+    exported.provenance = list(model.provenance)
     return exported
 
 

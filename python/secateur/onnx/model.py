@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .. import provenance
 from ..errors import FormatError
 from .files import infer_shapes, one_line, read_model, write_model
 from .folding import fold
@@ -22,6 +23,8 @@ PRUNED = "secateur.pruned"
 """Key of a file's metadata: the sparsity of each pruned tensor, by name, as JSON."""
 VERSION = "secateur.version"
 """Key of a file's metadata: which version pruned or exported it."""
+PROVENANCE = f"secateur.{provenance.KEY}"
+"""Key of a file's metadata: how it was pruned, step by step, as JSON; see `secateur.provenance`."""
 
 
 class Info(NamedTuple):
@@ -67,6 +70,8 @@ class OnnxModel:
     path : pathlib.Path or None
     masks : dict of str to ndarray of bool
         By prunable tensor, laid out as `secateur.models.onnx.OnnxView` has it; where False, weights are 0.
+    provenance : list of dict
+        How it was pruned, the first step first; see `secateur.provenance`.
 
     Examples
     --------
@@ -81,6 +86,7 @@ class OnnxModel:
         self.ir = model
         self.path = None if path is None else Path(path)
         self.masks: dict[str, NDArray[np.bool_]] = {}
+        self.provenance = provenance.loads(model.metadata_props.get(PROVENANCE, "[]"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> OnnxModel:
@@ -99,17 +105,22 @@ class OnnxModel:
         return model
 
     def save(self, path: str | os.PathLike[str], *, sparse: bool = False) -> None:
-        """Write a file; see `write_model`. Its metadata say which tensors were pruned, and how far.
+        """Write a file; see `write_model`. Its metadata say which tensors were pruned, how far, and how.
 
         With `sparse` the zeros of these are not stored; see `secateur.export_onnx`.
         """
         model = self.ir.clone()
+        about = {}
         if self.masks:
             sparsity = {name: 1 - float(mask.mean()) for name, mask in sorted(self.masks.items())}
-            model.metadata_props[PRUNED] = json.dumps(sparsity)
-            model.metadata_props[VERSION] = version("secateur")
-        else:
-            model.metadata_props.pop(PRUNED, None)
+            about[PRUNED] = json.dumps(sparsity)
+        if self.provenance:
+            about[PROVENANCE] = provenance.dumps(self.provenance)
+        if about:
+            about[VERSION] = version("secateur")
+        for key in (PRUNED, PROVENANCE):
+            model.metadata_props.pop(key, None)
+        model.metadata_props.update(about)
         weights = find_weights(model.graph) if sparse else {}
         write_model(model, path, {weights[name].value.name or "" for name in self.masks if name in weights})
 
@@ -117,6 +128,7 @@ class OnnxModel:
         """A model of its own; tensors, which nobody writes to, are shared."""
         other = OnnxModel(self.ir.clone(), self.path)
         other.masks = dict(self.masks)
+        other.provenance = list(self.provenance)
         return other
 
     def with_shapes(self, shapes: Mapping[str, Sequence[int | str | None]]) -> OnnxModel:

@@ -2,10 +2,11 @@
 
 from .models import kept_parameters, model_rows, nonzero_macs
 from .plots import save_figure
-from .tables import MODELS, Column, print_table
+from .tables import MODELS, STEPS, Column, print_table
 
 __all__ = [
     "MODELS",
+    "STEPS",
     "Column",
     "kept_parameters",
     "model_rows",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class Column(NamedTuple):
@@ -48,13 +49,30 @@ MODELS = [
 """The table of the main job: what is left, what it costs in accuracy, what it gains in time."""
 
 
+STEPS = [
+    Column("pruned by", "method"),
+    Column("criterion", "criterion"),
+    Column("granularity", "granularity"),
+    Column("scope", "scope"),
+    Column("sparsity", "sparsity", "{:.4f}".format),
+    Column("secateur", "version"),
+]
+"""The table of a model's provenance."""
+
+
+def _plain(text: str) -> Text:
+    """The text as it is: names from files are neither rich's markup nor a terminal's commands."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str = "") -> None:
     """Print one row a mapping to standard output; the first column to the left, numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    head = _plain(title) if title else None
+    table = Table(box=box.SIMPLE_HEAD, title=head, title_justify="left", pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column.head, justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*("" if row[c.key] is None else c.text(row[c.key]) for c in columns))
+        table.add_row(*(_plain("" if row[c.key] is None else c.text(row[c.key])) for c in columns))
     console = Console()
     if not console.is_terminal:
         # Nobody wraps lines in a file.
