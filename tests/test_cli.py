@@ -224,6 +224,11 @@ BAD = [
             ("--sparsity 0.5 --exclude a.bias", "exclude: 'a.bias' matches none"),
         )
     ),
+    ("prune {}/model.safetensors -o {}/model.safetensors --sparsity 0.5", 2, "the model's own file"),
+    ("prune {}/foreign.safetensors -o {}/../new/foreign.safetensors --sparsity 0.5", 2, "no folder"),
+    ("prune {}/foreign.safetensors -o {}/foreign.safetensors --sparsity 0.5", 2, "the model's own file"),
+    ("compile {}/model.safetensors -o {}/model.safetensors", 2, "the model's own file"),
+    ("compile {}/model.safetensors -o {}/new.safetensors --batch 99999999999999999999", 2, "--batch"),
     ("compile {}/model.safetensors --out {}/new.safetensors --batch 0", 2, "--batch"),
     ("compile {}/model.safetensors --out {}/new.safetensors --target sse", 2, "target: unknown"),
     ("compile {}/model.safetensors --out {}/new.so", 2, "out: unknown suffix"),
@@ -346,3 +351,23 @@ def test_ctrl_c_leaves_the_best_model_and_the_history(tmp_path):
     assert len(lines) >= epochs
     assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
     assert os.listdir(out) != []
+
+
+def test_json_has_no_nan(folder, tmp_path, capsys):
+    """A training that diverged is still to be read by other programs."""
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    x, y = np.random.default_rng(0).normal(size=(32, 4)), np.arange(32) % 2
+    model = Sequential([Dense(8, activation="relu"), Dense(2)])
+    files = sc.nn.Checkpoint(tmp_path, monitor="accuracy")
+    with np.errstate(all="ignore"):
+        model.fit(
+            x, y, epochs=4, optimizer=sc.nn.SGD(1e38), callbacks=[files], random_state=0, progress=False
+        )
+    code, out, _ = run("inspect", tmp_path / "last.safetensors", "--json", capsys=capsys)
+    about = json.loads(out, parse_constant=refuse)
+    assert code == 0 and any(epoch["loss"] is None for epoch in about["history"])
+    for line in (tmp_path / "history.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)

@@ -157,3 +157,21 @@ def test_long_sequences_run_in_slices():
     assert plan._plan.at_once(500) == (1 << 24) // (600 * 256)
     x = np.random.default_rng(0).normal(size=(120, 600, 3)).astype(np.float32)
     np.testing.assert_allclose(plan(x), model.predict(x), rtol=0, atol=1e-4)
+
+
+def test_padding_within_a_step_says_nothing_of_the_steps():
+    """Words of letters, of which only the first has none of padding."""
+    x = np.array([[[7, 3], [7, 0], [7, 5], [7, 0]]], np.float32)
+    inner = [nn.Embedding(9, 4, mask_zero=True), nn.GlobalMaxPool1D()]
+    model = nn.Sequential([nn.Slice(1, 2), nn.TimeDistributed(inner), nn.LSTM(3)]).build((4, 2), 0)
+    np.testing.assert_allclose(sc.compile(model, batch=1)(x), model.predict(x), atol=SMALLEST)
+    deeper = nn.Sequential([nn.TimeDistributed(inner), nn.LSTM(3)]).build((4, 2), 0)
+    np.testing.assert_allclose(sc.compile(deeper, batch=1)(x), deeper.predict(x), atol=SMALLEST)
+
+
+@pytest.mark.parametrize("options", [{}, {"padding": "same"}, {"strides": 2}])
+def test_padding_does_not_outlive_its_steps(options):
+    layers = [nn.Embedding(9, 4, mask_zero=True), nn.Conv1D(5, 3, **options), nn.LSTM(3)]
+    model = nn.Sequential(layers).build((8,), random_state=0)
+    x = ids(np.random.default_rng(0), 6, 8) % 9
+    np.testing.assert_allclose(sc.compile(model, batch=6)(x), model.predict(x), atol=SMALLEST)

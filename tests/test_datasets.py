@@ -3,6 +3,8 @@
 import builtins
 import gzip
 import os
+import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -142,3 +144,37 @@ def test_unknown_names_list_the_choices():
     for name in ("mnist", "", "file.csv"):
         with pytest.raises(ValueError, match="choose from digits, fashion-mnist"):
             datasets.load(name)
+
+
+def hostile(folder, header=b"", method=zipfile.ZIP_STORED, flags=0, broken=False):
+    """An .npz file with one array, by its header, its compression or its flags a trap."""
+    shown = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    path = folder / "bad.npz"
+    with zipfile.ZipFile(path, "w", method if method != 99 else zipfile.ZIP_STORED) as file:
+        file.writestr("x.npy", shown + bytes(64))
+    content = bytearray(path.read_bytes())
+    for mark, flag, kind in ((b"PK\x03\x04", 6, 8), (b"PK\x01\x02", 8, 10)):
+        at = content.index(mark)
+        content[at + flag] |= flags
+        if method == 99:
+            content[at + kind] = 99
+    if broken:
+        content[60:70] = bytes(10)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        {"header": b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"1" + b"0" * 30 + b",)}\n"},
+        {"header": b"{'descr': (\n"},
+        {"header": b"{'descr': (), 'fortran_order': False, 'shape': (1,)}\n"},
+        {"flags": 1},
+        {"method": 99},
+        {"method": zipfile.ZIP_LZMA, "broken": True},
+    ],
+)
+def test_hostile_npz_files_are_a_format_error(tmp_path, trap):
+    with pytest.raises(sc.FormatError, match=r"bad\.npz: no \.npz file of arrays"):
+        datasets.npz_arrays(hostile(tmp_path, **trap))

@@ -235,3 +235,13 @@ def test_plans_files_and_neurons_see_through_dropout(tmp_path):
 def test_a_rate_that_is_none_is_refused(rate):
     with pytest.raises(ValueError, match=r"rate: expected a number in \[0, 1\)"):
         nn.Dropout(rate)
+
+
+def test_a_rate_is_asked_for_batches_that_come():
+    x = np.random.default_rng(0).normal(size=(64, 4))
+    rates = []
+    table = nn.LearningRate(lambda progress: rates.append(progress) or [1, 0.1, 0.01][int(progress * 3)])
+    nn.Sequential([nn.Dense(2)]).fit(
+        x, (x[:, 0] > 0).astype(int), epochs=3, callbacks=[table], random_state=0, progress=False
+    )
+    assert max(rates) < 1 and len(set(rates)) == 6

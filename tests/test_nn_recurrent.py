@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import reference
 import secateur as sc
 from secateur import nn
+from secateur.models.view import view
 from test_nn_layers import CASES, built, check_layer, close
 
 RNG = np.random.default_rng(0)
@@ -398,3 +399,34 @@ def test_a_tagger_with_a_crf_is_pruned_saved_and_compiled(tmp_path):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(), nn.TimeDistributed(nn.Softmax())])
+def test_softmax_of_sequences_is_over_the_features_of_each_step(last):
+    model = nn.Sequential([nn.LSTM(4, return_sequences=True), last]).build((5, 3), random_state=0)
+    x = np.random.default_rng(0).normal(size=(2, 5, 3))
+    y = model.predict(x)
+    np.testing.assert_allclose(y.sum(axis=-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(sc.compile(model, batch=2)(x), y, atol=1e-6)
+    layer, z = nn.Softmax(), np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
+    dy = np.random.default_rng(2).normal(size=z.shape).astype(np.float32)
+    layer.forward(z, training=True)
+    step = 1e-3 * np.random.default_rng(3).normal(size=z.shape).astype(np.float32)
+    change = ((nn.Softmax().forward(z + step) - nn.Softmax().forward(z - step)) * dy).sum() / 2
+    assert (layer.backward(dy) * step).sum() == pytest.approx(change, rel=1e-2)
+
+
+def test_gradients_over_padded_data_are_those_of_the_mean_loss():
+    """Batches with little but padding in them count for less."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 9, (512, 6))
+    lengths = np.where(np.arange(512) < 256, 6, 1)[:, None]
+    y = np.where(np.arange(6) < lengths, rng.integers(0, 3, (512, 6)), -1)
+    model = nn.Sequential(
+        [nn.Embedding(9, 4), nn.LSTM(3, return_sequences=True), nn.TimeDistributed(nn.Dense(3))]
+    ).build((6,), random_state=0)
+    model.loss = nn.SparseCategoricalCrossentropy(-1)
+    found = view(model).gradients((x, y))
+    model.compute_gradients(x, y)
+    for name, gradient in view(model).gradients().items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-3, atol=1e-6)

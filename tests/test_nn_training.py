@@ -433,6 +433,9 @@ def fit_error(match, *, model=None, **changes):
         (r"^loss: unknown loss 'hinge'; choose from sparse_categorical_crossentropy, mse", {"loss": "hinge"}),
         (r"^optimizer: unknown optimizer 'lion'; choose from adam, sgd", {"optimizer": "lion"}),
         (r"^callbacks: expected Callback objects, got str", {"callbacks": ["stop"]}),
+        (r"^callbacks: expected several Callback obj", {"callbacks": nn.EarlyStopping("loss")}),
+        (r"^x: .*inhomogeneous", {"x": [[1.0, 2.0], [3.0]]}),
+        (r"^y: .*inhomogeneous", {"y": [[1], [2, 3]]}),
         (r"^validation_data: expected a pair", {"validation_data": np.zeros(3)}),
         (r"^validation_data: expected shape", {"validation_data": (np.zeros((4, 7)), np.zeros(4, int))}),
         (r"^validation_data: expected 4 labels", {"validation_data": (np.zeros((4, 8)), np.zeros(3, int))}),
@@ -455,9 +458,17 @@ def test_an_unbuilt_model_stays_unbuilt_after_a_refusal():
         model.predict(np.zeros((4, 8)))
 
 
+def test_callbacks_may_be_none():
+    x, y = blobs(40)
+    assert len(mlp().fit(x, y, callbacks=None, random_state=0).epochs) == 1
+
+
 def test_softmax_before_crossentropy_is_refused():
     for layers in ([nn.Dense(3, activation="softmax")], [nn.Dense(3), nn.Softmax()]):
         fit_error("^loss: .* takes logits", model=nn.Sequential(layers).build((8,), random_state=0))
+    tagger = nn.Sequential([nn.TimeDistributed(nn.Dense(3, activation="softmax"))]).build((4, 8), 0)
+    x, y = np.zeros((5, 4, 8)), np.zeros((5, 4), int)
+    fit_error("^loss: .* takes logits, but dense ends", model=tagger, x=x, y=y)
 
 
 @pytest.mark.parametrize(
@@ -479,6 +490,10 @@ def test_softmax_before_crossentropy_is_refused():
         (r"^learning_rate: expected a number in \[0, inf\), got nan", lambda: nn.Adam(float("nan"))),
         (r"^momentum: expected a number in \[0, 1\), got 1", lambda: nn.SGD(0.1, momentum=1)),
         (r"^patience: expected a positive integer", lambda: nn.EarlyStopping(patience=0)),
+        (r"^min_delta: expected a number in \[0, inf\), got 'a'", lambda: nn.EarlyStopping(min_delta="a")),
+        (r"^momentum: expected a number in \[0, 1\), got 'a'", lambda: nn.BatchNorm("a")),
+        (r"^epsilon: expected a positive number, got 'a'", lambda: nn.LayerNorm("a")),
+        (r"^start, stop: expected 0 <= start < stop, got 2 and 2", lambda: nn.Slice(2, 2)),
         (r"^kind: unknown layer 'capsule'; choose from", lambda: nn.Layer.from_config({"kind": "capsule"})),
         (r"^dense: expected flat samples, got shape \(1, 4, 4\); put", lambda: mlp().build((1, 4, 4))),
         (r"^conv2d: expected images of shape", lambda: nn.Sequential([nn.Conv2D(3, 3)]).build((28, 28))),

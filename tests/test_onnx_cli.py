@@ -180,3 +180,24 @@ def test_sequences_may_come_steps_first(tmp_path):
     assert given["x"].shape == (7, 4, 3) and given["s"].shape == ()
     (found,) = onnx_session.runner(model)(given)
     np.testing.assert_allclose(found, given["x"] * given["s"])
+
+
+def test_plans_of_onnx_models_are_inspected_and_timed(capsys, file, tmp_path):
+    out = tmp_path / "plan.safetensors"
+    assert call(capsys, "compile", file, "-o", out, "--batch", 2)[0] == 0
+    code, printed, _ = call(capsys, "inspect", out, "--json")
+    about = json.loads(printed)
+    assert code == 0 and about["kind"] == "plan" and about["batch"] == [2]
+    assert about["inputs"][0]["name"] == "input" and about["choices"]
+    code, printed, _ = call(capsys, "inspect", out)
+    assert code == 0 and "chain" in printed and "kernel" in printed
+    options = ["--batch", 2, "--rounds", 1, "--json"]
+    code, printed, _ = call(capsys, "bench", out, file, *options)
+    assert code == 0 and [row["file"] for row in json.loads(printed)["rows"]] == [str(out), str(file)]
+
+
+def test_a_model_is_not_written_over_itself(capsys, file):
+    before = file.read_bytes()
+    for command in (["prune", file, "-o", file, "--sparsity", 0.5], ["compile", file, "-o", file]):
+        code, _, err = call(capsys, *command)
+        assert code == 2 and "the model's own file" in err and file.read_bytes() == before

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+import secateur as sc
 from secateur import schedules
 from secateur.schedules import Schedule
 
@@ -48,3 +49,25 @@ def test_unknown_names_list_the_choices():
         ValueError, match="schedule: unknown name 'slow'; choose from cubic, cyclic, linear, one-shot"
     ):
         schedules.check_schedule("slow")
+
+
+@pytest.mark.parametrize("curve", [lambda t: 1.5, lambda t: -0.1, lambda t: float("nan"), ["cubic"]])
+def test_curves_give_shares(curve):
+    with pytest.raises(ValueError, match=r"^schedule: "):
+        Schedule(curve, steps=3)
+    model = sc.nn.Sequential([sc.nn.Dense(2)])
+    with pytest.raises(ValueError, match=r"^schedule: "):
+        pruner = sc.DynamicPruner(sc.Gradual(0.5, schedule=curve, every=1, begin=0, end=1.0))
+        model.fit(np.ones((64, 4)), np.zeros(64, int), callbacks=[pruner], progress=False)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Schedule("linear", np.int64(2), np.int64(2)).shares() == [0.5, 1.0, 0.0, 0.5, 1.0]
+    assert sc.MaxDrop(np.float32(0.5)).drop == 0.5
+    assert sc.SparseDynamic(0.5, rate=np.float32(0.5)).rate == 0.5
+    model = sc.nn.Sequential([sc.nn.Dense(64, activation="relu"), sc.nn.Dense(2)]).build((8,), 0)
+    widths = {
+        kind: sc.prune(model, 0.5, granularity="neuron", round_to=kind(8)).model.layers[0].units
+        for kind in (int, np.int64)
+    }
+    assert widths[int] == widths[np.int64] == 32

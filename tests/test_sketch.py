@@ -176,3 +176,22 @@ def test_nothing_is_kept():
         cut = sketch.finish()
         assert cut == sc.topk_cut([1.0, 2.0], **target)
         assert not cut.mask([1.0, 2.0]).any()
+
+
+def test_callables_that_went_through_other_processes():
+    """Pickled by value, a function is another object each time."""
+
+    def copied(sketch):
+        other = sketch.empty()
+        other._rule = (lambda w, g=None: np.abs(w)), 0.0
+        return other
+
+    sketch = sc.Sketch(k=3, criterion="l1")
+    one, two = copied(sketch), copied(sketch)
+    one._rule[0].__qualname__ = two._rule[0].__qualname__ = "score"
+    one.add([1.0, 2.0, 3.0])
+    two.add([4.0, 5.0], start=3)
+    one.merge(two)
+    assert one._seen() == 5
+    with pytest.raises(ValueError, match=r"^other: "):
+        one.merge(sc.Sketch(k=3, criterion=lambda w, g=None: -w))

@@ -52,9 +52,10 @@ def test_single_weights_and_slices(function):
 def test_a_weight_equal_to_the_threshold_stays_in_any_precision(dtype, axis):
     w = np.full((3, 5), 0.01, dtype)
     for prune in (sc.l1_prune, sc.l2_prune):
-        pruned = prune(w, float(w[0, 0]) if dtype == "f2" else 0.01, neuron_axis=axis)
+        pruned = prune(w, 0.01, neuron_axis=axis)
         assert pruned.dtype == w.dtype
         np.testing.assert_array_equal(pruned, w)
+    np.testing.assert_array_equal(sc.grad_prune(np.ones_like(w), w, 0.01, neuron_axis=axis), 1)
 
 
 def test_extremes():

@@ -266,7 +266,8 @@ class Placing:
                 piece.operand, piece.kind, piece.lam, self.long, self.key, self.key, 0, piece.size
             )
             at += np.uint64(piece.start)
-            self._count(at, np.bincount((at - np.uint64(self.first)) >> np.uint64(self.steps.shift)))
+            steps = (at - np.uint64(self.first)) >> np.uint64(self.steps.shift)
+            self._count(at, np.bincount(steps.astype(np.intp)))
 
     def _count(self, at: NDArray[np.uint64], counts: NDArray[np.intp]) -> None:
         self.steps.counts[: len(counts)] += counts.astype(np.uint64)

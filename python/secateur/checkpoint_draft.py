@@ -111,7 +111,7 @@ class Draft:
             raise ValueError(f"out: {str(self._folder)!r} is in the way; move it")
         try:
             found = json.loads((self._folder / _JOB).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed (a missing or damaged file, Ctrl-C), 2 wrong argume
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,8 +16,8 @@ import numpy as np
 import typer
 
 from . import datasets, nn
+from ._json import dumps
 from .checkpoint import prune_checkpoint
-from .compiler import Plan
 from .compiler import compile as compile_model
 from .criteria import check_criterion, needs_grads, needs_norms
 from .demo import PRESETS, Demo
@@ -28,6 +27,7 @@ from .models.view import view
 from .ner import Ner
 from .pruning import prune as prune_model
 from .reporting import MODELS, STEPS, Column, kept_parameters, model_rows, nonzero_macs, print_table
+from .reporting.plans import plan_inspection
 from .reporting.tagging import format_report
 from .shards import is_checkpoint
 from .storage import load, save
@@ -46,7 +46,9 @@ Shapes = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the plans that are timed.")]
-Batches = Annotated[list[int], typer.Option(min=1, help="A batch size; may be given more than once.")]
+Batches = Annotated[
+    list[int], typer.Option(min=1, max=1 << 31, help="A batch size; may be given more than once.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same number, same result.")]
 Data = Annotated[str, typer.Option(help="digits, fashion-mnist or FILE.npz with x and y.")]
 MODEL_SUFFIX = ".safetensors"
@@ -65,18 +67,20 @@ def _say(line: str) -> None:
 def _show(result: Mapping[str, Any], as_json: bool, *tables: Any) -> None:
     """Print `result` as JSON, or the tables."""
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(dumps(result, 1))
         return
     for table in tables:
         print_table(*table)
 
 
-def _writable(out: Path, suffix: str = MODEL_SUFFIX) -> Path:
-    """`out`, if a file with that suffix can be written there; asked before any work."""
+def _writable(out: Path, source: Path, suffix: str = MODEL_SUFFIX) -> Path:
+    """`out`, if what is made of `source` can be written there with that suffix; asked before any work."""
     if out.suffix != suffix:
         raise ValueError(f"out: unknown suffix {out.suffix!r}; choose from {suffix}")
     if not out.parent.is_dir():
         raise ValueError(f"out: there is no folder {str(out.parent)!r}")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ValueError(f"out: {str(out)!r} is the model's own file")
     return out
 
 
@@ -163,22 +167,11 @@ def inspect(file: Path, shape: Shapes = None, as_json: Json = False) -> None:
         onnx_about, table = importlib.import_module("secateur.reporting.onnx").inspection(found, file)
         _show({**onnx_about, "provenance": found.provenance}, as_json, table, *_steps(found))
         return
-    about: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size}
-    if isinstance(found, Plan):
-        about |= {"kind": "plan", "input_shape": list(found.input_shape), "batch": found.batch}
-        about |= {"target": found.target, "threads": found.threads, "choices": found.choices}
-        # What moves data only has no kernel.
-        rows = [
-            {"batch": int(batch), "node": node, "kernel": choice.get("kernel")}
-            for batch, nodes in found.choices.items()
-            for node, choice in nodes
-        ]
-        heads = ["batch", "node", "kernel"]
-        _show(
-            about, as_json, (rows, [Column(head, head) for head in heads], f"{file}: plan for {found.target}")
-        )
+    if hasattr(found, "choices"):
+        plan_about, table = plan_inspection(found, file)
+        _show(plan_about, as_json, table)
         return
-    about["kind"] = "model"
+    about: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size, "kind": "model"}
     if isinstance(found, nn.TrainingCheckpoint):
         about |= {"kind": "checkpoint", "epoch": found.epoch, "history": found.history}
     model = _model_of(found, file)
@@ -280,7 +273,7 @@ def prune(
     """
     calibrated = needs_norms(criterion) or bool(bias_correction)
     if model.suffix == ONNX_SUFFIX:
-        _writable(out, ONNX_SUFFIX)
+        _writable(out, model, ONNX_SUFFIX)
         check_criterion(criterion)
         if (data is not None and not calibrated) or epochs or needs_grads(criterion):
             raise ValueError(
@@ -310,7 +303,7 @@ def prune(
                 )
         _prune_checkpoint(model, out, sparsity, granularity, include, exclude, as_json)
         return
-    _writable(out)
+    _writable(out, model)
     check_criterion(criterion)
     if data is None and (epochs or needs_grads(criterion) or calibrated):
         raise ValueError("data: needed to fine-tune, to calibrate, and for criteria that take gradients")
@@ -375,7 +368,7 @@ def _prune_checkpoint(
     as_json: bool,
 ) -> None:
     if source.suffix == MODEL_SUFFIX:
-        _writable(out)
+        _writable(out, source)
     try:
         done = prune_checkpoint(
             source,
@@ -427,13 +420,13 @@ def compile(
         if target is not None:
             raise ValueError("target: not for ONNX models, which are packed for the CPU that loads them")
         rewrite = importlib.import_module("secateur.onnx.rewrite").compile_onnx
-        _writable(out, ONNX_SUFFIX)
+        _writable(out, model, ONNX_SUFFIX)
         source = load(model).with_shapes(shapes) if shapes else model
         done = rewrite(source, out, batch=batch, threads=threads)
         about, *tables = importlib.import_module("secateur.reporting.onnx").rewriting(done, model)
         _show(about, as_json, *tables)
         return
-    _writable(out)
+    _writable(out, model)
     found = load(model)
     if model.suffix != ONNX_SUFFIX:
         found = _model_of(found, model)
@@ -442,9 +435,8 @@ def compile(
     plan = compile_model(found, batch=batch, threads=threads, target=target)
     save(plan, out)
     reports = {size: plan.report(size) for size in plan.batch}
-    if as_json:
-        print(json.dumps({"file": str(out), "bytes": out.stat().st_size, "report": reports}, indent=1))
-    else:
+    _show({"file": str(out), "bytes": out.stat().st_size, "report": reports}, as_json)
+    if not as_json:
         print(plan.explain())
 
 
@@ -473,19 +465,17 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time models and plans against each other, in turns, on this machine."""
-    plans: dict[str, Plan] = {}
+    plans: dict[str, Any] = {}
     for file in files:
-        found = load(file)
-        plan = (
-            found
-            if isinstance(found, Plan)
-            else compile_model(_load_model(file), batch=batch, threads=threads)
-        )
-        if plans and plan.input_shape != next(iter(plans.values())).input_shape:
-            raise ValueError(f"files: {file} takes other inputs than {files[0]}")
         if str(file) in plans:
             raise ValueError(f"files: {file} is given twice")
-        plans[str(file)] = plan
+        found = load(file)
+        if not hasattr(found, "choices"):
+            model = found if file.suffix == ONNX_SUFFIX else _model_of(found, file)
+            found = compile_model(model, batch=batch, threads=threads)
+        if plans and _shape_of(found) != _shape_of(next(iter(plans.values()))):
+            raise ValueError(f"files: {file} takes other inputs than {files[0]}")
+        plans[str(file)] = found
     rows = []
     for size in batch:
         x = next(iter(plans.values())).inputs(size)
@@ -502,6 +492,12 @@ def bench(
     _show({"rows": rows}, as_json, (rows, columns))
 
 
+def _shape_of(plan: Any) -> Any:
+    """What a plan takes."""
+    x = plan.inputs(1)
+    return {name: array.shape for name, array in x.items()} if isinstance(x, dict) else x.shape
+
+
 # typer brings click along, under one name or another: the base of all its usage errors.
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
@@ -516,7 +512,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _fail("interrupted", 1)
     except (SecateurError, OSError, MemoryError) as error:
         code = _fail(error, 1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         code = _fail(error, 2)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from . import datasets, nn
 from ._core import cpu_target
+from ._json import dumps
 from .errors import MissingExtraError
 from .methods import DynamicPruner, Gradual
 from .pruning import prune
@@ -177,7 +177,7 @@ class Demo:
         self.say("compiling and timing")
         self.rows, self.layers = model_rows(files, self.test[0], self.test, self.threads)
         table = {**self.about(), "rows": self.rows, "layers": self.layers, "curves": self.curves}
-        write_atomic(self.out / "table.json", (json.dumps(table, indent=1) + "\n").encode())
+        write_atomic(self.out / "table.json", (dumps(table, 1) + "\n").encode())
         try:
             save_figure(self.curves, self.layers, self.out / "figures.png", f"{self.data}, {self.preset}")
         except MissingExtraError as error:

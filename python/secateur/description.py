@@ -158,7 +158,7 @@ class _Chain:
         ids = self.last == INPUT or (self.nodes[-1]["name"] == self.last and self.nodes[-1]["op"] == "slice")
         if not ids:
             raise UnsupportedOpError(f"{layer.name}: plans look up the ids of the model's input alone")
-        if layer.mask_zero:
+        if layer.mask_zero and not self.inside:
             self.ids = self.last
         self.add("embedding", layer.name, weight=np.array(layer.params["weight"], np.float32))
 
@@ -186,6 +186,8 @@ class _Chain:
         weight = layer.params["weight"][..., None, :] if self.inside else layer.params["weight"][..., None]
         dilation = layer.dilation[::-1] if self.inside else layer.dilation
         self._weighted(layer, "conv2d", **window, weight=weight, dilation=list(dilation), groups=1)
+        if not self.inside and layer.output_shape[0] != layer.input_shape[0]:
+            self.ids = None  # as `Layer.steps_after`: other steps than those that are padding
 
     def _global_max_pool1d(self, layer: Any) -> None:
         size = [1, layer.input_shape[0]] if self.inside else [layer.input_shape[0], 1]

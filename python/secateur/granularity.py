@@ -43,6 +43,11 @@ class Pattern:
         groups, tail = divmod(length, self.m)
         return groups * self.n + min(tail, self.n)
 
+    def count(self, shape: tuple[int, ...]) -> int:
+        """How many weights of a tensor are kept."""
+        rows, columns = matrix_shape(shape)
+        return rows * self.kept(columns)
+
 
 @dataclass(frozen=True)
 class Blocks:

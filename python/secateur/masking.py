@@ -64,8 +64,9 @@ def choose(
     shapes = {name: values.shape for name, values in scores.items()}
     if scope in ADAPTED:
         alive = ADAPTED[scope](alive)
+    pattern = granularity if isinstance(granularity, Pattern) else None
     chosen = {}
-    for names, keep in shares(shapes, scope, sparsity):
+    for names, keep in shares(shapes, scope, sparsity, pattern):
         chosen.update(topk_mask({name: alive[name] for name in names}, keep))
     return {name: chosen[name] & masks[name] if name in masks else chosen[name] for name in scores}
 
@@ -101,9 +102,8 @@ def target_of_pattern(
     """
     kept = total = 0
     for shape in shapes.values():
-        rows, columns = matrix_shape(shape)
-        kept += rows * pattern.kept(columns)
-        total += rows * columns
+        kept += pattern.count(shape)
+        total += math.prod(shape)
     own, nominal = 1 - kept / max(1, total), 1 - pattern.n / pattern.m
     if sparsity is not None and min(abs(sparsity - own), abs(sparsity - nominal)) > 1e-9:
         raise ValueError(
@@ -113,10 +113,17 @@ def target_of_pattern(
 
 
 def shares(
-    shapes: Mapping[str, tuple[int, ...]], scope: str, sparsity: float
+    shapes: Mapping[str, tuple[int, ...]], scope: str, sparsity: float, pattern: Pattern | None = None
 ) -> list[tuple[Sequence[str], int]]:
-    """The sets of tensors whose weights compete with each other, and how many weights each set keeps."""
+    """The sets of tensors whose weights compete with each other, and how many weights each set keeps.
+
+    An N:M pattern says itself how sparse a tensor is: each goes the same part of its way.
+    """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    if pattern is not None and scope not in ("global", "lamp"):
+        spare = {name: sizes[name] - pattern.count(shape) for name, shape in shapes.items()}
+        part = min(1.0, sparsity * sum(sizes.values()) / max(1, sum(spare.values())))
+        return [([name], sizes[name] - round(part * spare[name])) for name in sizes]
     if scope in ("global", "lamp"):
         return [(list(sizes), budgets.keep_count(sum(sizes.values()), sparsity))]
     keep = budgets.erk(shapes, sparsity) if scope == "erk" else budgets.uniform(sizes, sparsity)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import conll, datasets, nn
+from ._json import dumps
 from .methods import DynamicPruner, Gradual
 from .pruning import prune
 from .reporting import model_rows
@@ -244,7 +245,7 @@ class Ner:
             row["token_f1"] = report["tokens"]["micro avg"]["f1-score"]
             row["entity_f1"] = report["entities"]["micro avg"]["f1-score"]
         result = {**self.about(), "rows": self.rows, "reports": self.reports}
-        write_atomic(self.out / "report.json", (json.dumps(result, indent=1) + "\n").encode())
+        write_atomic(self.out / "report.json", (dumps(result, 1) + "\n").encode())
 
     def about(self) -> dict[str, Any]:
         """What was run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
@@ -52,8 +53,13 @@ def step(
         "scope": scope,
         "sparsity": float(sparsity),
         **more,
-        "version": version("secateur"),
+        "version": _version(),
     }
+
+
+@cache
+def _version() -> str:
+    return version("secateur")
 
 
 def added(steps: Sequence[Step], new: Step) -> list[Step]:
@@ -86,4 +92,5 @@ def _sound(one: Any) -> bool:
         isinstance(one, dict)
         and all(isinstance(one.get(key), str) for key in named)
         and isinstance(one.get("sparsity"), (int, float))
+        and 0 <= one["sparsity"] <= 1
     )

@@ -180,7 +180,7 @@ def prune(
         validate = _pair("validate", validate)
     if rule is not None and rule.needs_score and validate is None:
         raise ValueError(f"validate: the stop rule {rule!r} needs it")
-    _check_round_to(round_to)
+    width_step = _check_round_to(round_to)
     names = select_names(original.parameters(), include, exclude)
 
     work = original.clone()
@@ -188,7 +188,7 @@ def prune(
     if isinstance(unit, Neurons):
         if steps.cycles > 1:
             raise ValueError("schedule: removed neurons cannot come back, so cycles need another granularity")
-        removal = NeuronRemoval(work, names, scope, scorer, sparsity, threshold, round_to)
+        removal = NeuronRemoval(work, names, scope, scorer, sparsity, threshold, width_step)
     elif calibration is not None and (reconstruct or biases):
         removal = LayerwiseRemoval(
             work, names, unit, scope, scorer, sparsity, threshold, calibration,
@@ -202,15 +202,11 @@ def prune(
     final, record = loop.run()
     before = original.clone() if inplace else original
     masks = final.masks(before)
+    if record["step"]:
+        how = {"steps": record["step"], "finetuned": finetune is not None, "bias_correction": biases}
+        final.view.record(provenance.step("prune", criterion, unit, scope, final.sparsity, **how))
     if inplace:
         final.commit(original)
-    if record["step"]:
-        step = provenance.step(
-            "prune", criterion, unit, scope, final.sparsity,
-            steps=record["step"], finetuned=finetune is not None, bias_correction=biases,
-        )  # fmt: skip
-        for one in (final.view, original) if inplace else (final.view,):
-            one.record(step)
     return PruneResult(
         original.model if inplace else final.view.model, masks, loop.history, record, before, final.view
     )
@@ -338,7 +334,9 @@ def _check_finetune(finetune: Any) -> None:
     _check_lengths("finetune", np.asarray(finetune["x"]), np.asarray(finetune["y"]))
 
 
-def _check_round_to(round_to: Any) -> None:
-    number = isinstance(round_to, (int, np.integer)) and not isinstance(round_to, bool) and round_to > 0
-    if round_to is not None and not number and not (isinstance(round_to, str) and round_to == "auto"):
+def _check_round_to(round_to: Any) -> int | str | None:
+    if round_to is None or (isinstance(round_to, str) and round_to == "auto"):
+        return round_to
+    if isinstance(round_to, bool) or not isinstance(round_to, (int, np.integer)) or round_to < 1:
         raise ValueError(f'round_to: expected "auto", a positive integer or None, got {round_to!r}')
+    return int(round_to)

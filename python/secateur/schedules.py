@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 Curve: TypeAlias = Callable[[float], float]
 """From progress in [0, 1] to the share of the final sparsity in [0, 1]; 1 at the end."""
 
@@ -39,9 +41,17 @@ def check_curve(curve: Any) -> Curve:
     """The curve of that name, or the callable given; else a ValueError that lists the choices."""
     if callable(curve):
         return curve  # type: ignore[no-any-return]
-    if curve not in CURVES:
+    if not isinstance(curve, str) or curve not in CURVES:
         raise ValueError(f"schedule: unknown name {curve!r}; choose from {', '.join(CURVES)} or a callable")
     return CURVES[curve]
+
+
+def share_at(curve: Curve, progress: float) -> float:
+    """What the curve gives, if it is a share, else a ValueError."""
+    found = float(curve(progress))
+    if not 0 <= found <= 1:
+        raise ValueError(f"schedule: expected shares in [0, 1], got {found!r} for progress {progress:g}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,13 +85,15 @@ class Schedule:
         check_curve(self.curve)
         for name in ("steps", "cycles"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            object.__setattr__(self, name, int(value))
+        self.shares()
 
     def shares(self) -> list[float]:
         """The share of the final sparsity at every step; a 0 in between frees all weights again."""
         curve = check_curve(self.curve)
-        once = [float(curve(i / self.steps)) for i in range(1, self.steps + 1)]
+        once = [share_at(curve, i / self.steps) for i in range(1, self.steps + 1)]
         return [*once, *([0.0, *once] * (self.cycles - 1))]
 
 

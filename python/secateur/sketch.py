@@ -169,7 +169,10 @@ class Sketch:
 
     def _question(self) -> tuple[object, ...]:
         """What has to be the same in sketches that are merged."""
-        return self._target, self._rule, self._n, type(self._round), self._round.question
+        criterion, lam = self._rule
+        # A function that has been to another process is another object.
+        name = criterion if isinstance(criterion, str) else getattr(criterion, "__qualname__", None)
+        return self._target, name, lam, self._n, type(self._round), self._round.question
 
     def _seen(self) -> int:
         """How many weights the first round saw."""

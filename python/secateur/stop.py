@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from .budgets import check_sparsity
 
 
@@ -40,7 +42,7 @@ class StopRule:
 
 
 def _not_negative(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value >= 0:
         raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
     return float(value)
 
@@ -128,9 +130,9 @@ class NoImprovement(StopRule):
     """
 
     def __init__(self, patience: int = 1, tolerance: float = 0.0) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+        if isinstance(patience, bool) or not isinstance(patience, (int, np.integer)) or patience < 1:
             raise ValueError(f"patience: expected a positive integer, got {patience!r}")
-        self.patience = patience
+        self.patience = int(patience)
         self.tolerance = _not_negative("tolerance", tolerance)
         self.start(None)
 

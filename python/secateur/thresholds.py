@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import array_of, as_number
+from ._arguments import array_of, as_number, is_half
 from .applying import apply_mask
 from .criteria import importance
 
@@ -123,16 +123,22 @@ def grad_prune(
     array([0., 2., 3.])
     """
     scores = importance(weights, grads, criterion="gradient", neuron_axis=neuron_axis)
-    return _prune(weights, scores, threshold, neuron_axis)
+    return _prune(weights, scores, threshold, neuron_axis, grads)
 
 
 def _prune(
-    weights: ArrayLike, scores: NDArray[Any], threshold: float, neuron_axis: int | None
+    weights: ArrayLike,
+    scores: NDArray[Any],
+    threshold: float,
+    neuron_axis: int | None,
+    scored: ArrayLike | None = None,
 ) -> NDArray[Any]:
-    # In the scores' own precision: float32(0.01) is less than 0.01, and a weight of 0.01 is meant to stay.
-    limit = scores.dtype.type(as_number(threshold, "threshold", 0.0))
-    kept = scores >= limit
     array = array_of(weights, "weights")
+    limit = as_number(threshold, "threshold", 0.0)
+    # In the precision of what was scored: float32(0.01) is less than 0.01, and a weight of 0.01 is to stay.
+    own = (array if scored is None else array_of(scored, "grads")).dtype
+    with np.errstate(over="ignore"):
+        kept = scores >= scores.dtype.type(own.type(limit) if is_half(own) else limit)
     if neuron_axis is not None:
         shape = [1] * array.ndim
         shape[neuron_axis] = -1

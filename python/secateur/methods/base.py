@@ -79,8 +79,8 @@ class Method:
                     "model: it has no layer that can lose neurons; the output layer keeps all of them"
                 )
         self._counted = list(counted)
-        if not state.resumed:
-            # A resumed training's model may have lost neurons.
+        if not self._total:
+            # A resumed training, whose model may have lost neurons, knows it.
             self._total = sum(tensors[name].size for name in self._counted)
         self.target = self.sparsity
         if isinstance(self.granularity, Pattern):
@@ -90,6 +90,7 @@ class Method:
     def reset(self) -> None:
         """Begin a new training: forget what earlier ones left."""
         self._gradients.reset()
+        self._total = 0
 
     def initial(self, model: ModelView, state: FitState) -> masking.Masks | None:
         """The masks that a new training begins with; None: those that the model has."""
@@ -139,10 +140,10 @@ class Method:
         )
         return (self._total - left) / max(1, self._total)
 
-    def describe(self, model: ModelView) -> provenance.Step:
-        """What the model's file will say of the method."""
-        criterion, reached = self.scorer.criterion, self.reached(model)
-        return provenance.step(type(self).__name__, criterion, self.granularity, self.scope, reached)
+    def describe(self, sparsity: float) -> provenance.Step:
+        """What a model's file will say of the method that brought it to a sparsity."""
+        name, criterion = type(self).__name__, self.scorer.criterion
+        return provenance.step(name, criterion, self.granularity, self.scope, sparsity)
 
     def _held(self, model: ModelView) -> masking.Masks:
         """A mask for every tensor that the method prunes."""
@@ -249,7 +250,7 @@ class DynamicPruner(Callback):
         self.shrink = bool(shrink)
         self.history: list[dict[str, float]] = []
         self._view: ModelView | None = None
-        self._begun = self._ended = False
+        self._begun = self._ended = self._stopped = False
         self._snapshot: Snapshot | None = None
 
     @property
@@ -261,13 +262,15 @@ class DynamicPruner(Callback):
         if self.stop is not None and self.stop.needs_score and "val_loss" not in state.metrics:
             raise ValueError(f"stop: {self.stop!r} needs validation_data")
         self._view = view(state.model)
-        self.method.start(self._view, state)
-        self._begun = state.resumed
-        if not state.resumed:
-            self.history, self._ended, self._snapshot = [], False, None
+        self._begun = state.continues(self)
+        if not self._begun:
+            self.history, self._snapshot = [], None
+            self._ended = self._stopped = False
             self.method.reset()
             if self.stop is not None:
                 self.stop.start(None)
+        self.method.start(self._view, state)
+        state.stop = state.stop or self._stopped
 
     def on_epoch_begin(self, state: FitState) -> None:
         if self._begun:
@@ -291,6 +294,7 @@ class DynamicPruner(Callback):
     def _apply(self, model: ModelView, masks: masking.Masks, state: FitState) -> None:
         model.set_masks(masks)
         sparsity = self.method.reached(model)
+        model.record(self.method.describe(sparsity))
         self.history.append({"batch": state.batch, "epoch": state.epoch, "sparsity": sparsity})
         self._ended = self.method.finished(state.batch + 1, sparsity)
         if self.shrink:
@@ -318,23 +322,21 @@ class DynamicPruner(Callback):
             if self.stop.accepted:
                 assert self._view is not None
                 self._snapshot = self._view.snapshot()
+            self._stopped = end
             state.stop = state.stop or end
         else:
             self._ended = self._ended or end
 
     def on_train_end(self, state: FitState) -> None:
-        if self._view is None:
-            return
-        if self._snapshot is not None:
+        if self._snapshot is not None and self._view is not None:
             self._view.restore(self._snapshot)
-        if self.history:
-            self._view.record(self.method.describe(self._view))
         self._view = None
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
             "history": [dict(record) for record in self.history],
             "ended": self._ended,
+            "stopped": self._stopped,
             "method": self.method.state_dict(),
         }
         if self.stop is not None:
@@ -345,7 +347,7 @@ class DynamicPruner(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history = [dict(record) for record in state["history"]]
-        self._ended = bool(state["ended"])
+        self._ended, self._stopped = bool(state["ended"]), bool(state.get("stopped", False))
         self.method.load_state_dict(state["method"])
         if self.stop is not None and "stop" in state:
             self.stop.load_state_dict(state["stop"])

@@ -10,7 +10,7 @@ from ..criteria import Criterion
 from ..masking import Masks
 from ..models.view import ModelView
 from ..nn.callbacks import FitState
-from ..schedules import Curve, check_curve
+from ..schedules import Curve, check_curve, share_at
 from .base import Method
 from .moments import check_moment, ordered
 
@@ -85,7 +85,7 @@ class Gradual(Method):
     def wanted(self, step: int) -> float:
         """The sparsity after batch number `step` (from 1)."""
         progress = (step - self._first) / max(1, self._last - self._first)
-        share = float(self.curve(min(1.0, progress))) if step < self._last else 1.0
+        share = share_at(self.curve, min(1.0, progress)) if step < self._last else 1.0
         return share * self.target
 
     def finished(self, step: int, sparsity: float) -> bool:

@@ -17,7 +17,7 @@ def check_moment(name: str, value: Any) -> float | int:
 
 def check_share(name: str, value: Any) -> float:
     """`value` as a share in (0, 1], else a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value <= 1:
         raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
     return float(value)
 

@@ -79,11 +79,12 @@ class SequentialView:
         if data is None:
             return self._latest_gradients()
         x, y = self._checked("data", data)
+        counted = max(1, self.model.loss.count(y))
         sums = {name: np.zeros(tensor.shape) for name, tensor in self.parameters().items()}
         for start in range(0, len(x), GRADIENT_BATCH):
             batch = slice(start, start + GRADIENT_BATCH)
             self.model.compute_gradients(x[batch], y[batch])
-            share = len(x[batch]) / len(x)
+            share = self.model.loss.count(y[batch]) / counted
             for name, gradient in self._latest_gradients().items():
                 sums[name] += share * gradient
         for layer in self.model.layers:
@@ -181,7 +182,8 @@ class SequentialView:
             self._check_separate(after)
             if isinstance(after, nn.BatchNorm):
                 found += [
-                    Consumer(f"{after.name}.{key}", 0, repeat) for key in (*after.params, *after.buffers)
+                    Consumer(f"{after.name}.{key}", 0, repeat, steps)
+                    for key in (*after.params, *after.buffers)
                 ]
             elif isinstance(after, nn.Flatten) and len(after.input_shape) == 2:
                 steps *= after.input_shape[0]

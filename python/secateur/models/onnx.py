@@ -194,12 +194,14 @@ class OnnxView:
         values = [weight.value for weight in weights]
         values += [bias.value for weight in weights for bias in biases_of(weight)]
         arrays = {value.name or "": array_of(value) for value in values}
-        return {"arrays": arrays, "masks": dict(self.model.masks)}
+        model = self.model
+        return {"arrays": arrays, "masks": dict(model.masks), "provenance": list(model.provenance)}
 
     def restore(self, snapshot: Snapshot) -> None:
         for name, array in snapshot["arrays"].items():
             put_array(self.model.ir.graph.initializers[name], array)
         self.model.masks = dict(snapshot["masks"])
+        self.model.provenance = list(snapshot["provenance"])
 
     def fit(self, **arguments: Any) -> None:
         raise UnsupportedOpError(

@@ -16,7 +16,7 @@ FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 Data: TypeAlias = tuple[ArrayLike, ArrayLike]
 Batch: TypeAlias = "NDArray[Any] | Mapping[str, NDArray[Any]]"
-Snapshot: TypeAlias = dict[str, dict[str, NDArray[Any]]]
+Snapshot: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class ModelView(Protocol):
         """A view of a deep copy."""
 
     def snapshot(self) -> Snapshot:
-        """Copies of all arrays and masks, for `restore`."""
+        """Copies of all arrays and masks, and what was recorded, for `restore`."""
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot of the same shapes back."""

@@ -21,7 +21,7 @@ def check_activation(name: Any) -> str | None:
 
 
 def activate(name: str | None, z: FloatArray, out: FloatArray | None = None) -> FloatArray:
-    """The activation of `z`: elementwise, but for softmax, which is over axis 1 (features or channels)."""
+    """The activation of `z`: elementwise, but for softmax, which is over features or channels."""
     y: FloatArray
     if name is None:
         y = z
@@ -35,8 +35,9 @@ def activate(name: str | None, z: FloatArray, out: FloatArray | None = None) -> 
         y *= np.float32(0.5)
         y += np.float32(0.5)
     else:
-        y = np.exp(np.subtract(z, z.max(axis=1, keepdims=True), out=out), out=out)
-        y /= y.sum(axis=1, keepdims=True)
+        axis = _features(z)
+        y = np.exp(np.subtract(z, z.max(axis=axis, keepdims=True), out=out), out=out)
+        y /= y.sum(axis=axis, keepdims=True)
     return y
 
 
@@ -53,8 +54,13 @@ def activation_gradient(name: str | None, y: FloatArray, dy: FloatArray) -> Floa
         dz = dy * y * (np.float32(1) - y)
     else:
         product = dy * y
-        dz = product - y * product.sum(axis=1, keepdims=True)
+        dz = product - y * product.sum(axis=_features(y), keepdims=True)
     return dz
+
+
+def _features(z: FloatArray) -> int:
+    """The axis of features (n, features), (n, steps, features), or of channels (n, channels, ...)."""
+    return 2 if z.ndim == 3 else 1
 
 
 class _Activation(Layer):
@@ -106,6 +112,6 @@ class Sigmoid(_Activation):
 
 
 class Softmax(_Activation):
-    """exp(x) divided by its sum over axis 1 (features, or the channels of an image)."""
+    """exp(x) divided by its sum over the features (of each step by itself), or the channels of an image."""
 
     kind = "softmax"

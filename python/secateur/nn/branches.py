@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arguments import as_integer
 from .layers import (
     NO_GRADIENT,
     BoolArray,
@@ -146,10 +147,10 @@ class Slice(Layer):
 
     def __init__(self, start: int, stop: int | None = None) -> None:
         super().__init__()
-        end = start + 1 if stop is None else stop
-        if not 0 <= start < end:
+        self.start = as_integer(start, "start")
+        self.stop = None if stop is None else as_integer(stop, "stop")
+        if not 0 <= self.start < (self.start + 1 if self.stop is None else self.stop):
             raise ValueError(f"start, stop: expected 0 <= start < stop, got {start!r} and {stop!r}")
-        self.start, self.stop = int(start), None if stop is None else int(stop)
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         end = self.start + 1 if self.stop is None else self.stop

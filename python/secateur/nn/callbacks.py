@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._json import dumps
 from .checkpoint import TrainingCheckpoint
-from .layers import FloatArray, positive
+from .layers import FloatArray, in_range, positive
 from .losses import Loss
 from .optimizers import Optimizer
 
@@ -50,7 +51,7 @@ class FitState:
     x_batch, y_batch : ndarray
         The current batch; its gradients are in the layers during `on_batch_end`.
     resumed : bool
-        Whether this fit goes on from a checkpoint.
+        Whether this fit goes on from a checkpoint; see `continues`.
     stop : bool
         Set it to end training: after the batch, or after the epoch.
     packer : Packer
@@ -74,6 +75,7 @@ class FitState:
     x_batch: FloatArray | None = None
     y_batch: NDArray[Any] | None = None
     resumed: bool = False
+    restored: tuple[Callback, ...] = ()
     stop: bool = False
     packer: Packer | None = None
 
@@ -81,6 +83,10 @@ class FitState:
     def steps(self) -> int:
         """The batches of the whole training."""
         return self.epochs * self.batches_per_epoch
+
+    def continues(self, callback: Callback) -> bool:
+        """Whether the callback goes on from a checkpoint, and does not begin anew: that had its state."""
+        return any(callback is one for one in self.restored)
 
     def checkpoint(self) -> TrainingCheckpoint:
         """Everything that the next epoch depends on. Only meaningful in `on_epoch_end`."""
@@ -129,6 +135,17 @@ class Callback:
         """Go on from `state`, as `state_dict` made it."""
 
 
+def check_callbacks(given: Any) -> tuple[Callback, ...]:
+    """The callbacks, by rank; None is none of them. Else a ValueError."""
+    if given is not None and not isinstance(given, Iterable):
+        raise ValueError(f"callbacks: expected several Callback objects, got {type(given).__name__}")
+    callbacks = () if given is None else tuple(given)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ValueError(f"callbacks: expected Callback objects, got {type(callback).__name__}")
+    return tuple(sorted(callbacks, key=lambda callback: callback.rank))
+
+
 def callback_keys(callbacks: tuple[Callback, ...]) -> dict[str, Callback]:
     """Names for the callbacks' states: the class, and a number from the second of a class on."""
     keys: dict[str, Callback] = {}
@@ -157,7 +174,7 @@ class _Monitor(Callback):
         if self.monitor not in state.metrics:
             hint = "; pass validation_data" if self.monitor.startswith("val_") else ""
             raise ValueError(f"monitor: {self.monitor!r} is not among {', '.join(state.metrics)}{hint}")
-        if not state.resumed:
+        if not state.continues(self):
             self.best = self.best_epoch = None
 
     def _improved(self, state: FitState, min_delta: float = 0.0) -> bool:
@@ -202,16 +219,16 @@ class EarlyStopping(_Monitor):
         super().__init__(monitor)
         self.patience = positive("patience", patience)
         self.restore_best = bool(restore_best)
-        if not min_delta >= 0:
-            raise ValueError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
-        self.min_delta = float(min_delta)
+        self.min_delta = in_range("min_delta", min_delta, 0, math.inf)
         self.wait = 0
         self._snapshot: dict[str, dict[str, NDArray[Any]]] | None = None
 
     def on_train_begin(self, state: FitState) -> None:
         super().on_train_begin(state)
-        if not state.resumed:
+        if not state.continues(self):
             self.wait, self._snapshot = 0, None
+        # A run that had ended stays so, unless it is given more patience.
+        state.stop = state.stop or self.wait >= self.patience
 
     def on_epoch_end(self, state: FitState) -> None:
         if self._improved(state, self.min_delta):
@@ -263,6 +280,9 @@ class Checkpoint(_Monitor):
         self.monitor = self._monitor or ("val_loss" if "val_loss" in state.metrics else "loss")
         super().on_train_begin(state)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "best.safetensors").exists():
+            # Resumed into another folder: the best from now on.
+            self.best = self.best_epoch = None
         self._write_history(state)
 
     def on_epoch_end(self, state: FitState) -> None:
@@ -282,7 +302,7 @@ class Checkpoint(_Monitor):
         save(obj, self.folder / name)
 
     def _write_history(self, state: FitState) -> None:
-        lines = "".join(json.dumps(logs) + "\n" for logs in state.history)
+        lines = "".join(dumps(logs) + "\n" for logs in state.history)
         temporary = self.folder / f".history.{os.getpid()}.tmp"
         try:
             with temporary.open("w") as file:

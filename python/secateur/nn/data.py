@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._arguments import array_of
 from .layers import FloatArray, Shape
 
 
@@ -18,7 +19,7 @@ def samples(x: ArrayLike, shape: Shape | None = None, name: str = "x") -> FloatA
     ValueError
         Naming the argument, if it has no numbers, no samples, or samples of another shape.
     """
-    array = np.asarray(x)
+    array = array_of(x, name)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.ndim < 2:

@@ -273,6 +273,13 @@ def in_range(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
+def above_zero(name: str, value: Any) -> float:
+    """`value` as a finite positive float, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
+        raise ValueError(f"{name}: expected a positive number, got {value!r}")
+    return float(value)
+
+
 def batch_count(name: str, value: Any) -> int:
     """`value` as a number of batches, perhaps none, or a ValueError that names the argument."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:

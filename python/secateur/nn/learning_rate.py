@@ -57,7 +57,7 @@ class LearningRate(Callback):
         self.base: float | None = None
 
     def on_train_begin(self, state: FitState) -> None:
-        if not state.resumed:
+        if not state.continues(self):
             self.base = None
 
     def on_epoch_begin(self, state: FitState) -> None:
@@ -71,7 +71,9 @@ class LearningRate(Callback):
         if self.base is None:
             self.base = state.optimizer.learning_rate
         step = state.batch + 1
-        share = float(self.curve(min(1.0, step / state.steps)))
+        if step >= state.steps:
+            return
+        share = float(self.curve(step / state.steps))
         if not 0 <= share < math.inf:
             raise ValueError(f"schedule: expected numbers of at least 0, got {share!r} for batch {step}")
         warm = min(1.0, (step + 1) / (self.warmup + 1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._arguments import array_of
 from .layers import FloatArray, Shape
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class SparseCategoricalCrossentropy(Loss):
             raise ValueError(
                 f"loss: {self.name} expects one logit per class, the model's output is {output_shape}"
             )
-        labels = np.asarray(y)
+        labels = array_of(y, name)
         if labels.dtype.kind not in "iu":
             raise ValueError(f"{name}: expected integer labels, got dtype {labels.dtype}")
         *steps, classes = output_shape
@@ -170,7 +171,7 @@ class MeanSquaredError(Loss):
     name = "mse"
 
     def check(self, y: ArrayLike, output_shape: Shape, name: str = "y") -> FloatArray:
-        targets = np.asarray(y)
+        targets = array_of(y, name)
         if targets.dtype.kind not in "fiub":
             raise ValueError(f"{name}: expected numbers, got dtype {targets.dtype}")
         if targets.ndim == 1 and output_shape == (1,):

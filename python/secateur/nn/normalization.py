@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .layers import NO_GRADIENT, FloatArray, Layer, Shape
+from .layers import NO_GRADIENT, FloatArray, Layer, Shape, above_zero, in_range
 
 
 class BatchNorm(Layer):
@@ -43,12 +43,8 @@ class BatchNorm(Layer):
 
     def __init__(self, momentum: float = 0.99, epsilon: float = 1e-3) -> None:
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: expected a number in [0, 1), got {momentum!r}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon: expected a positive number, got {epsilon!r}")
-        self.momentum = float(momentum)
-        self.epsilon = float(epsilon)
+        self.momentum = in_range("momentum", momentum, 0, 1)
+        self.epsilon = above_zero("epsilon", epsilon)
         self._saved: tuple[FloatArray, FloatArray] | None = None
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
@@ -139,9 +135,7 @@ class LayerNorm(Layer):
 
     def __init__(self, epsilon: float = 1e-5) -> None:
         super().__init__()
-        if not epsilon > 0:
-            raise ValueError(f"epsilon: expected a positive number, got {epsilon!r}")
-        self.epsilon = float(epsilon)
+        self.epsilon = above_zero("epsilon", epsilon)
         self._saved: tuple[FloatArray, FloatArray] | None = None
 
     def _build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:

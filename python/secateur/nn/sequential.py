@@ -27,6 +27,7 @@ from .layers import (
 )
 from .losses import Loss, SparseCategoricalCrossentropy, get_loss, loss_config, loss_from_config
 from .optimizers import Optimizer
+from .time_distributed import TimeDistributed
 
 
 class Sequential:
@@ -350,7 +351,7 @@ class Sequential:
         loss: str | Loss = "sparse_categorical_crossentropy",
         shuffle: bool = True,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Iterable[Callback] | None = (),
         random_state: int | np.random.Generator | None = None,
         progress: bool = True,
         resume: TrainingCheckpoint | None = None,
@@ -380,7 +381,7 @@ class Sequential:
             Whether each epoch takes the samples in a new order.
         validation_data : (x, y) or None
             Evaluated after every epoch.
-        callbacks : iterable of Callback
+        callbacks : iterable of Callback or None
         random_state : int, numpy.random.Generator or None
             Draws the first weights and the order of the samples. Same seed, same result, for any thread
             count; where large layers are pruned, see `packed`.
@@ -424,7 +425,7 @@ class Sequential:
             loss,
             shuffle,
             validation_data,
-            tuple(callbacks),
+            callbacks,
             random_state,
             progress,
             resume,
@@ -438,6 +439,8 @@ class Sequential:
     def check_loss(self, loss: Loss) -> None:
         """A ValueError where the model's last activation and `loss` would both take a softmax."""
         last = self.layers[-1]
+        while isinstance(last, TimeDistributed):
+            last = last.layers[-1]
         softmax = isinstance(last, Softmax) or getattr(last, "activation", None) == "softmax"
         if softmax and isinstance(loss, SparseCategoricalCrossentropy):
             raise ValueError(
@@ -466,16 +469,17 @@ class Sequential:
             layer.set_weights(weights[start : start + count])
             start += count
 
-    def snapshot(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Copies of parameters, buffers and masks, by name, for `restore`."""
+    def snapshot(self) -> dict[str, Any]:
+        """Copies of parameters, buffers and masks, by name, and of the provenance, for `restore`."""
         groups: dict[str, Mapping[str, NDArray[Any]]] = {
             "parameters": self.parameters(),
             "buffers": self.buffers(),
             "masks": self.masks,
         }
-        return {group: {k: v.copy() for k, v in arrays.items()} for group, arrays in groups.items()}
+        copies = {group: {k: v.copy() for k, v in arrays.items()} for group, arrays in groups.items()}
+        return {**copies, "provenance": list(self.provenance)}
 
-    def restore(self, snapshot: Mapping[str, Mapping[str, NDArray[Any]]], resize: bool = False) -> None:
+    def restore(self, snapshot: Mapping[str, Any], resize: bool = False) -> None:
         """Put a `snapshot` of this model, or of one of the same shape, back.
 
         With `resize` the shape may be that which this model had, or will have, with other numbers of neurons.
@@ -494,6 +498,7 @@ class Sequential:
         for name, array in {**self.parameters(), **self.buffers()}.items():
             array[...] = kept[name]
         self.set_masks(snapshot["masks"])
+        self.provenance = list(snapshot.get("provenance", self.provenance))
 
     def _shapes(self) -> dict[str, Shape]:
         """The shapes of parameters and buffers."""
@@ -553,8 +558,7 @@ class Sequential:
     def copy(self) -> Sequential:
         """A deep copy: architecture, weights and masks."""
         model = Sequential([Layer.from_config(layer.config()) for layer in self.layers])
-        model.loss = self.loss
-        model.provenance = list(self.provenance)
+        model.loss, model.provenance = self.loss, list(self.provenance)
         if self.input_shape is not None:
             model.build(self.input_shape, random_state=0)
             model.restore(self.snapshot())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .callbacks import Callback, FitState, callback_keys
+from .callbacks import Callback, FitState, callback_keys, check_callbacks
 from .checkpoint import TrainingCheckpoint
 from .data import same_length, samples
 from .distillation import Distillation
@@ -41,7 +41,7 @@ class FitArguments:
     loss: str | Loss
     shuffle: bool
     validation_data: tuple[ArrayLike, ArrayLike] | None
-    callbacks: Sequence[Callback]
+    callbacks: Iterable[Callback] | None
     random_state: int | np.random.Generator | None
     progress: bool
     resume: TrainingCheckpoint | None
@@ -118,6 +118,7 @@ def _resume(model: Sequential, state: FitState, resume: TrainingCheckpoint) -> N
     state.epoch, state.batch, state.resumed = resume.epoch, resume.batch, True
     for key, callback_state in resume.callbacks_state.items():
         keys[key].load_state_dict(callback_state)
+    state.restored = tuple(keys[key] for key in resume.callbacks_state)
 
 
 def _narrower(model: Sequential, other: Sequential) -> bool:
@@ -150,9 +151,7 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
     resume = arguments.resume
     if resume is not None and not isinstance(resume, TrainingCheckpoint):
         raise ValueError(f"resume: expected a TrainingCheckpoint, got {type(resume).__name__}")
-    for callback in arguments.callbacks:
-        if not isinstance(callback, Callback):
-            raise ValueError(f"callbacks: expected Callback objects, got {type(callback).__name__}")
+    callbacks = check_callbacks(arguments.callbacks)
     output_shape = _output_shape(model, x.shape[1:])
     targets = loss.check(arguments.y, output_shape)
     same_length(x, targets)
@@ -178,7 +177,6 @@ def fit(model: Sequential, arguments: FitArguments) -> History:
     metrics: tuple[str, ...] = ("loss", "accuracy") if loss.has_accuracy else ("loss",)
     if validation is not None:
         metrics += tuple(f"val_{name}" for name in metrics)
-    callbacks = tuple(sorted(arguments.callbacks, key=lambda callback: callback.rank))
     batches = -(-len(x) // batch_size)
     state = FitState(model, optimizer, loss, epochs, batches, x, targets, metrics, rng, callbacks)
     if resume is not None:

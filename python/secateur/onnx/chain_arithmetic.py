@@ -12,7 +12,7 @@ import onnx_ir as ir
 from .formulas import CLIP6, Formula, combined
 from .regions import Made, Region, constant, per_channel
 from .stages import Stage
-from .weights import attribute
+from .weights import attribute, opset_of
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -137,7 +137,7 @@ def _hard_sigmoid(node: ir.Node) -> Any:
 def _softmax(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
     # It was over all axes from the one named on.
-    old = (node.version or 13) < 13
+    old = node.graph is not None and opset_of(node.graph) < 13
     axis = attribute(node, "axis", 1 if old else -1)
     if x is None or len(x.shape) == 3 or not x.is_axis(axis) or (old and x.axis != 1):
         return None

@@ -104,10 +104,10 @@ def _dense(region: Region, node: ir.Node, x: Stage, weight: NDArray[Any], bias: 
 def _batch_norm(region: Region, node: ir.Node) -> Made:
     x = region.stage(node.inputs[0])
     found = [constant(value) for value in node.inputs[1:5]]
-    if x is None or x.lead != 1 or attribute(node, "training_mode", 0):
+    if x is None or x.lead != 1 or x.axis != 1 or attribute(node, "training_mode", 0):
         return None
     arrays = [np.asarray(array, np.float64) for array in found if array is not None]
-    if len(arrays) != 4:
+    if len(arrays) != 4 or any(array.shape != (x.channels,) for array in arrays):
         return None
     gamma, beta, mean, var = arrays
     scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))

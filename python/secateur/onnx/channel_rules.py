@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from .weights import RECURRENT, array_of, attribute, is_constant, is_depthwise, label, lengths_of
+from .weights import RECURRENT, array_of, attribute, is_constant, is_depthwise, label, lengths_of, opset_of
 
 if TYPE_CHECKING:
     from .channels import Channels, Flow
@@ -116,6 +116,9 @@ def recurrent(channels: Channels, node: ir.Node, flows: Flows) -> None:
                 channels.part(weight, 1, flow.numbers)
         else:
             channels.hold(flow.numbers, f"{label(node)} cannot be followed")
+    for other in flows[1:]:
+        if other is not None:
+            channels.hold(other.numbers, f"{label(node)} begins with them")
     if not whole:
         return
     units = channels.new(states[0].shape[1])
@@ -133,7 +136,8 @@ def recurrent(channels: Channels, node: ir.Node, flows: Flows) -> None:
     except Unfollowable:
         channels.hold(units, f"{label(node)} begins with what is no constant of its own")
     for output in node.outputs:
-        channels.send(output, _rank(output) - 1, units)
+        if output.name:
+            channels.send(output, _rank(output) - 1, units)
 
 
 def same(channels: Channels, node: ir.Node, flows: Flows) -> None:
@@ -321,10 +325,11 @@ def resize(channels: Channels, node: ir.Node, flows: Flows) -> None:
     flow = _only(flows)
     axes = attribute(node, "axes", None)
     if axes is None:
-        scales = node.inputs[1 if node.op_type == "Upsample" or len(node.inputs) == 2 else 2]
-        if scales is None or not is_constant(scales) or array_of(scales).size <= flow.axis:
-            raise Unfollowable
-        if array_of(scales)[flow.axis] != 1:
+        scales = attribute(node, "scales", None)
+        if scales is None:
+            value = node.inputs[1 if node.op_type == "Upsample" or len(node.inputs) == 2 else 2]
+            scales = array_of(value).tolist() if value is not None and is_constant(value) else []
+        if len(scales) <= flow.axis or scales[flow.axis] != 1:
             raise Unfollowable
     elif flow.axis in {axis % _rank(node.inputs[0]) for axis in axes}:
         raise Unfollowable
@@ -368,12 +373,38 @@ def cut(channels: Channels, node: ir.Node, flows: Flows) -> None:
     channels.send(node.outputs[0], *flow)
 
 
+def shape(channels: Channels, node: ir.Node, flows: Flows) -> None:
+    """How long the axes are: how many channels there are must matter to nobody."""
+    flow = _only(flows)
+    rank = _rank(node.inputs[0])
+    axes = list(range(rank))[attribute(node, "start", 0) : attribute(node, "end", rank)]
+    if flow.axis not in axes:
+        return
+    if node.outputs[0].is_graph_output():
+        raise Unfollowable
+    at = axes.index(flow.axis)
+    for use in node.outputs[0].uses():
+        given = [array_of(v) for v in use.node.inputs[1:] if v is not None and is_constant(v)]
+        if use.idx != 0 or len(given) < len(use.node.inputs) - 1:
+            raise Unfollowable
+        if use.node.op_type == "Gather":
+            taken: Any = given[0]
+        elif use.node.op_type == "Slice" and len(given) > 1:
+            start, end = (int(array.reshape(-1)[0]) for array in given[:2])
+            step = int(given[3].reshape(-1)[0]) if len(given) > 3 else 1
+            taken = slice(start, end, step)
+        else:
+            raise Unfollowable
+        if at in np.arange(len(axes))[taken]:
+            raise Unfollowable
+
+
 def softmax(channels: Channels, node: ir.Node, flows: Flows) -> None:
     """Along another axis."""
     flow = _only(flows)
     rank = _rank(node.inputs[0])
     # Before opset 13 all axes from the one given on are one.
-    old = node.graph is None or node.graph.opset_imports.get("", 0) < 13
+    old = node.graph is None or opset_of(node.graph) < 13
     if old or attribute(node, "axis", -1) % rank == flow.axis:
         raise Unfollowable
     channels.send(node.outputs[0], *flow)
@@ -398,6 +429,7 @@ RULES: dict[str, Rule] = {
     "Gather": gather,
     "Pad": pad,
     "Reshape": reshape,
+    "Shape": shape,
     "Slice": cut,
     "Split": split,
     "Squeeze": squeeze,

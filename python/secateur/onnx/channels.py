@@ -91,7 +91,7 @@ class Channels:
         rule = RULES.get(node.op_type) if node.domain in DOMAINS else None
         flows = [None if value is None else self._flows.get(value) for value in node.inputs]
         found = [flow for flow in flows if flow is not None]
-        if node.op_type == "Shape" or (not found and node.op_type not in SOURCES):
+        if not found and node.op_type not in SOURCES:
             return
         try:
             if rule is None:
@@ -134,7 +134,7 @@ class Channels:
         if value is None or not is_constant(value) or len(value.uses()) != 1:
             raise Unfollowable
         shape = array_of(value).shape
-        if shape[axis] != len(numbers):
+        if not shape or shape[axis] != len(numbers):
             raise Unfollowable
         self._parts[value.name or "", axis % len(shape)] = numbers
 

@@ -39,6 +39,8 @@ MOST_INLINE = 2_000_000_000
 """Bytes of weights in the file of a model; those of larger models go to a file of their own."""
 LARGE = 1 << 10
 """Bytes from which a weight is an input of a skeleton, and goes to a file of its own with the others."""
+MOST_NUMBERS = 1 << 20
+"""Numbers in a list that is followed to find shapes."""
 ALIGNMENT = 64
 
 
@@ -223,7 +225,7 @@ def infer_shapes(model: ir.Model, known: bool = True) -> None:
     if not known:
         proto.graph.ClearField("value_info")
     onnx.checker.check_model(proto)
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    inferred = _inferred(proto)
     found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph:
         for value in node.outputs:
@@ -232,6 +234,20 @@ def infer_shapes(model: ir.Model, known: bool = True) -> None:
             elif not known:
                 value.shape = None
     complete_shapes(model)
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with the shapes that follow from its inputs', and from what it computes of shapes.
+
+    For the latter onnx follows every list of numbers, entry by entry, known or not: 10 million take seconds
+    and a gigabyte. So not where any is that long.
+    """
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    graph = inferred.graph
+    shapes = [info.type.tensor_type.shape.dim for info in (*graph.input, *graph.value_info, *graph.output)]
+    if any(len(dims) == 1 and dims[0].dim_value > MOST_NUMBERS for dims in shapes):
+        return inferred
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
 def _lift_constants(graph: ir.Graph) -> None:

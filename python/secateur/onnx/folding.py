@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from .weights import DOMAINS, array_of, attribute, drop_unread, initializer, is_constant, put_array
+from .weights import DOMAINS, array_of, attribute, drop_unread, initializer, is_constant, opset_of, put_array
 
 ENDLESS = 10**9
 """What exporters write for the end of an axis."""
@@ -105,7 +105,7 @@ def _equal_split(graph: ir.Graph, node: ir.Node) -> None:
         return
     node.attributes.pop("split", None)
     node.resize_inputs(1)
-    if graph.opset_imports.get("", 0) >= 18:
+    if opset_of(graph) >= 18:
         node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
 
 
@@ -123,7 +123,9 @@ def _batch_norm(graph: ir.Graph, node: ir.Node) -> None:
     source = node.inputs[0]
     if source is None or attribute(node, "training_mode", 0) or not attribute(node, "spatial", 1):
         return
-    if not all(map(is_constant, node.inputs[1:5])) or any(output.uses() for output in node.outputs[1:]):
+    if not all(map(is_constant, node.inputs[1:5])) or any(
+        output.uses() or output.is_graph_output() for output in node.outputs[1:]
+    ):
         return
     scale, bias, mean, var = (np.asarray(array_of(value), np.float64) for value in node.inputs[1:5] if value)
     chain = _layer_before(node)
@@ -138,7 +140,7 @@ def _batch_norm(graph: ir.Graph, node: ir.Node) -> None:
     array = array_of(weight)
     before = np.zeros(1) if offset is None else np.asarray(array_of(offset), np.float64)
     # One number for all outputs, or one for each along the last axis.
-    if array.shape[axis] != factor.size or before.shape[-1:] not in ((), (1,), (before.size,)):
+    if array.shape[axis] != factor.size or before.shape[-1:] not in ((), (before.size,)):
         return
     if before.size not in (1, factor.size):
         return
@@ -235,15 +237,15 @@ def _first_states(graph: ir.Graph, node: ir.Node) -> None:
 
 def _is_zero(value: ir.Value) -> bool:
     """Whether a value is zeros, of a shape that may depend on the batch: a first state."""
-    if is_constant(value):
-        return not array_of(value).any()
-    node = value.producer()
-    if node is None:
-        return False
-    if node.op_type == "ConstantOfShape":
-        filled = attribute(node, "value", None)
-        return filled is None or not filled.numpy().any()
-    return node.op_type == "Expand" and node.inputs[0] is not None and _is_zero(node.inputs[0])
+    while not is_constant(value):
+        node = value.producer()
+        if node is not None and node.op_type == "ConstantOfShape":
+            filled = attribute(node, "value", None)
+            return filled is None or not filled.numpy().any()
+        if node is None or node.op_type != "Expand" or node.inputs[0] is None:
+            return False
+        value = node.inputs[0]
+    return not array_of(value).any()
 
 
 RULES: dict[str, Callable[[ir.Graph, ir.Node], None]] = {

@@ -201,7 +201,7 @@ def _pruned(model: ir.Model) -> dict[str, float]:
     """What a file says of the sparsity of its tensors; nothing, where that makes no sense."""
     try:
         found = json.loads(model.metadata_props.get(PRUNED, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = {}
     return found if isinstance(found, dict) else {}
 

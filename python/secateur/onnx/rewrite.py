@@ -294,14 +294,19 @@ def _latencies(sessions: Mapping[str, Any], feed: Feed, rounds: int) -> dict[str
     return compare(runs, np.empty(0), rounds=rounds)
 
 
+def _first(node: ir.Node) -> str | None:
+    """The name of the first output that has one."""
+    return next((output.name for output in node.outputs if output.name), None)
+
+
 def replaced(model: OnnxModel, parts: list[Part]) -> OnnxModel:
     """A copy of a model with nodes ``secateur::Plan`` for the chains of some parts."""
     made = model.copy()
     graph = made.ir.graph
-    by_output = {node.outputs[0].name: node for node in graph}
+    by_output = {_first(node): node for node in graph}
     for part in parts:
         chain = part.chain
-        nodes = [by_output[node.outputs[0].name] for node in chain.nodes]
+        nodes = [by_output[_first(node)] for node in chain.nodes]
         (output,) = (value for node in nodes for value in node.outputs if value.name == chain.output.name)
         (x,) = {v for node in nodes for v in node.inputs if v is not None and v.name == chain.input.name}
         blob = ir.Tensor(np.frombuffer(part.plan, np.uint8), name=f"{chain.name}.{DOMAIN}")

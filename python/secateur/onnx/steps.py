@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,7 +17,7 @@ from .chains import Chain
 from .files import OLDEST_OPSET
 from .operators.call import Array, Call, Operator
 from .operators.registry import NEWEST_OPSET, OPERATORS
-from .weights import DOMAINS, array_of, initializer, is_constant, label
+from .weights import DOMAINS, array_of, initializer, is_constant, label, lengths_of, opset_of
 
 LARGEST = 1 << 26
 """Bytes of what is computed beforehand: more would only make a plan large that was small."""
@@ -60,6 +61,8 @@ def fold_constants(graph: ir.Graph, threads: int | None) -> None:
             continue
         if any(output.is_graph_output() for output in node.outputs):
             continue
+        if sum(map(_least, node.outputs)) > LARGEST:
+            continue
         arrays = [None if value is None else array_of(value) for value in node.inputs]
         results = operate(node, graph, threads)(*arrays)
         if sum(result.nbytes for result in results) > LARGEST:
@@ -75,6 +78,11 @@ def fold_constants(graph: ir.Graph, threads: int | None) -> None:
         graph.remove(node, safe=True)
 
 
+def _least(value: ir.Value) -> int:
+    """How many elements, and so bytes, a value will have at least."""
+    return math.prod(length for length in lengths_of(value) or [] if isinstance(length, int))
+
+
 def operate(node: ir.Node, graph: ir.Graph, threads: int | None) -> Callable[..., tuple[Array, ...]]:
     """A node as a function of arrays.
 
@@ -87,7 +95,7 @@ def operate(node: ir.Node, graph: ir.Graph, threads: int | None) -> Callable[...
     if operator is None:
         full = f"{node.domain}.{node.op_type}" if node.domain not in DOMAINS else node.op_type
         raise UnsupportedOpError(f"{node.name or node.outputs[0].name}: plans cannot run the operator {full}")
-    version = next((graph.opset_imports[domain] for domain in DOMAINS if domain in graph.opset_imports), 0)
+    version = opset_of(graph)
     since = onnx.defs.get_schema(node.op_type, version).since_version
     if version < OLDEST_OPSET or since > NEWEST_OPSET:
         known = f"from opset {OLDEST_OPSET} to {NEWEST_OPSET}"

@@ -131,6 +131,11 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     return default if found is None else found.value
 
 
+def opset_of(graph: ir.Graph) -> int:
+    """The version of ONNX's own operators; 0 where a graph does not say."""
+    return next((graph.opset_imports[domain] for domain in DOMAINS if domain in graph.opset_imports), 0)
+
+
 def label(node: ir.Node) -> str:
     """How messages call a node."""
     return f"{node.name or node.outputs[0].name} ({node.op_type})"

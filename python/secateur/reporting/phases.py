@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TextIO
 
 from .. import nn
+from .._json import dumps
 
 
 class PhaseLog(nn.Callback):
@@ -17,5 +17,5 @@ class PhaseLog(nn.Callback):
         self.file, self.phase = file, phase
 
     def on_epoch_end(self, state: nn.FitState) -> None:
-        self.file.write(json.dumps({"phase": self.phase, "epoch": state.epoch, **state.logs}) + "\n")
+        self.file.write(dumps({"phase": self.phase, "epoch": state.epoch, **state.logs}) + "\n")
         self.file.flush()

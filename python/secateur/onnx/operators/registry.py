@@ -71,7 +71,7 @@ def _checked(operator: Operator) -> Operator:
         except TypeError as error:
             kinds = ", ".join("none" if x is None else str(x.dtype) for x in inputs)
             raise call.unsupported(f"of {kinds}") from error
-        except (IndexError, ValueError) as error:
+        except (ArithmeticError, IndexError, ValueError) as error:
             raise ValueError(f"{call.name}: {call.op} {error}") from error
         return tuple(map(np.asarray, results)) if isinstance(results, tuple) else (np.asarray(results),)
 
