@@ -51,6 +51,14 @@ def test_consumers_reach_through_everything_that_keeps_channels_apart():
     assert [model_view.positions(name) for name in model_view.parameters()] == [80, 6, 1, 1]
 
 
+def assert_same(snapshot, other):
+    assert snapshot.keys() == other.keys() and snapshot["provenance"] == other["provenance"]
+    for group in ("parameters", "buffers", "masks"):
+        assert snapshot[group].keys() == other[group].keys()
+        for name, array in snapshot[group].items():
+            np.testing.assert_array_equal(array, other[group][name])
+
+
 def test_gradients_over_data_are_those_of_the_mean_loss():
     model = convnet()
     rng = np.random.default_rng(0)
@@ -61,8 +69,7 @@ def test_gradients_over_data_are_those_of_the_mean_loss():
     small.compute_gradients(x, y)
     for name, gradient in found.items():
         np.testing.assert_allclose(gradient, small.gradients()[name], rtol=1e-4, atol=1e-7)
-    for group, arrays in small.snapshot().items():
-        assert all(np.array_equal(array, before[group][name]) for name, array in arrays.items())
+    assert_same(small.snapshot(), before)
     # Running statistics, too, stay as they were.
     buffers = {name: array.copy() for name, array in model.buffers().items()}
     view(model).gradients((x, y))
@@ -92,7 +99,7 @@ def test_replace_refuses_widths_that_do_not_fit_and_changes_nothing():
     with pytest.raises(ValueError, match=r"no array 'conv2d\.wrong'"):
         view(model).replace({"conv2d.wrong": narrow})
     after = model.snapshot()
-    assert all(np.array_equal(after[g][k], v) for g, arrays in before.items() for k, v in arrays.items())
+    assert_same(after, before)
     assert model.layers[0].filters == 4
 
 

@@ -468,7 +468,7 @@ def test_softmax_before_crossentropy_is_refused():
         fit_error("^loss: .* takes logits", model=nn.Sequential(layers).build((8,), random_state=0))
     tagger = nn.Sequential([nn.TimeDistributed(nn.Dense(3, activation="softmax"))]).build((4, 8), 0)
     x, y = np.zeros((5, 4, 8)), np.zeros((5, 4), int)
-    fit_error("^loss: .* takes logits, but dense ends", model=tagger, x=x, y=y)
+    fit_error("^loss: .* takes logits, but time_distributed.dense ends", model=tagger, x=x, y=y)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,8 @@ def prune(
         matrix (outputs, inputs); N:M such as "2:4", N of every M consecutive inputs kept.
     scope : {"global", "layer", "output", "erk", "lamp"}
         "global": all tensors compete. "layer": the same sparsity in each. "output": in each row of each, as
-        [1]_ has it. "erk", "lamp": see `secateur.budgets`.
+        [1]_ has it. "erk", "lamp": see `secateur.budgets`. In the end N:M patterns leave the same in all of
+        them; they differ in which weights the first steps of a schedule remove.
         Neurons: see `secateur.neurons.Planner`; "output" is not for them.
     schedule : {"one-shot", "linear", "cubic", "cyclic"}, Schedule or None
         None: in one step.

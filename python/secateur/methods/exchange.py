@@ -38,7 +38,7 @@ class Exchange(Method):
         The moment of the last update: a number of batches, or a share of the training as a float.
     scope : {"erk", "layer", "global"}
         How sparse each tensor is: by the Erdős–Rényi-kernel rule, all equally, or whatever the exchange over
-        all of them leads to.
+        all of them leads to. N:M patterns say that themselves.
     granularity, include, exclude
         As for `prune`; no neurons. Blocks are exchanged whole; within N:M a weight for one of its group.
     """
