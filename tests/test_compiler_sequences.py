@@ -170,8 +170,12 @@ def test_padding_within_a_step_says_nothing_of_the_steps():
 
 
 @pytest.mark.parametrize("options", [{}, {"padding": "same"}, {"strides": 2}])
-def test_padding_does_not_outlive_its_steps(options):
-    layers = [nn.Embedding(9, 4, mask_zero=True), nn.Conv1D(5, 3, **options), nn.LSTM(3)]
+@pytest.mark.parametrize("residual", [False, True])
+def test_padding_does_not_outlive_its_steps(options, residual):
+    convolution = nn.Conv1D(5, 3, **options)
+    if residual:
+        convolution = nn.Residual([convolution], [nn.Conv1D(5, 3, **options)])
+    layers = [nn.Embedding(9, 4, mask_zero=True), convolution, nn.LSTM(3)]
     model = nn.Sequential(layers).build((8,), random_state=0)
     x = ids(np.random.default_rng(0), 6, 8) % 9
     np.testing.assert_allclose(sc.compile(model, batch=6)(x), model.predict(x), atol=SMALLEST)

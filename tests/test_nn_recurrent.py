@@ -402,12 +402,14 @@ def test_bad_arguments_are_named(make, message):
 
 
 @pytest.mark.parametrize("last", [nn.Softmax(), nn.TimeDistributed(nn.Softmax())])
-def test_softmax_of_sequences_is_over_the_features_of_each_step(last):
+def test_softmax_of_sequences_is_over_the_features_of_each_step(tmp_path, last):
     model = nn.Sequential([nn.LSTM(4, return_sequences=True), last]).build((5, 3), random_state=0)
     x = np.random.default_rng(0).normal(size=(2, 5, 3))
     y = model.predict(x)
     np.testing.assert_allclose(y.sum(axis=-1), 1, rtol=1e-6)
     np.testing.assert_allclose(sc.compile(model, batch=2)(x), y, atol=1e-6)
+    sc.export_onnx(model, tmp_path / "m.onnx")
+    np.testing.assert_allclose(sc.compile(tmp_path / "m.onnx", batch=2)(x), y, atol=1e-6)
     layer, z = nn.Softmax(), np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
     dy = np.random.default_rng(2).normal(size=z.shape).astype(np.float32)
     layer.forward(z, training=True)

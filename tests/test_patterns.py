@@ -36,6 +36,18 @@ def test_static(scope, pattern):
     assert steps == sorted(steps) and steps[1] == pytest.approx(steps[-1] / 5, abs=0.02)
 
 
+@pytest.mark.parametrize("scope", ["global", "layer", "erk", "lamp", "output"])
+def test_of_a_model_that_is_pruned_already(scope):
+    """What was gone stays so, and no group has more than N."""
+    before = sc.prune(model(), 0.5).model
+    masks = sc.prune(before, granularity="2:4", scope=scope).masks
+    for name, mask in masks.items():
+        assert (mask <= before.masks[name]).all()
+        padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % 4))).reshape(len(mask), -1, 4)
+        left = np.pad(before.masks[name], ((0, 0), (0, -mask.shape[1] % 4))).reshape(padded.shape)
+        np.testing.assert_array_equal(padded.sum(-1), np.minimum(left.sum(-1), 2))
+
+
 @pytest.mark.parametrize(
     "method",
     [

@@ -59,19 +59,29 @@ def test_in_place(model):
     assert [step["sparsity"] for step in model.provenance] == [0.5]
 
 
-def test_the_same_way_further_is_one_step(model):
+def test_every_call_of_prune_is_a_step(model):
     for sparsity in (0.3, 0.6):
         sc.prune(model, sparsity, inplace=True)
-    assert [step["sparsity"] for step in model.provenance] == [pytest.approx(0.6, abs=0.01)]
+    sc.prune(model, 0.9, include="dense", inplace=True)
+    assert [step["sparsity"] for step in model.provenance] == pytest.approx([0.3, 0.6, 0.9], abs=0.01)
+    assert [step.get("tensors") for step in model.provenance] == [None, None, ["dense.weight"]]
+
+
+def test_the_same_threshold_again_goes_on(model):
     for threshold in (0.4, 0.4, 0.5):
         sc.dynamic_pruning(model, threshold)
-    assert [(step["method"], step.get("threshold")) for step in model.provenance] == [
-        ("prune", None),
-        ("dynamic_pruning", 0.4),
-        ("dynamic_pruning", 0.5),
-    ]
+    assert [step["threshold"] for step in model.provenance] == [0.4, 0.5]
     zeros = sum(int((layer.params["weight"] == 0).sum()) for layer in model.layers)
     assert model.provenance[-1]["sparsity"] == zeros / (16 * 8 + 3 * 16)
+
+
+def test_two_pruners_are_two_steps(model):
+    one = sc.DynamicPruner(sc.SparseDynamic(0.9, rate=0.1, every=1, include="dense"))
+    two = sc.DynamicPruner(sc.SparseDynamic(0.5, rate=0.1, every=1, include="dense_1", granularity="3x1"))
+    train(model, one, two)
+    assert [step["tensors"] for step in model.provenance] == [["dense.weight"], ["dense_1.weight"]]
+    assert [step["sparsity"] for step in model.provenance] == [one.sparsity, two.sparsity]
+    assert model.build((8,), 0).provenance == []
 
 
 @pytest.mark.parametrize("method", [sc.Gradual(0.5, every=2), sc.RigL(0.5, scope="erk", every=2)])
@@ -106,9 +116,7 @@ def test_files(model, tmp_path, suffix, granularity):
     assert again.provenance == pruned.provenance and len(again.provenance) == 1
     further = sc.prune(again, 0.75).model
     sc.save(further, path)
-    assert [step["granularity"] for step in sc.load(path).provenance] == (
-        ["weight"] if granularity == "weight" else ["neuron", "weight"]
-    )
+    assert [step["granularity"] for step in sc.load(path).provenance] == [granularity, "weight"]
 
 
 def test_checkpoints(model, tmp_path):

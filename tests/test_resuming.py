@@ -30,6 +30,7 @@ def fit(epochs, *callbacks, **more):
         lambda: sc.SET(0.5, every=2),
         lambda: sc.SNIP(0.5),
         lambda: sc.DNS(0.5, every=2),
+        lambda: sc.ACDC(0.5, cycles=2),
     ],
 )
 def test_a_pruner_may_begin_with_a_resumed_run(method, tmp_path):
@@ -39,6 +40,14 @@ def test_a_pruner_may_begin_with_a_resumed_run(method, tmp_path):
     left = sum(int(np.count_nonzero(layer.params["weight"])) for layer in trained.layers)
     assert pruner.sparsity == pytest.approx(0.5, abs=0.05)
     assert left / TOTAL == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("method", [sc.Gradual(0.5, every=2), sc.ACDC(0.5, cycles=2), sc.DNS(0.5, every=2)])
+def test_a_pruner_whose_time_is_over_is_refused(method, tmp_path):
+    fit(7, nn.Checkpoint(tmp_path))
+    resume = sc.load(tmp_path / "last.safetensors")
+    with pytest.raises(ValueError, match=r"^end: \w+ is over before batch 28, where the run goes on"):
+        fit(8, sc.DynamicPruner(method), nn.Checkpoint(tmp_path), resume=resume)
 
 
 def test_a_run_that_early_stopping_had_ended_stays_so(tmp_path):

@@ -1,6 +1,9 @@
 """Sketches of parts, merged in any order, against the selection that sees everything."""
 
+import marshal
 import pickle
+import types
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -181,17 +184,23 @@ def test_nothing_is_kept():
 def test_callables_that_went_through_other_processes():
     """Pickled by value, a function is another object each time."""
 
-    def copied(sketch):
-        other = sketch.empty()
-        other._rule = (lambda w, g=None: np.abs(w)), 0.0
-        return other
+    def made(criterion):
+        return sc.Sketch(k=3, criterion=criterion)
 
-    sketch = sc.Sketch(k=3, criterion="l1")
-    one, two = copied(sketch), copied(sketch)
-    one._rule[0].__qualname__ = two._rule[0].__qualname__ = "score"
+    def again(function):
+        code = marshal.loads(marshal.dumps(function.__code__))
+        return types.FunctionType(code, globals(), argdefs=function.__defaults__)
+
+    score = lambda w, g=None: np.abs(w)  # noqa: E731  (no name to be found by)
+    one, two = made(again(score)), made(again(score))
+    assert one._rule[0] is not two._rule[0]
     one.add([1.0, 2.0, 3.0])
     two.add([4.0, 5.0], start=3)
     one.merge(two)
     assert one._seen() == 5
+    for other in (lambda w, g=None: -w, partial(np.multiply, -1.0), partial(np.multiply, 1.0)):
+        with pytest.raises(ValueError, match=r"^other: "):
+            one.merge(made(other))
     with pytest.raises(ValueError, match=r"^other: "):
-        one.merge(sc.Sketch(k=3, criterion=lambda w, g=None: -w))
+        made(partial(np.multiply, -1.0)).merge(made(partial(np.multiply, 1.0)))
+    made(pickle.loads(pickle.dumps(partial(np.multiply, 1.0)))).merge(made(partial(np.multiply, 1.0)))

@@ -58,6 +58,12 @@ def test_a_weight_equal_to_the_threshold_stays_in_any_precision(dtype, axis):
     np.testing.assert_array_equal(sc.grad_prune(np.ones_like(w), w, 0.01, neuron_axis=axis), 1)
 
 
+def test_half_slices_are_compared_in_their_precision():
+    """The mean, 0.50037, and the threshold are both 0.5005 there."""
+    w = np.array([[0.5, 0.5005, 0.5005, 0.5005]], np.float16)
+    np.testing.assert_array_equal(sc.l1_prune(w, 0.5003, neuron_axis=0), w)
+
+
 def test_extremes():
     w = np.array([np.inf, -np.inf, 1e-45, -0.0, 5.0], np.float32)
     np.testing.assert_array_equal(sc.l1_prune(w, np.inf), [np.inf, -np.inf, 0, 0, 0])

@@ -96,7 +96,12 @@ class _Chain:
                 raise UnsupportedOpError(
                     f"{layer.name}: plans cannot run a layer of type {type(layer).__name__}"
                 )
+            known = self.ids
             convert(layer)
+            # As `Layer.steps_after`: other steps are not those that were padding.
+            kept = len(layer.output_shape) > 1 and layer.output_shape[0] == layer.input_shape[0]
+            if self.ids == known and not kept and not self.inside:
+                self.ids = None
 
     def _weighted(self, layer: Any, op: str, **attributes: Any) -> None:
         """A layer with weights; softmax is a node of its own, since it is not elementwise."""
@@ -136,7 +141,6 @@ class _Chain:
 
     def _flatten(self, layer: Any) -> None:
         self.add("flatten", layer.name)
-        self.ids = None
 
     def _softmax(self, layer: Any) -> None:
         self.add("softmax", layer.name)
@@ -186,8 +190,6 @@ class _Chain:
         weight = layer.params["weight"][..., None, :] if self.inside else layer.params["weight"][..., None]
         dilation = layer.dilation[::-1] if self.inside else layer.dilation
         self._weighted(layer, "conv2d", **window, weight=weight, dilation=list(dilation), groups=1)
-        if not self.inside and layer.output_shape[0] != layer.input_shape[0]:
-            self.ids = None  # as `Layer.steps_after`: other steps than those that are padding
 
     def _global_max_pool1d(self, layer: Any) -> None:
         size = [1, layer.input_shape[0]] if self.inside else [layer.input_shape[0], 1]
@@ -222,8 +224,6 @@ class _Chain:
             weight=np.array(layer.params["recurrent_weight"], np.float32),
             bias=_bias(layer, "recurrent_bias"),
         )
-        if not layer.return_sequences:
-            self.ids = None
 
     _lstm = _gru = _simple_rnn = _recurrent
 
@@ -231,7 +231,6 @@ class _Chain:
         one, other = self.side(), self.side()
         one._recurrent(layer.ahead)
         other._recurrent(layer.back, reverse=True)
-        self.ids = one.ids
         self.add("concat", layer.name, [one.last, other.last])
 
 

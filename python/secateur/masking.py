@@ -58,13 +58,13 @@ def choose(
     """
     if isinstance(granularity, Blocks):
         return _choose_blocks(scores, masks, granularity, scope, sparsity, rms)
-    if isinstance(granularity, Pattern):
-        scores = _protect(scores, masks, granularity)
     alive = {name: _bury(values, masks.get(name)) for name, values in scores.items()}
     shapes = {name: values.shape for name, values in scores.items()}
+    pattern = granularity if isinstance(granularity, Pattern) else None
+    if pattern is not None:
+        alive = _protect(alive, pattern)
     if scope in ADAPTED:
         alive = ADAPTED[scope](alive)
-    pattern = granularity if isinstance(granularity, Pattern) else None
     chosen = {}
     for names, keep in shares(shapes, scope, sparsity, pattern):
         chosen.update(topk_mask({name: alive[name] for name in names}, keep))
@@ -135,13 +135,15 @@ def _bury(values: NDArray[Any], mask: BoolArray | None) -> NDArray[Any]:
     return values if mask is None else np.where(mask, values, -np.inf)
 
 
-def _protect(scores: Scores, masks: Mapping[str, BoolArray], pattern: Pattern) -> dict[str, NDArray[Any]]:
-    """Scores in which the N best of every M come first, so that only the others are candidates."""
+def _protect(scores: Scores, pattern: Pattern) -> dict[str, NDArray[Any]]:
+    """Scores in which the N best of every M come first, so that only the others are candidates.
+
+    Where a group has fewer than N left, those that are removed count too: they keep the place.
+    """
     protected = {}
     for name, values in scores.items():
-        matrix = _bury(values, masks.get(name)).reshape(matrix_shape(values.shape))
-        kept = nm_mask(matrix, pattern.n, pattern.m).reshape(values.shape)
-        protected[name] = np.where(kept, np.inf, values)
+        kept = nm_mask(values.reshape(matrix_shape(values.shape)), pattern.n, pattern.m)
+        protected[name] = np.where(kept.reshape(values.shape), np.inf, values)
     return protected
 
 

@@ -62,14 +62,16 @@ def _version() -> str:
     return version("secateur")
 
 
-def added(steps: Sequence[Step], new: Step) -> list[Step]:
-    """The steps with one more; it takes the place of one that went the same way, but not as far."""
+def added(steps: Sequence[Step], new: Step, goes_on: bool = False) -> list[Step]:
+    """The steps with one more, which, if it goes on, replaces the latest that differs in sparsity only."""
 
     def way(one: Step) -> Step:
         return {key: value for key, value in one.items() if key != "sparsity"}
 
-    last = len(steps) - bool(steps and way(steps[-1]) == way(new))
-    return [*steps[:last], new]
+    same = [i for i, one in enumerate(steps) if goes_on and way(one) == way(new)]
+    if not same:
+        return [*steps, new]
+    return [*steps[: same[-1]], new, *steps[same[-1] + 1 :]]
 
 
 def dumps(steps: Sequence[Step]) -> str:

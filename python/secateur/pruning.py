@@ -205,6 +205,7 @@ def prune(
     masks = final.masks(before)
     if record["step"]:
         how = {"steps": record["step"], "finetuned": finetune is not None, "bias_correction": biases}
+        how |= {"tensors": names} if include is not None or exclude is not None else {}
         final.view.record(provenance.step("prune", criterion, unit, scope, final.sparsity, **how))
     if inplace:
         final.commit(original)

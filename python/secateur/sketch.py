@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import sys
 from typing import SupportsIndex
 
@@ -170,9 +171,7 @@ class Sketch:
     def _question(self) -> tuple[object, ...]:
         """What has to be the same in sketches that are merged."""
         criterion, lam = self._rule
-        # A function that has been to another process is another object.
-        name = criterion if isinstance(criterion, str) else getattr(criterion, "__qualname__", None)
-        return self._target, name, lam, self._n, type(self._round), self._round.question
+        return self._target, _identity(criterion), lam, self._n, type(self._round), self._round.question
 
     def _seen(self) -> int:
         """How many weights the first round saw."""
@@ -181,3 +180,14 @@ class Sketch:
     def _count(self) -> int:
         """How many weights are kept."""
         return count_of(*self._target, self._seen())
+
+
+def _identity(criterion: Criterion) -> object:
+    """What a criterion is known by: one that has been to another process is another object."""
+    code = getattr(criterion, "__code__", None)
+    if isinstance(criterion, str) or code is not None:
+        return criterion if code is None else (code, getattr(criterion, "__defaults__", None))
+    try:
+        return pickle.dumps(criterion)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return criterion

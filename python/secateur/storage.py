@@ -243,7 +243,6 @@ def _restore_model(contents: Contents) -> Sequential:
     config = json.loads(contents.metadata["config"])
     input_shape = config["input_shape"]
     model = Sequential.from_config({**config, "input_shape": None})
-    model.provenance = provenance.loads(contents.metadata.get(provenance.KEY, "[]"))
     if input_shape is None:
         return model
     # Features or channels; how many steps there are says nothing of arrays, nor how many ids.
@@ -262,6 +261,7 @@ def _restore_model(contents: Contents) -> Sequential:
             "parameters": {name: array for name, array in tensors.items() if name in parameters},
             "buffers": {name: array for name, array in tensors.items() if name not in parameters},
             "masks": contents.masks,
+            "provenance": provenance.loads(contents.metadata.get(provenance.KEY, "[]")),
         }
     )
     return model

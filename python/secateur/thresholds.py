@@ -138,7 +138,9 @@ def _prune(
     # In the precision of what was scored: float32(0.01) is less than 0.01, and a weight of 0.01 is to stay.
     own = (array if scored is None else array_of(scored, "grads")).dtype
     with np.errstate(over="ignore"):
-        kept = scores >= scores.dtype.type(own.type(limit) if is_half(own) else limit)
+        if is_half(own):
+            scores = scores.astype(own)
+        kept = scores >= scores.dtype.type(limit)
     if neuron_axis is not None:
         shape = [1] * array.ndim
         shape[neuron_axis] = -1

@@ -99,6 +99,9 @@ class ACDC(Method):
         dense = self._turns.index(step) % 2
         return self._all(model) if dense else self.select(model, self.target, gradients, rng)
 
+    def late(self, step: int) -> bool:
+        return self.finished(step, self.target)
+
     def finished(self, step: int, sparsity: float) -> bool:
         return step >= self._turns[-1]
 

@@ -131,6 +131,10 @@ class Method:
         """Whether nothing more will be removed."""
         raise NotImplementedError
 
+    def late(self, step: int) -> bool:
+        """Whether it would do nothing in a training that begins after batch number `step`."""
+        return False
+
     def reached(self, model: ModelView) -> float:
         """The sparsity of the tensors that the method prunes."""
         tensors, masks = model.parameters(), model.masks()
@@ -143,7 +147,9 @@ class Method:
     def describe(self, sparsity: float) -> provenance.Step:
         """What a model's file will say of the method that brought it to a sparsity."""
         name, criterion = type(self).__name__, self.scorer.criterion
-        return provenance.step(name, criterion, self.granularity, self.scope, sparsity)
+        chosen = self.include is not None or self.exclude is not None
+        only = {"tensors": list(self.names)} if chosen else {}
+        return provenance.step(name, criterion, self.granularity, self.scope, sparsity, **only)
 
     def _held(self, model: ModelView) -> masking.Masks:
         """A mask for every tensor that the method prunes."""
@@ -270,6 +276,9 @@ class DynamicPruner(Callback):
             if self.stop is not None:
                 self.stop.start(None)
         self.method.start(self._view, state)
+        if not self._begun and self.method.late(state.batch + 1):
+            kind = type(self.method).__name__
+            raise ValueError(f"end: {kind} is over before batch {state.batch + 1}, where the run goes on")
         state.stop = state.stop or self._stopped
 
     def on_epoch_begin(self, state: FitState) -> None:
@@ -294,7 +303,7 @@ class DynamicPruner(Callback):
     def _apply(self, model: ModelView, masks: masking.Masks, state: FitState) -> None:
         model.set_masks(masks)
         sparsity = self.method.reached(model)
-        model.record(self.method.describe(sparsity))
+        model.record(self.method.describe(sparsity), goes_on=True)
         self.history.append({"batch": state.batch, "epoch": state.epoch, "sparsity": sparsity})
         self._ended = self.method.finished(state.batch + 1, sparsity)
         if self.shrink:

@@ -88,5 +88,8 @@ class Gradual(Method):
         share = share_at(self.curve, min(1.0, progress)) if step < self._last else 1.0
         return share * self.target
 
+    def late(self, step: int) -> bool:
+        return self.finished(step, self.target)
+
     def finished(self, step: int, sparsity: float) -> bool:
         return step >= self._last

@@ -53,6 +53,7 @@ def dynamic_pruning(model: Model, threshold: float) -> Model:
     model_view.set_masks(masking.below(scores, model_view.masks(), Weights(), threshold))
     reached = masking.sparsity(model_view.masks(), {name: score.size for name, score in scores.items()})
     model_view.record(
-        provenance.step("dynamic_pruning", "l1", Weights(), "global", reached, threshold=float(threshold))
+        provenance.step("dynamic_pruning", "l1", Weights(), "global", reached, threshold=float(threshold)),
+        goes_on=True,
     )
     return model

@@ -277,8 +277,8 @@ class SequentialView:
             if owner in masks:
                 layer.set_mask(key, masks[owner])
 
-    def record(self, step: Mapping[str, Any]) -> None:
-        self.model.provenance = provenance.added(self.model.provenance, dict(step))
+    def record(self, step: Mapping[str, Any], goes_on: bool = False) -> None:
+        self.model.provenance = provenance.added(self.model.provenance, dict(step), goes_on)
 
     def clone(self) -> SequentialView:
         copy = self.model.copy()

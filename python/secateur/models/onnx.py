@@ -182,8 +182,8 @@ class OnnxView:
             put_array(weight.value, weight.write(array, np.where(mask, tensor, tensor.dtype.type(0))))
         self.model.masks = {**self.model.masks, **masks}
 
-    def record(self, step: Mapping[str, Any]) -> None:
-        self.model.provenance = provenance.added(self.model.provenance, dict(step))
+    def record(self, step: Mapping[str, Any], goes_on: bool = False) -> None:
+        self.model.provenance = provenance.added(self.model.provenance, dict(step), goes_on)
 
     def clone(self) -> OnnxView:
         return OnnxView(self.model.copy())

@@ -129,8 +129,11 @@ class ModelView(Protocol):
         The model may keep the arrays themselves: they must not be changed after.
         """
 
-    def record(self, step: Mapping[str, Any]) -> None:
-        """Remember how the model was pruned, for its file to say; see `secateur.provenance`."""
+    def record(self, step: Mapping[str, Any], goes_on: bool = False) -> None:
+        """Remember how the model was pruned, for its file to say; see `secateur.provenance`.
+
+        With `goes_on` instead of an earlier step that was the same but for its sparsity.
+        """
 
     def clone(self) -> ModelView:
         """A view of a deep copy."""

@@ -107,7 +107,7 @@ class Sequential:
         if not shape:
             raise ValueError("input_shape: expected at least one axis, got ()")
         rng = np.random.default_rng(random_state)
-        self.input_shape = None
+        self.input_shape, self.provenance = None, []
         step = shape
         for layer in self.layers:
             step = layer.build(step, rng)
@@ -529,7 +529,9 @@ class Sequential:
         for layer in self.leaves():
             if f"{layer.name}.weight" in shapes:
                 layer.set_width(shapes[f"{layer.name}.weight"][0])
+        steps = self.provenance
         self.build(input_shape, random_state=0)
+        self.provenance = steps
 
     def config(self) -> dict[str, Any]:
         """The architecture, ready for JSON: layers, input shape, loss."""

@@ -395,7 +395,7 @@ def shape(channels: Channels, node: ir.Node, flows: Flows) -> None:
             taken = slice(start, end, step)
         else:
             raise Unfollowable
-        if at in np.arange(len(axes))[taken]:
+        if np.any(np.arange(len(axes))[taken] == at):
             raise Unfollowable
 
 

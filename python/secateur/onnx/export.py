@@ -257,7 +257,11 @@ class _Writer:
     def _relu(self, layer: nn.Layer) -> None:
         self._activation(layer, layer.kind)
 
-    _tanh = _sigmoid = _softmax = _relu
+    _tanh = _sigmoid = _relu
+
+    def _softmax(self, layer: nn.Layer) -> None:
+        axis = 1 + self.lead if len(layer.output_shape) == 3 else -1
+        self.node("Softmax", [self.last], f"{layer.name}.softmax", axis=axis)
 
     def _residual(self, layer: nn.Residual) -> None:
         padding = self.padding
