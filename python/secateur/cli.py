@@ -49,7 +49,9 @@ Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the plan
 Batches = Annotated[
     list[int], typer.Option(min=1, max=1 << 31, help="A batch size; may be given more than once.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Same number, same result.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seeds all draws; what is chosen by timing (widths, packing) may differ.")
+]
 Data = Annotated[str, typer.Option(help="digits, fashion-mnist or FILE.npz with x and y.")]
 MODEL_SUFFIX = ".safetensors"
 ONNX_SUFFIX = ".onnx"
@@ -159,7 +161,7 @@ def ner(
 
 @app.command()
 def inspect(file: Path, shape: Shapes = None, as_json: Json = False) -> None:
-    """Show what is in a file: a model, a plan, a checkpoint; or an ONNX model, and where its time goes."""
+    """Show what is in a file: a model, plan or training checkpoint; an ONNX model and where its time goes."""
     shapes = _shapes(shape, file)
     found = load(file)
     if file.suffix == ONNX_SUFFIX:
@@ -231,7 +233,9 @@ def prune(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the pruned model goes; a folder for one with an index.")
     ],
-    sparsity: Annotated[float | None, typer.Option(help="Share of the weights to remove, in [0, 1].")] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the weights to remove, in [0, 1]; N:M has its own.")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Instead: what scores less goes.")] = None,
     criterion: Annotated[str, typer.Option(help="How to score weights.")] = "l1",
     granularity: Annotated[str, typer.Option(help="weight, neuron, blocks (8x1), N:M (2:4).")] = "weight",

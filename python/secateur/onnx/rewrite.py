@@ -74,7 +74,7 @@ class Part:
         return min(found["plan"].speedup for found in self.latencies.values())
 
 
-@dataclass
+@dataclass(repr=False)
 class Rewriting:
     """What `compile_onnx` did.
 
@@ -102,6 +102,14 @@ class Rewriting:
     parts: list[Part]
     latencies: dict[int, dict[str, Latency]]
     error: float
+
+    def __repr__(self) -> str:
+        kept = sum(part.kept for part in self.parts)
+        times = ", ".join(
+            f"{found['rewritten'].speedup:.2f}x at batch {size}" for size, found in self.latencies.items()
+        )
+        chains = f"{kept} of {len(self.parts)} chains as plans"
+        return f"Rewriting({str(self.out)!r}; {chains}; {times or 'not timed'})"
 
 
 def compile_onnx(
