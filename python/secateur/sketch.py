@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import pickle
 import sys
+from functools import partial
 from typing import SupportsIndex
 
 from numpy.typing import ArrayLike
@@ -185,9 +185,8 @@ class Sketch:
 def _identity(criterion: Criterion) -> object:
     """What a criterion is known by: one that has been to another process is another object."""
     code = getattr(criterion, "__code__", None)
-    if isinstance(criterion, str) or code is not None:
-        return criterion if code is None else (code, getattr(criterion, "__defaults__", None))
-    try:
-        return pickle.dumps(criterion)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return criterion
+    if code is not None:
+        return code, getattr(criterion, "__defaults__", None)
+    if isinstance(criterion, partial):
+        return _identity(criterion.func), repr((criterion.args, criterion.keywords))
+    return criterion
