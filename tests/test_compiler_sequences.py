@@ -179,3 +179,18 @@ def test_padding_does_not_outlive_its_steps(options, residual):
     model = nn.Sequential(layers).build((8,), random_state=0)
     x = ids(np.random.default_rng(0), 6, 8) % 9
     np.testing.assert_allclose(sc.compile(model, batch=6)(x), model.predict(x), atol=SMALLEST)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Concatenate([nn.Conv2D(4, 3, padding="same")], [nn.Conv2D(4, 3, padding="same")])], (4, 4, 4)),
+        ([nn.Slice(0, 2), nn.Flatten(), nn.Dense(3)], (4, 4, 4)),
+        ([nn.Slice(1), nn.Dense(3)], (4, 4)),
+        ([nn.Slice(1)], (3, 4)),
+        ([nn.Residual([nn.Slice(1)], [nn.Slice(2)]), nn.Dense(3)], (3, 4)),
+    ],
+)
+def test_features_that_plans_do_not_have_are_refused(layers, shape):
+    with pytest.raises(sc.UnsupportedOpError, match=r"(slice|concatenate).*: plans (have|take)"):
+        sc.compile(nn.Sequential(layers).build(shape, 0), batch=1)

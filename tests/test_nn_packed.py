@@ -353,3 +353,16 @@ def test_a_gradient_that_nobody_asked_for_is_not_the_next_one(layer):
     layer.forward(steps[1], training=True)
     layer.backward(np.ones((10, *layer.output_shape), np.float32))
     np.testing.assert_array_equal(found, layer.grads["weight"])
+
+
+def test_masks_that_change_on_recurrent_layers_behind_padding():
+    """What was padded in the batch before, or in the validation's, says nothing of the next one."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 30, (70, 12)), rng.integers(0, 3, 70)
+    x[:, 8:] = 0
+    layers = [nn.Embedding(30, 32, mask_zero=True), nn.LSTM(32), nn.Dense(3)]
+    pruner = sc.DynamicPruner(sc.Gradual(0.9, every=1, begin=0, end=9))
+    history = nn.Sequential(layers).fit(
+        x, y, epochs=4, callbacks=[pruner], validation_data=(x[:40], y[:40]), random_state=0, progress=False
+    )
+    assert len(history.epochs) == 4 and pruner.sparsity == pytest.approx(0.9, abs=0.01)

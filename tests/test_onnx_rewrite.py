@@ -326,3 +326,18 @@ def test_command_line(files, clock, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["compile", str(source), "-o", str(out), "--target", "avx2"])
     assert stop.value.code == 2 and "target: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "same"),
+    [
+        ([1.0, 2.0], [1.0, np.nan], False),
+        ([np.inf, 2.0], [7.0, 2.0], False),
+        ([np.nan, -np.inf], [np.nan, -np.inf], True),
+        ([1.0, 2.0], [1.0, np.inf], False),
+        ([1.0, 2.0], [1.0, 2.0], True),
+    ],
+)
+def test_what_is_not_finite_is_compared_too(wanted, found, same):
+    difference = rewrite._difference(np.array(wanted, np.float32), np.array(found, np.float32))
+    assert (difference == 0) is same and (difference == np.inf) is not same

@@ -86,8 +86,7 @@ def compile(
     batches = [batch] if isinstance(batch, (int, np.integer)) else list(batch)
     if not batches or any(not isinstance(size, (int, np.integer)) or size < 1 for size in batches):
         raise ValueError(f"batch: expected one or more positive integers, got {batch!r}")
-    if threads is not None and (not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024):
-        raise ValueError(f"threads: expected 1 to 1024, got {threads!r}")
+    check_threads(threads)
     settings: dict[str, Any] = {
         "threads": threads,
         "target": target,
@@ -110,6 +109,12 @@ def compile(
 
 FOREIGN = {"secateur.onnx.model.OnnxModel": "secateur.onnx.plan:OnnxPlan"}
 """The plans of foreign models, as "module:class", by the full name of the model's type."""
+
+
+def check_threads(threads: Any) -> None:
+    """Raise where it is neither None nor a number of threads."""
+    if threads is not None and (not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024):
+        raise ValueError(f"threads: expected 1 to 1024, got {threads!r}")
 
 
 class Plan:
@@ -150,6 +155,7 @@ class Plan:
         winograd: bool = True,
         timed: bool = True,
     ) -> None:
+        check_threads(threads)
         self.input_shape = tuple(input_shape)
         self.description = description
         self.batch = list(batch)

@@ -74,10 +74,15 @@ class _Chain:
 
     def __init__(self, nodes: Description, last: str, ids: str | None = None) -> None:
         self.nodes, self.last, self.ids = nodes, last, ids
+        self.single: str | None = None
+        """The slice of one feature, an axis less, that was added last."""
         self.inside = False
         """Whether a layer is run for every step by itself: what it has for steps is a row of an image."""
 
     def add(self, op: str, name: str, inputs: list[str] | None = None, **attributes: Any) -> None:
+        if self.single is not None and op != "embedding":
+            raise UnsupportedOpError(f"{self.single}: plans take a single feature for embeddings alone")
+        self.single = None
         node = {"op": op, "name": name, **attributes}
         inputs = inputs or [self.last]
         if inputs != [self.nodes[-1]["name"] if self.nodes else INPUT]:
@@ -102,6 +107,8 @@ class _Chain:
             kept = len(layer.output_shape) > 1 and layer.output_shape[0] == layer.input_shape[0]
             if self.ids == known and not kept and not self.inside:
                 self.ids = None
+        if self.single is not None and not self.inside:
+            raise UnsupportedOpError(f"{self.single}: plans take a single feature for embeddings alone")
 
     def _weighted(self, layer: Any, op: str, **attributes: Any) -> None:
         """A layer with weights; softmax is a node of its own, since it is not elementwise."""
@@ -167,10 +174,13 @@ class _Chain:
         self.add("embedding", layer.name, weight=np.array(layer.params["weight"], np.float32))
 
     def _slice(self, layer: Any) -> None:
+        _refuse_images(layer)
         count = 1 if layer.stop is None else layer.stop - layer.start
         self.add("slice", layer.name, first=layer.start, count=count)
+        self.single = layer.name if layer.stop is None else None
 
     def _concatenate(self, layer: Any) -> None:
+        _refuse_images(layer)
         sides = []
         for branch in layer.branches:
             side = self.side()
@@ -261,3 +271,11 @@ def parts(description: Description) -> tuple[Description, dict[str, NDArray[Any]
         nodes.append({key: value for key, value in node.items() if key not in own})
         arrays.update({f"{node['name']}.{key}": array for key, array in own.items()})
     return nodes, arrays
+
+
+def _refuse_images(layer: Any) -> None:
+    """Features of images are their columns, which plans neither cut nor put together."""
+    if 3 in (len(layer.input_shape), len(layer.output_shape)):
+        raise UnsupportedOpError(
+            f"{layer.name}: plans have {type(layer).__name__} for features, not for images"
+        )

@@ -182,9 +182,9 @@ class Layer:
     def set_mask(self, key: str, mask: BoolArray) -> None:
         """Take the mask of one parameter, of its shape, and set the parameter to 0 where it is False.
 
-        The mask is not copied where it is in C order.
+        The mask is not copied where it is in C order and its bytes are 0 and 1.
         """
-        self.masks[key] = np.ascontiguousarray(mask)
+        self.masks[key] = clean(np.ascontiguousarray(mask))
         self._apply_mask(key)
 
     def apply_masks(self) -> None:
@@ -257,6 +257,12 @@ def glorot_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out:
     """Weights drawn evenly from ±sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio, AISTATS 2010)."""
     limit = np.sqrt(6.0 / (fan_in + fan_out))
     return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def clean(mask: BoolArray) -> BoolArray:
+    """The mask with bytes of 0 and 1: those of a view may be anything, of the core's bools not."""
+    found: BoolArray = mask.view(np.uint8) != 0 if mask.size and mask.view(np.uint8).max() > 1 else mask
+    return found
 
 
 def positive(name: str, value: Any) -> int:

@@ -182,6 +182,7 @@ def measure(layer: Packable, packed: dict[str, PackedWeight], samples: int, opti
     """How much faster a training step of a layer is packed than masked, by the least of a few times."""
     rng = np.random.default_rng(0)
     samples *= layer.times
+    layer.steps = None  # of the batch before, perhaps a smaller one
     x = rng.standard_normal((samples, *layer.input_shape), np.float32)
     dy = rng.standard_normal((samples, *layer.output_shape), np.float32)
     if x.ndim == 4:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
-from ..compiler import Plan
+from ..compiler import Plan, check_threads
 from ..errors import UnsupportedOpError
 from ..storage import Contents, register
 from .chains import Chain, find_chains
@@ -72,6 +72,7 @@ class OnnxPlan:
         winograd: bool = True,
         timed: bool = True,
     ) -> None:
+        check_threads(threads)
         self.model = model.copy()
         self.batch = list(batch)
         graph = self.model.copy().ir.graph

@@ -371,6 +371,9 @@ def _difference(wanted: Any, found: Any) -> float:
     if wanted.dtype.kind != "f":
         return math.inf if np.mean(wanted != found) > FLIPPED else 0.0
     finite = np.isfinite(wanted)
+    same = np.array_equal(wanted[~finite], found[~finite], equal_nan=True)
+    if not same or not np.isfinite(found[finite]).all():
+        return math.inf
     errors = np.abs(wanted[finite] - found[finite])
     return float(np.max(errors, initial=0) / max(np.max(np.abs(wanted[finite]), initial=0), 1e-30))
 

@@ -192,6 +192,9 @@ fn check(
     if !metadata.contains_key("kind") {
         return Err(malformed!("damaged file: its metadata names no kind"));
     }
+    if let Some((name, _)) = tensors.iter().find(|(_, info)| count(&info.shape).is_none()) {
+        return Err(malformed!("damaged file: the shape of {name} overflows"));
+    }
     let mut shapes = BTreeMap::new();
     for key in metadata.keys().filter(|key| key.starts_with(SHAPE)).cloned().collect::<Vec<_>>() {
         let text = metadata.remove(&key).unwrap_or_default();
@@ -213,9 +216,10 @@ fn check(
     Ok(shapes)
 }
 
-/// The number of elements, unless it overflows.
+/// The number of elements, unless it overflows, or would with ones for zeros: no array has such axes.
 fn count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|n| isize::try_from(*n).is_ok())
+    let most = shape.iter().try_fold(8usize, |n, &d| n.checked_mul(d.max(1)))?;
+    isize::try_from(most).is_ok().then(|| shape.iter().product())
 }
 
 fn mask_name(name: &str) -> String {

@@ -1,6 +1,10 @@
 //! NumPy arrays in and out. Inputs may have any layout and real dtype; what the core sees is contiguous float32.
 
-use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use numpy::ndarray::Dimension;
+use numpy::{
+    Element, PyArrayDyn, PyArrayMethods, PyReadonlyArray, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
+    PyUntypedArrayMethods,
+};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -31,6 +35,12 @@ pub fn floats<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<PyReadonly
 
 fn readonly<'py>(name: &str, array: &Bound<'py, PyArrayDyn<f32>>) -> PyResult<PyReadonlyArrayDyn<'py, f32>> {
     array.try_readonly().map_err(|_| PyValueError::new_err(format!("{name}: the array is being written to elsewhere")))
+}
+
+/// The elements of the argument `name`, in C order. (What the numpy crate calls contiguous may be in Fortran order too.)
+pub fn slice<'a, T: Element, D: Dimension>(name: &str, array: &'a PyReadonlyArray<'_, T, D>) -> PyResult<&'a [T]> {
+    let found = if array.is_c_contiguous() { array.as_slice().ok() } else { None };
+    found.ok_or_else(|| PyValueError::new_err(format!("{name}: expected a C-contiguous array")))
 }
 
 /// The argument `name` as an array to write to: C-contiguous float32 of this shape, and none of the call's inputs.

@@ -1,5 +1,6 @@
 //! Recurrent layers through time; arrays are (rows, steps, samples).
 
+use crate::arrays::slice;
 use crate::errors::to_py;
 use crate::formats::PackedMatrix;
 use numpy::{PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyUntypedArrayMethods};
@@ -35,7 +36,7 @@ impl Matrix<'_> {
                 Ok(py.detach(|| matrix.with(|matrix| work(Weights::Packed(matrix)))))
             }
             Matrix::Dense(array) => {
-                let array = slice("weight", array.as_slice())?;
+                let array = slice("weight", array)?;
                 Ok(py.detach(|| work(Weights::Dense(array))))
             }
         }
@@ -44,10 +45,6 @@ impl Matrix<'_> {
 
 fn wrong(message: String) -> PyErr {
     PyValueError::new_err(message)
-}
-
-fn slice<T, E>(name: &str, found: Result<T, E>) -> PyResult<T> {
-    found.map_err(|_| wrong(format!("{name}: expected a C-contiguous array")))
 }
 
 fn sizes(cell: &str, gates: &[usize]) -> PyResult<Sizes> {
@@ -91,12 +88,12 @@ fn recurrent_forward<'py>(
     let made = |rows| PyArray3::zeros(py, [rows, steps, samples], false);
     let (gates, states, memory) = (made(rows), made(units), made(remembered(cell) * units));
     {
-        let x = slice("x", x.as_slice())?;
-        let bias = bias.as_ref().map(|bias| slice("bias", bias.as_slice())).transpose()?;
-        let skip = skip.as_ref().map(|skip| slice("skip", skip.as_slice())).transpose()?;
+        let x = slice("x", &x)?;
+        let bias = bias.as_ref().map(|bias| slice("bias", bias)).transpose()?;
+        let skip = skip.as_ref().map(|skip| slice("skip", skip)).transpose()?;
         let (mut gates, mut states, mut memory) = (gates.readwrite(), states.readwrite(), memory.readwrite());
-        let (gates, states) = (slice("gates", gates.as_slice_mut())?, slice("states", states.as_slice_mut())?);
-        let memory = slice("memory", memory.as_slice_mut())?;
+        let (gates, states) = (gates.as_slice_mut()?, states.as_slice_mut()?);
+        let memory = memory.as_slice_mut()?;
         weight.with(py, |weights| {
             recurrent::forward(&*executor::current(), sizes, weights, bias, x, skip, gates, states, memory);
         })?;
@@ -136,17 +133,17 @@ fn recurrent_backward<'py>(
     let (dx, du) = (made(rows), made(if cell == Cell::Gru { units } else { 0 }));
     {
         let known = Forward {
-            gates: slice("gates", gates.as_slice())?,
-            states: slice("states", states.as_slice())?,
-            memory: slice("memory", memory.as_slice())?,
+            gates: slice("gates", &gates)?,
+            states: slice("states", &states)?,
+            memory: slice("memory", &memory)?,
         };
         let outer = Outer {
-            states: dy.as_ref().map(|dy| slice("dy", dy.as_slice())).transpose()?,
-            last: last.as_ref().map(|last| slice("last", last.as_slice())).transpose()?,
+            states: dy.as_ref().map(|dy| slice("dy", dy)).transpose()?,
+            last: last.as_ref().map(|last| slice("last", last)).transpose()?,
         };
-        let skip = skip.as_ref().map(|skip| slice("skip", skip.as_slice())).transpose()?;
+        let skip = skip.as_ref().map(|skip| slice("skip", skip)).transpose()?;
         let (mut to_x, mut to_u) = (dx.readwrite(), du.readwrite());
-        let (to_x, to_u) = (slice("dx", to_x.as_slice_mut())?, slice("du", to_u.as_slice_mut())?);
+        let (to_x, to_u) = (to_x.as_slice_mut()?, to_u.as_slice_mut()?);
         weight.with(py, |weights| {
             recurrent::backward(&*executor::current(), sizes, weights, known, skip, outer, to_x, to_u);
         })?;

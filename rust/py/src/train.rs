@@ -1,5 +1,6 @@
 //! Training operators on C-contiguous float32 arrays; images are channels-last here, `secateur.nn` shows them as NCHW.
 
+use crate::arrays::slice;
 use crate::errors::to_py;
 use numpy::{
     Element, PyArray1, PyArray2, PyArray4, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4,
@@ -32,15 +33,19 @@ fn wrong(message: String) -> PyErr {
 /// A contiguous argument's elements.
 macro_rules! slice {
     ($array:ident) => {
-        $array.as_slice().map_err(|_| wrong(format!("{}: expected a C-contiguous array", stringify!($array))))?
+        slice(stringify!($array), &$array)?
     };
 }
 
 /// As `slice!`, writable.
 macro_rules! slice_mut {
-    ($array:ident) => {
-        $array.as_slice_mut().map_err(|_| wrong(format!("{}: expected a C-contiguous array", stringify!($array))))?
-    };
+    ($array:ident) => {{
+        let wrong = || wrong(format!("{}: expected a C-contiguous array", stringify!($array)));
+        if !$array.is_c_contiguous() {
+            return Err(wrong());
+        }
+        $array.as_slice_mut().map_err(|_| wrong())?
+    }};
 }
 
 /// `a @ b`, of transposed operands where asked for, plus a row vector.

@@ -30,9 +30,9 @@ impl Shape {
         Shape { c, h: 1, w: 1 }
     }
 
-    /// Elements of one image.
+    /// Elements of one image; the largest number where there are more than that.
     pub fn len(&self) -> usize {
-        self.c * self.h * self.w
+        self.c.saturating_mul(self.h).saturating_mul(self.w)
     }
 
     /// Whether an image has no elements.

@@ -25,7 +25,8 @@ impl Border {
 
     /// The shape with the border.
     pub fn around(&self, Shape { c, h, w }: Shape) -> Shape {
-        Shape { c, h: h + self.top + self.bottom, w: w + self.left + self.right }
+        let along = |len: usize, before: usize, after: usize| len.saturating_add(before).saturating_add(after);
+        Shape { c, h: along(h, self.top, self.bottom), w: along(w, self.left, self.right) }
     }
 }
 

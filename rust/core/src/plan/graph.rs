@@ -13,6 +13,9 @@ use crate::ops::relayout::Border;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// The largest padding: keeps sizes far from overflow.
+const MOST_PADDING: usize = u16::MAX as usize;
+
 /// The element type of an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
@@ -130,6 +133,8 @@ pub struct Graph {
     edges: Vec<Edge>,
     nodes: Vec<Node>,
     winograd: bool,
+    // Whether the input is (steps): nobody shows the only feature of a sequence of ids as an axis.
+    bare: bool,
 }
 
 impl Graph {
@@ -152,14 +157,24 @@ impl Graph {
     }
 
     /// A graph of no nodes over sequences of so many steps and features: images of one column, features their channels, that lie
-    /// (step, feature). A sequence of ids has one feature.
+    /// (step, feature).
     pub fn of_sequences(steps: usize, features: usize) -> Graph {
         Graph::of(Shape { c: features, h: steps, w: 1 }, Axes::Sequence)
     }
 
+    /// A graph of no nodes over sequences of so many ids: (steps), each step with one feature.
+    pub fn of_ids(steps: usize) -> Graph {
+        Graph { bare: true, ..Graph::of_sequences(steps, 1) }
+    }
+
+    /// Whether samples are (steps), their only feature no axis.
+    pub fn is_of_ids(&self) -> bool {
+        self.bare
+    }
+
     fn of(shape: Shape, axes: Axes) -> Graph {
         let edges = vec![Edge { dtype: Dtype::F32, shape, axes }];
-        Graph { edges, nodes: Vec::new(), winograd: true }
+        Graph { edges, nodes: Vec::new(), winograd: true, bare: false }
     }
 
     /// Whether images are sequences.
@@ -308,7 +323,7 @@ impl Graph {
         }
         check_bias(name, bias.as_deref(), weights.rows())?;
         let outer = border.around(inner);
-        check_window(name, window, outer)?;
+        let window = checked_window(name, window, border, outer)?;
         let (h, w) = window.over(outer.h, outer.w);
         let output = Shape { c: weights.rows(), h, w };
         let (from, border, input) = if depthwise(groups, inner.c) || border.is_zero() {
@@ -334,7 +349,7 @@ impl Graph {
         border: Border,
     ) -> Result<usize> {
         let input = border.around(self.read(name, from)?);
-        check_window(name, window, input)?;
+        let window = checked_window(name, window, border, input)?;
         if border.top.max(border.bottom) >= window.size.0 || border.left.max(border.right) >= window.size.1 {
             return Err(argument!("{name}: padding as large as the window leaves windows empty"));
         }
@@ -511,8 +526,13 @@ fn check_bias(name: &str, bias: Option<&[f32]>, rows: usize) -> Result<()> {
     }
 }
 
-fn check_window(name: &str, window: Window, Shape { h, w, .. }: Shape) -> Result<()> {
+/// The window, with strides that do not lead out of the image: one position is one position.
+fn checked_window(name: &str, window: Window, border: Border, Shape { h, w, .. }: Shape) -> Result<Window> {
     let Window { size, stride, dilation } = window;
+    let Border { top, left, bottom, right } = border;
+    if let Some(pad) = [top, left, bottom, right].into_iter().find(|&pad| pad > MOST_PADDING) {
+        return Err(argument!("{name}: expected at most {MOST_PADDING} rows or columns of padding, got {pad}"));
+    }
     if [size, stride, dilation].iter().any(|&(rows, columns)| rows == 0 || columns == 0) {
         return Err(argument!(
             "{name}: window, stride and dilation must be positive, got {size:?}, {stride:?} and {dilation:?}"
@@ -523,5 +543,5 @@ fn check_window(name: &str, window: Window, Shape { h, w, .. }: Shape) -> Result
         let apart = if dilation == (1, 1) { String::new() } else { format!(" with dilation {dilation:?}") };
         return Err(argument!("{name}: a {} x {} window{apart} does not fit an image of {h} x {w}", size.0, size.1));
     }
-    Ok(())
+    Ok(Window { size, stride: (stride.0.min(h), stride.1.min(w)), dilation })
 }

@@ -129,7 +129,8 @@ impl Plan {
             return Err(argument!("batch: expected one or more positive sizes, got {batches:?}"));
         }
         fuse(&mut graph)?;
-        let longest = graph.nodes().iter().map(|node| graph.edge(node.output).shape.len()).max();
+        let edges = graph.nodes().iter().map(|node| node.output).chain([Graph::INPUT]);
+        let longest = edges.map(|edge| graph.edge(edge).shape.len()).max();
         let most = MOST_FLOATS / longest.unwrap_or(1).max(1);
         if let Some(batch) = batches.iter().find(|&&batch| batch > most) {
             return Err(argument!("batch: expected at most {most} samples of this network, got {batch}"));
@@ -267,8 +268,7 @@ impl Plan {
     /// The shape of an input sample as users see it.
     pub fn input_shape(&self) -> Vec<usize> {
         let input = self.graph.edge(Graph::INPUT);
-        // Nobody shows the only feature of a sequence of ids as an axis.
-        if input.shape.c == 1 && self.takes_ids() { vec![input.shape.h] } else { shown(input) }
+        if self.graph.is_of_ids() { vec![input.shape.h] } else { shown(input) }
     }
 
     /// The shape of an output sample.

@@ -183,7 +183,7 @@ fn graph_of(input_shape: &[usize], nodes: Vec<serde_json::Value>, arrays: &Array
     let column = matches!(*input_shape, [_, _, 1]) && nodes.iter().all(|(_, layer)| layer.is_upright());
     let mut graph = match *input_shape {
         [c, h, 1] if column => Graph::of_columns(c, h),
-        [steps] if ids => Graph::of_sequences(steps, 1),
+        [steps] if ids => Graph::of_ids(steps),
         [features] => Graph::of_vectors(features),
         [steps, features] => Graph::of_sequences(steps, features),
         [c, h, w] => Graph::new(Shape { c, h, w }),
