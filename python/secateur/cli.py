@@ -438,10 +438,11 @@ def compile(
         found = found.with_shapes(shapes)
     plan = compile_model(found, batch=batch, threads=threads, target=target)
     save(plan, out)
-    reports = {size: plan.report(size) for size in plan.batch}
-    _show({"file": str(out), "bytes": out.stat().st_size, "report": reports}, as_json)
     if not as_json:
         print(plan.explain())
+        return
+    reports = {size: plan.report(size) for size in plan.batch}
+    _show({"file": str(out), "bytes": out.stat().st_size, "report": reports}, as_json)
 
 
 def _shapes(texts: list[str] | None, model: Path) -> dict[str, list[int | str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -74,15 +75,10 @@ class _Chain:
 
     def __init__(self, nodes: Description, last: str, ids: str | None = None) -> None:
         self.nodes, self.last, self.ids = nodes, last, ids
-        self.single: str | None = None
-        """The slice of one feature, an axis less, that was added last."""
         self.inside = False
         """Whether a layer is run for every step by itself: what it has for steps is a row of an image."""
 
     def add(self, op: str, name: str, inputs: list[str] | None = None, **attributes: Any) -> None:
-        if self.single is not None and op != "embedding":
-            raise UnsupportedOpError(f"{self.single}: plans take a single feature for embeddings alone")
-        self.single = None
         node = {"op": op, "name": name, **attributes}
         inputs = inputs or [self.last]
         if inputs != [self.nodes[-1]["name"] if self.nodes else INPUT]:
@@ -95,7 +91,10 @@ class _Chain:
         return _Chain(self.nodes, self.last, self.ids)
 
     def extend(self, layers: Iterable[Any]) -> None:
-        for layer in layers:
+        layers = list(layers)
+        for layer, after in zip_longest(layers, layers[1:]):
+            if layer.kind == "slice" and layer.stop is None and getattr(after, "kind", "") != "embedding":
+                raise UnsupportedOpError(f"{layer.name}: plans take a single feature for embeddings alone")
             convert = getattr(self, f"_{layer.kind}", None)
             if convert is None:
                 raise UnsupportedOpError(
@@ -103,12 +102,9 @@ class _Chain:
                 )
             known = self.ids
             convert(layer)
-            # As `Layer.steps_after`: other steps are not those that were padding.
-            kept = len(layer.output_shape) > 1 and layer.output_shape[0] == layer.input_shape[0]
-            if self.ids == known and not kept and not self.inside:
+            # Other steps are not those that were padding.
+            if self.ids == known and not layer.keeps_steps and not self.inside:
                 self.ids = None
-        if self.single is not None and not self.inside:
-            raise UnsupportedOpError(f"{self.single}: plans take a single feature for embeddings alone")
 
     def _weighted(self, layer: Any, op: str, **attributes: Any) -> None:
         """A layer with weights; softmax is a node of its own, since it is not elementwise."""
@@ -177,7 +173,6 @@ class _Chain:
         _refuse_images(layer)
         count = 1 if layer.stop is None else layer.stop - layer.start
         self.add("slice", layer.name, first=layer.start, count=count)
-        self.single = layer.name if layer.stop is None else None
 
     def _concatenate(self, layer: Any) -> None:
         _refuse_images(layer)

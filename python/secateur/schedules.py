@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
+from .nn.layers import positive
 
 Curve: TypeAlias = Callable[[float], float]
 """From progress in [0, 1] to the share of the final sparsity in [0, 1]; 1 at the end."""
@@ -84,10 +84,7 @@ class Schedule:
     def __post_init__(self) -> None:
         check_curve(self.curve)
         for name in ("steps", "cycles"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-            object.__setattr__(self, name, int(value))
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
         self.shares()
 
     def shares(self) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .budgets import check_sparsity
+from .nn.layers import positive
 
 
 class StopRule:
@@ -130,9 +131,7 @@ class NoImprovement(StopRule):
     """
 
     def __init__(self, patience: int = 1, tolerance: float = 0.0) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, (int, np.integer)) or patience < 1:
-            raise ValueError(f"patience: expected a positive integer, got {patience!r}")
-        self.patience = int(patience)
+        self.patience = positive("patience", patience)
         self.tolerance = _not_negative("tolerance", tolerance)
         self.start(None)
 

@@ -221,7 +221,7 @@ class EarlyStopping(_Monitor):
         self.restore_best = bool(restore_best)
         self.min_delta = in_range("min_delta", min_delta, 0, math.inf)
         self.wait = 0
-        self._snapshot: dict[str, dict[str, NDArray[Any]]] | None = None
+        self._snapshot: dict[str, Any] | None = None
 
     def on_train_begin(self, state: FitState) -> None:
         super().on_train_begin(state)

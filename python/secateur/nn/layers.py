@@ -102,10 +102,14 @@ class Layer:
         """
         raise NotImplementedError
 
+    @property
+    def keeps_steps(self) -> bool:
+        """Whether the steps of the output are those of the input."""
+        return len(self.output_shape) > 1 and self.output_shape[0] == self.input_shape[0]
+
     def steps_after(self, x: FloatArray) -> BoolArray | None:
         """The `steps` of the output for a batch `x`, after `forward`: the input's, unless no time is left."""
-        whole = len(self.output_shape) > 1 and self.output_shape[0] == self.input_shape[0]
-        return self.steps if whole else None
+        return self.steps if self.keeps_steps else None
 
     def release(self) -> None:
         """Forget what the latest forward pass kept for `backward`, and the gradients."""

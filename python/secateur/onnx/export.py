@@ -171,8 +171,7 @@ class _Writer:
                 raise UnsupportedOpError(f"{layer.name}: ONNX has no layer of type {type(layer).__name__}")
             known = self.padding
             convert(layer)
-            kept = len(layer.output_shape) > 1 and layer.output_shape[:1] == layer.input_shape[:1]
-            if self.padding == known and not kept:
+            if self.padding == known and not layer.keeps_steps:
                 self.padding = ""
 
     def branches(self, branches: Iterable[Iterable[nn.Layer]]) -> tuple[list[str], str]:
