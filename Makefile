@@ -15,11 +15,11 @@ help: ## Show this list
 run: build ## Train the reference CNN, prune it three ways, compile it, and print the table
 	$(BIN)/secateur demo
 
-test: lint ## Everything CI runs: lint, Rust tests, Python tests
+test: lint $(VENV)/.ort ## Everything CI runs: lint, Rust tests, Python tests
 	$(MAKE) --no-print-directory rust-test
 	$(BIN)/pytest -m "not long" --require-targets
 
-test-long: build ## The long randomised runs as well
+test-long: build $(VENV)/.ort ## The long randomised runs as well
 	SECATEUR_CASES=10000 $(MAKE) --no-print-directory rust-test
 	SECATEUR_CASES=10000 $(BIN)/pytest --require-targets
 
@@ -52,9 +52,10 @@ lint: build ## Formatting, clippy, ruff, mypy, stubtest
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest secateur._core --mypy-config-file pyproject.toml
 
-wheel: $(VENV)/.zig ## One wheel for every Python from 3.10 on and glibc from 2.17 on, in dist/, tried out beside NumPy alone
+wheel: $(VENV)/.zig ## Wheels of secateur and secateur-ort for every Python from 3.10 and glibc from 2.17 on, in dist/, tried out
 	rm -rf dist target/wheel-venv
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --release --quiet --zig --compatibility manylinux2014 --out dist
+	GLIBC=2.17 $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist ./rust/ort
 	$(PYTHON) -m venv target/wheel-venv
 	target/wheel-venv/bin/pip install --quiet numpy
 	target/wheel-venv/bin/pip install --quiet --no-deps dist/*.whl
@@ -69,6 +70,10 @@ $(VENV)/bin/maturin:
 # maturin installs the package's own dependencies and the test extra beside it.
 $(VENV)/.built: $(VENV)/bin/maturin $(SOURCES)
 	$(BIN)/maturin develop --release --quiet --extras test
+	touch $@
+
+$(VENV)/.ort: $(VENV)/.built rust/ort/pyproject.toml rust/ort/build_library.py
+	$(BIN)/pip install --quiet --no-deps --force-reinstall ./rust/ort
 	touch $@
 
 # zig links against the oldest glibc that the wheel is for.

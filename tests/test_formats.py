@@ -372,3 +372,35 @@ def test_out_must_not_overlap_the_input():
     packed = sc.pack(np.eye(20, dtype=np.float32))
     with pytest.raises(ValueError, match="out"):
         packed.matmul(memory[:20], out=memory[10:30])
+
+
+def test_results_that_do_not_fit_into_memory_are_a_memory_error():
+    n = 1 << 21  # n x n floats are 16 TiB
+    tall = sc.pack(sp.csr_matrix(([1.0], ([3], [0])), shape=(n, 1)), "csr")
+    with pytest.raises(MemoryError):
+        tall @ np.zeros((1, n), np.float32)
+
+
+def test_an_out_that_overlaps_an_input_by_another_array_is_refused():
+    w = sc.pack(np.eye(4, dtype=np.float32))
+    memory = bytearray(4 * 12)
+    x, out = (np.frombuffer(memory, np.float32, 8, offset).reshape(4, 2) for offset in (0, 16))
+    with pytest.raises(ValueError, match="out: overlaps an input"):
+        w.matmul(x, out=out)
+    beside = np.frombuffer(bytearray(4 * 16), np.float32)
+    x[...] = 3
+    assert np.array_equal(w.matmul(x, out=beside[:8].reshape(4, 2)), x)
+
+
+@pytest.mark.parametrize(
+    "activation", [None, "relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu", "hard_swish"]
+)
+def test_nan_stays_nan(activation, target):
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(33, 20)).astype(np.float32)
+    for n in (1, 5, 40):
+        x = rng.normal(size=(20, n)).astype(np.float32)
+        x[7, n // 2] = np.nan
+        for format in ("csr", "pattern", "block", "dense"):
+            y = sc.pack(w, format, columns=n, target=target).matmul(x, activation=activation)
+            assert np.isnan(y[:, n // 2]).all() and np.isfinite(np.delete(y, n // 2, axis=1)).all()

@@ -259,9 +259,11 @@ def test_layers_are_packed_where_that_was_measured_to_pay(monkeypatch):
     def measure(layer, packed, samples, optimizer):
         density = packed["weight"].mask.mean()
         calls.append((layer.name, round(float(density), 2)))
-        return {"dense": 2.0, "dense_1": 0.15 / density, "dense_2": 0.5}[layer.name]
+        return {"dense": 2.0, "dense_1": 0.15 / density, "dense_2": 0.5}[layer.name], 1.0, 1.0
 
     monkeypatch.setattr(packing, "measure", measure)
+    monkeypatch.setattr(packing, "WORTH", 0)
+    monkeypatch.setattr(packing, "APART", 0)
     model = mlp()
     pruner = sc.DynamicPruner(sc.Gradual(0.95, every=5, begin=0, end=100, schedule="linear", scope="layer"))
     history = model.fit(x, y, epochs=12, callbacks=[pruner], random_state=0, progress=False)
@@ -278,12 +280,84 @@ def test_layers_are_packed_where_that_was_measured_to_pay(monkeypatch):
     assert share == sorted(share)
 
 
+def counted(monkeypatch, times=(2.0, 1.0, 0.0)):
+    """Batches before which layers were tried and packed; every layer is worth it by these times."""
+    tried, packed, batches = [], [], []
+    pack, prepare = packing.Packer._pack, packing.Packer.prepare
+
+    def counting(self, *arguments, **keywords):
+        batches.append(None)
+        prepare(self, *arguments, **keywords)
+
+    def noting(self, layer, masks):
+        pack(self, layer, masks)
+        if layer.packed:
+            packed.append((layer.name, len(batches)))
+
+    def measure(layer, *rest):
+        tried.append((layer.name, len(batches)))
+        return times
+
+    monkeypatch.setattr(packing.Packer, "prepare", counting)
+    monkeypatch.setattr(packing.Packer, "_pack", noting)
+    monkeypatch.setattr(packing, "measure", measure)
+    monkeypatch.setattr(packing, "LEAST", 0)
+    return tried, packed
+
+
+def test_a_few_batches_are_not_worth_trying(monkeypatch):
+    x, y = blobs(320)
+    tried, _ = counted(monkeypatch)
+    history = pruned(0.9).fit(x, y, epochs=8, batch_size=32, random_state=0, progress=False)
+    assert not tried and history["packed"] == [0.0] * 8  # 80 batches
+    history = pruned(0.9).fit(x, y, epochs=12, batch_size=32, random_state=0, progress=False)
+    assert len(tried) == 3 and history["packed"] == [1.0] * 12
+
+
+def test_masks_that_grow_at_every_batch_are_packed_now_and_then(monkeypatch):
+    x, y = blobs(320)
+    _, packed = counted(monkeypatch)
+    pruner = sc.DynamicPruner(sc.SET(0.8, drop=0.3, every=1, scope="layer"))
+    mlp().fit(x, y, epochs=30, batch_size=32, callbacks=[pruner], random_state=0, progress=False)
+    for name in ("dense", "dense_1", "dense_2"):
+        at = [batch for layer, batch in packed if layer == name]
+        assert 1 < len(at) < 300 / packing.APART + 1
+        assert np.diff(at).min() >= packing.APART and at[-1] <= 300 - packing.APART
+
+
+def test_removals_at_every_batch_keep_their_places_until_it_is_time(monkeypatch):
+    x, y = blobs(320)
+    _, packed = counted(monkeypatch)
+    found = []
+    for how in ("auto", None):
+        model = mlp()
+        pruner = sc.DynamicPruner(sc.Gradual(0.95, every=1, begin=0, end=200, scope="layer"))
+        model.fit(
+            x, y, epochs=30, batch_size=32, callbacks=[pruner], random_state=0, packed=how, progress=False
+        )
+        found.append(model.parameters())
+    close(*found)
+    at = [batch for layer, batch in packed if layer == "dense"]
+    assert len(at) > 2 and np.diff(at).min() >= packing.APART
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_who_asks_for_gradients_pays_for_them(monkeypatch, often):
+    # Packed a step takes half the time, but the whole gradients at every batch as much again and more.
+    x, y = blobs(320)
+    _, packed = counted(monkeypatch, (2.0, 1.0, 1.5))
+    criterion = "gradient" if often else "l1"
+    pruner = sc.DynamicPruner(sc.Gradual(0.9, criterion=criterion, every=1, begin=0, end=100, scope="layer"))
+    mlp().fit(x, y, epochs=30, batch_size=32, callbacks=[pruner], random_state=0, progress=False)
+    assert bool(packed) != often
+
+
 def test_measuring_leaves_everything_as_it_was():
     model = pruned()
     layer, adam = model.layers[0], nn.Adam(0.01)
     before = state(model)
-    gain = packing.measure(layer, {"weight": layer.pack("weight", layer.masks["weight"])}, 32, adam)
-    assert gain > 0
+    times = packing.measure(layer, {"weight": layer.pack("weight", layer.masks["weight"])}, 32, adam)
+    assert min(times) > 0
     assert same(state(model), before) and adam.iterations == 0 and adam.slots == {"m": {}, "v": {}}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -247,13 +250,52 @@ def test_an_old_onnxruntime_is_refused(monkeypatch):
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(sc.MissingExtraError, match=r"secateur\[ort\]"):
         sc.ort.register(None)
 
 
-def test_the_library_exports_both_entry_points():
-    import ctypes
-
-    library = ctypes.CDLL(sc.ort.library_path())
+def test_the_extension_module_exports_both_entry_points():
+    library = ctypes.CDLL(sc._core.__file__)
     assert library.RegisterCustomOps and library.PyInit__core
+
+
+LOADER = """
+#include <dlfcn.h>
+#include <stdio.h>
+
+int main(int count, char **arguments) {
+    void *library = dlopen(arguments[1], RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        puts(dlerror());
+        return 1;
+    }
+    return dlsym(library, "RegisterCustomOps") == NULL;
+}
+"""
+
+
+def test_programs_without_python_have_a_library_of_their_own(tmp_path):
+    pytest.importorskip("secateur_ort", reason="make test installs secateur-ort")
+    (tmp_path / "loader.c").write_text(LOADER)
+    subprocess.run(["cc", "-o", tmp_path / "loader", tmp_path / "loader.c", "-ldl"], check=True)
+    loaded = subprocess.run([tmp_path / "loader", sc.ort.library_path()], capture_output=True, text=True)
+    assert loaded.returncode == 0, loaded.stdout
+    refused = subprocess.run([tmp_path / "loader", sc._core.__file__], capture_output=True, text=True)
+    assert "undefined symbol" in refused.stdout
+
+
+def test_that_library_gives_the_same_results():
+    pytest.importorskip("secateur_ort", reason="make test installs secateur-ort")
+    plan = sc.compile(ffn(), batch=3)
+    x = RNG(0).standard_normal((3, 48), np.float32)
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(sc.ort.library_path())
+    session = onnxruntime.InferenceSession(onnx_of(plan, ["n", 48]), options)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], plan(x))
+
+
+def test_without_secateur_ort_its_name_is_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "secateur_ort", None)
+    with pytest.raises(sc.MissingExtraError, match="pip install secateur-ort"):
+        sc.ort.library_path()

@@ -1,5 +1,6 @@
-"""Run by `make wheel` in an environment with the wheel and NumPy alone: does the installed package work?"""
+"""Run by `make wheel` in an environment with the wheels and NumPy alone: do the installed packages work?"""
 
+import ctypes
 import importlib.util
 import tempfile
 from pathlib import Path
@@ -46,6 +47,8 @@ def main() -> None:
             assert np.allclose(plan(images), each.predict(images), atol=1e-4)
             sc.save(plan, path)
             assert np.allclose(sc.load(path)(images), each.predict(images), atol=1e-4)
+
+    assert ctypes.CDLL(sc.ort.library_path()).RegisterCustomOps
 
     print(
         f"secateur works beside NumPy {np.__version__} alone: {packed.kernel}, {sc.get_num_threads()} threads"

@@ -3,6 +3,7 @@
 Every fit starts from the same weights and sees the same batches; "plain" is without a pruner.
 
     python -m benches.peers.dynamic --rounds 10
+    python -m benches.peers.dynamic --rounds 3 --batches 1875    # an epoch of 60,000: layers get packed
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from .machine import arguments, pin_threads, record
 
-#: Batches of a fit. GradientDynamic is at its target, and done, after 45.
+#: Batches of a fit, if not given. GradientDynamic is at its target, and done, after 45.
 BATCHES = 40
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     """Run the command line."""
     parser = arguments(__doc__, rounds=15)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batches", type=int, default=BATCHES, help=f"of a fit (default {BATCHES})")
     options = parser.parse_args()
     pin_threads(options.threads)
 
@@ -59,7 +61,7 @@ def main() -> None:
 
     sc.set_num_threads(options.threads)
     rng = np.random.default_rng(options.seed)
-    size = BATCHES * options.batch
+    size = options.batches * options.batch
     data = rng.random((size, *IMAGE), np.float32), rng.integers(0, 10, size)
     model = reference_cnn()
     model.build(IMAGE, random_state=options.seed)
@@ -67,15 +69,16 @@ def main() -> None:
     candidates = {"plain": partial(one, None)}
     candidates |= {name: partial(one, method) for name, method in methods().items()}
     found = compare(candidates, baseline="plain", rounds=options.rounds, threads=options.threads)
-    title = f"fit of {BATCHES} batches of {options.batch}, {options.threads} threads"
+    title = f"fit of {options.batches} batches of {options.batch}, {options.threads} threads"
     print(found.table(title))
     added = {name: found.timings[name].min / found.timings["plain"].min - 1 for name in methods()}
     for name, share in added.items():
         print(f"    {name}: {share:+.1%} of a step")
     if not options.no_record:
         shares = {name: round(share, 4) for name, share in added.items()}
-        content = {"seed": options.seed, "added": shares, "rows": found.rows()}
-        print(f"recorded in {record(f'dynamic pruning, {options.threads} threads', content)}")
+        content = {"seed": options.seed, "batches": options.batches, "added": shares, "rows": found.rows()}
+        long = "" if options.batches == BATCHES else f", {options.batches} batches"
+        print(f"recorded in {record(f'dynamic pruning{long}, {options.threads} threads', content)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 /* Runs an ONNX model that holds secateur::Plan, without Python: one input and one output, both of float32.
  *
- *   cargo build --release -p secateur-ort
- *   build/run model.sparse.onnx ../../target/release/libsecateur_ort.so 1 3 32 32
+ *   pip install secateur-ort
+ *   build/run model.sparse.onnx $(python -c "import secateur_ort; print(secateur_ort.LIBRARY)") 1 3 32 32
  *
  * prints the first values of what the model makes of ones of shape (1, 3, 32, 32).
  */

@@ -1,6 +1,7 @@
 """ONNX Runtime, with the custom op ``secateur::Plan`` that rewritten models hold.
 
-The op lives in this package's own extension module, which the ``onnxruntime`` of the package index loads.
+In Python the op lives in this package's own extension module, which the ``onnxruntime`` of the package index
+loads.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def register(session_options: Any) -> None:
     if not isinstance(session_options, runtime.SessionOptions):
         kind = type(session_options).__name__
         raise TypeError(f"session_options: expected onnxruntime.SessionOptions, got {kind}")
-    session_options.register_custom_ops_library(library_path())
+    session_options.register_custom_ops_library(os.path.abspath(_core.__file__))
 
 
 def InferenceSession(
@@ -85,16 +86,27 @@ def InferenceSession(
 
 
 def library_path() -> str:
-    """The library to pass to ``register_custom_ops_library``: this package's extension module.
+    """The library with ``secateur::Plan`` for programs in C, C++ or another language.
 
-    It loads into processes that run Python. Programs without it load ``libsecateur_ort.so``, which
-    ``cargo build --release -p secateur-ort`` makes.
+    They pass it to ``RegisterCustomOpsLibrary_V2``; it needs no Python. (:func:`register` uses this package's
+    extension module, which loads only into Python.) It comes in a package of its own, ``secateur-ort``.
 
     Returns
     -------
     str
+
+    Raises
+    ------
+    MissingExtraError
+        If secateur-ort is not installed.
     """
-    return os.path.abspath(_core.__file__)
+    try:
+        secateur_ort = importlib.import_module("secateur_ort")
+    except ImportError as error:
+        raise MissingExtraError(
+            "the library for other programs is in secateur-ort; install it with pip install secateur-ort"
+        ) from error
+    return str(secateur_ort.LIBRARY)
 
 
 def onnxruntime(extra: str = "ort") -> Any:

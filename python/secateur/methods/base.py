@@ -137,7 +137,8 @@ class Method:
 
     def reached(self, model: ModelView) -> float:
         """The sparsity of the tensors that the method prunes."""
-        tensors, masks = model.parameters(), model.masks()
+        masks = model.masks()
+        tensors = {} if all(name in masks for name in self._counted) else model.parameters()
         left = sum(
             int(np.count_nonzero(masks[name])) if name in masks else tensors[name].size
             for name in self._counted

@@ -134,9 +134,9 @@ class Conv2D(Packable, WindowLayer):
         dx, dw, db = _core.conv2d_backward(
             images, self._images_weight(), channels_last(dy), relu_output, *self._geometry(), need_dx
         )
-        self.grads["weight"] = dw.reshape(self._params["weight"].shape)
+        self._grads["weight"] = dw.reshape(self._params["weight"].shape)
         if self.use_bias:
-            self.grads["bias"] = db
+            self._grads["bias"] = db
         return NO_GRADIENT if dx is None else channels_first(dx)
 
     def _backward_packed(

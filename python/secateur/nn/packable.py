@@ -11,7 +11,7 @@ from .. import _core
 from .layers import BoolArray, FloatArray, Layer, Shape
 
 REMOVED = 0.2
-"""The share of a packed layer's weights that may go before it is packed anew."""
+"""The share of a packed layer's weights that may go before it is to be packed anew."""
 
 
 class Kernels(Protocol):
@@ -82,14 +82,19 @@ class PackedWeight:
         """The optimizer has changed the values."""
         self._stale = self._ahead = True
 
-    def shrink(self, mask: BoolArray) -> bool:
-        """Take a later mask that only removed a few weights: their places stay. Whether it is one."""
+    def shrink(self, mask: BoolArray, most: float = REMOVED) -> bool:
+        """Take a later mask that only removed weights, a few: their places stay. Whether it is one."""
         alive = mask.reshape(-1)[self.positions]
         left = np.count_nonzero(alive)
-        if left < np.count_nonzero(mask) or left < (1 - REMOVED) * len(alive):
+        if left < np.count_nonzero(mask) or left < (1 - most) * len(alive):
             return False
         self.mask, self.alive = mask, None if left == len(alive) else alive
         return True
+
+    @property
+    def removed(self) -> float:
+        """The share of the places whose weights have been removed."""
+        return 0.0 if self.alive is None else 1 - float(np.count_nonzero(self.alive)) / len(self.alive)
 
     def compress(self, array: FloatArray) -> FloatArray:
         """The entries of an array of the weights' shape that belong to the nonzeros."""
@@ -145,10 +150,13 @@ class Packable(Layer):
     ----------
     packed : dict of str to PackedWeight
         Set by `Packer`; of the weights that are not in it the layer uses the whole arrays.
+    looked : bool
+        Whether somebody wanted to see the gradients; `Packer` looks, and takes it back.
     """
 
     def __init__(self, *arguments: Any) -> None:
         self.packed: dict[str, PackedWeight] = {}
+        self.looked = False
         self._whole_gradients: dict[str, Callable[[], FloatArray]] = {}
         super().__init__(*arguments)
 
@@ -164,6 +172,7 @@ class Packable(Layer):
 
     @property
     def grads(self) -> dict[str, FloatArray]:
+        self.looked = True
         # Packed, only the nonzeros' gradient was computed.
         self._grads |= {key: whole() for key, whole in self._whole_gradients.items()}
         self._whole_gradients = {}

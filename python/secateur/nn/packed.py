@@ -16,6 +16,7 @@ becomes the faster one, and switches.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ import numpy as np
 
 from .layers import BoolArray, FloatArray
 from .optimizers import Optimizer
-from .packable import Packable, PackedWeight
+from .packable import REMOVED, Packable, PackedWeight
 from .window import channels_first, channels_last
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ HIGHEST = 0.5
 """Denser layers are not tried."""
 FALL = 0.7
 """A layer that was slower packed is tried again at this share of the density."""
+WORTH = 100
+"""What trying a layer, which takes the time of a dozen batches of it, must be able to save: batches to come,
+times the share of the weights that is gone."""
+APART = 50
+"""Packing takes the time of a few batches of a layer: "auto" does it so many batches apart at least, and
+before the end."""
 
 
 class Packer:
@@ -49,7 +56,8 @@ class Packer:
     model : Sequential
     optimizer : Optimizer
     packed : "auto", float or None
-        "auto": by measuring. A number: packed at that density and below. None: never.
+        "auto": by measuring, where there are enough batches to come. A number: packed at that density and
+        below, at once. None: never.
     """
 
     def __init__(
@@ -59,6 +67,12 @@ class Packer:
         self.limits: dict[str, float] = {}
         """By layer: the density up to which it runs packed; where it never did, minus the one tried last."""
         self._masks: dict[str, dict[str, BoolArray]] = {}
+        self._waiting: set[str] = set()
+        """Layers to pack when it is time."""
+        self._batches, self._left = 0, math.inf
+        self._packed_at: dict[str, int] = {}
+        self._looks: Counter[str] = Counter()
+        """Batches of which somebody wanted to see the gradients, by layer."""
         self._macs = self._packed_macs = 0
         layers = [layer for layer in model.leaves() if isinstance(layer, Packable)]
         uses = Counter(id(layer._params[key]) for layer in layers for key in layer.prunable)
@@ -72,24 +86,40 @@ class Packer:
             and layer.macs() * layer.times >= LEAST
         ]
 
-    def prepare(self, anew: bool = False) -> None:
-        """Pack and unpack as the masks want, before a batch.
+    def prepare(self, anew: bool = False, left: float = math.inf) -> None:
+        """Pack and unpack as the masks want, before a batch; at most `left` more will come.
 
         `anew` packs layers of which weights were removed: what follows then depends on the masks alone, not
         on how they came about, and a resumed training equals one that was not interrupted.
         """
+        self._batches, self._left = self._batches + 1, left
         for layer in self._layers:
             masks = {key: layer.masks[key] for key in layer.prunable if key in layer.masks}
             dirty = anew and any(packed.alive is not None for packed in layer.packed.values())
-            if not dirty and _same(self._masks.get(layer.name), masks):
+            known = _same(self._masks.get(layer.name), masks)
+            if known and not dirty and layer.name not in self._waiting:
+                continue
+            timely = self._timely(layer)
+            if known and not timely:
                 continue
             self._masks[layer.name] = masks
-            may = layer.packed and not anew and layer.packed.keys() == masks.keys()
-            if may and all(packed.shrink(masks[key]) for key, packed in layer.packed.items()):
+            self._waiting.discard(layer.name)
+            may = layer.packed and not (anew and timely) and layer.packed.keys() == masks.keys()
+            most = REMOVED if timely else 1.0
+            if may and all(packed.shrink(masks[key], most) for key, packed in layer.packed.items()):
+                if any(packed.removed > REMOVED for packed in layer.packed.values()):
+                    self._waiting.add(layer.name)
                 continue
             self._unpack(layer)
-            if masks:
+            if masks and timely:
                 self._pack(layer, masks)
+            elif masks:
+                self._waiting.add(layer.name)
+
+    def _timely(self, layer: Packable) -> bool:
+        """Whether packing a layer now may pay."""
+        apart = self._batches - self._packed_at.get(layer.name, -APART)
+        return self.packed != "auto" or min(apart, self._left) >= APART
 
     def _pack(self, layer: Packable, masks: dict[str, BoolArray]) -> None:
         left = [np.count_nonzero(mask) for mask in masks.values()]
@@ -99,9 +129,13 @@ class Packer:
         )
         if not all(left) or density > max(limit, -limit * FALL):
             return
+        if limit < 0 and self._left * (1 - density) < WORTH:
+            return
+        self._packed_at[layer.name] = self._batches
         packed = {key: layer.pack(key, mask) for key, mask in masks.items()}
         if limit < 0:
-            gain = measure(layer, packed, self.batch_size, self.optimizer)
+            slow, fast, whole = measure(layer, packed, self.batch_size, self.optimizer)
+            gain = slow / (fast + whole * min(1.0, self._looks[layer.name] / self._batches))
             # The time of a packed layer is nearly all for its nonzeros.
             self.limits[layer.name] = float(min(HIGHEST, density * gain) if gain > 1 else -density)
             if gain <= 1:
@@ -133,9 +167,13 @@ class Packer:
         masks: dict[str, BoolArray] = {}
         packed_weights = []
         for layer in self.model.leaves():
-            own = layer._params if isinstance(layer, Packable) else layer.params
-            slopes = layer._grads if isinstance(layer, Packable) else layer.grads
-            parts = layer.packed if isinstance(layer, Packable) else {}
+            parts: dict[str, PackedWeight] = {}
+            if isinstance(layer, Packable):
+                own, slopes, parts = layer._params, layer._grads, layer.packed
+                self._looks[layer.name] += layer.looked
+                layer.looked = False
+            else:
+                own, slopes = layer.params, layer.grads
             for key, array in own.items():
                 name = f"{layer.name}.{key}"
                 packed = parts.get(key)
@@ -178,8 +216,11 @@ def _same(known: dict[str, BoolArray] | None, masks: dict[str, BoolArray]) -> bo
     )
 
 
-def measure(layer: Packable, packed: dict[str, PackedWeight], samples: int, optimizer: Optimizer) -> float:
-    """How much faster a training step of a layer is packed than masked, by the least of a few times."""
+def measure(
+    layer: Packable, packed: dict[str, PackedWeight], samples: int, optimizer: Optimizer
+) -> tuple[float, float, float]:
+    """Seconds of a training step of a layer, masked and packed, and of the whole gradients of a packed one,
+    which only some ask for; each the least of a few times."""
     rng = np.random.default_rng(0)
     samples *= layer.times
     layer.steps = None  # of the batch before, perhaps a smaller one
@@ -199,7 +240,7 @@ def measure(layer: Packable, packed: dict[str, PackedWeight], samples: int, opti
     def dense() -> None:
         layer.forward(x, training=True)
         layer.backward(dy)
-        whole.step(copied, {key: layer.grads[key] for key in copied}, masks)
+        whole.step(copied, {key: layer._grads[key] for key in copied}, masks)
 
     def sparse() -> None:
         for weight in packed.values():
@@ -208,16 +249,21 @@ def measure(layer: Packable, packed: dict[str, PackedWeight], samples: int, opti
         layer.backward(dy)
         part.step(values, {key: weight.gradient for key, weight in packed.items()})
 
+    def gradients() -> None:
+        for compute in layer._whole_gradients.values():
+            compute()
+
     slow = _least(dense)
     layer.packed = packed
     try:
         fast = _least(sparse)
+        more = _least(gradients)
         for key, weight in packed.items():
             weight.lend(weights[key])
     finally:
         layer.packed = {}
         layer.release()
-    return slow / fast
+    return slow, fast, more
 
 
 def _alone(optimizer: Optimizer) -> Optimizer:

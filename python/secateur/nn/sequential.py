@@ -402,9 +402,10 @@ class Sequential:
             In [0, 1]: how much the teacher counts.
         packed : {"auto"}, float or None
             Which pruned layers are trained on their nonzeros alone, with a cost that falls
-            with the density. "auto": those for which this is measured to be faster; the logs have the share
-            of the multiply-adds as ``"packed"``. A number: those of that density and less, without measuring,
-            so that the same seed gives the same bits. None: none. The results differ by rounding.
+            with the density. "auto": those for which this is measured to be faster, if there are enough
+            batches to come (some hundred) to pay for trying; the logs have the share of the multiply-adds as
+            ``"packed"``. A number: those of that density and less, at once and without measuring, so that the
+            same seed gives the same bits. None: none. The results differ by rounding.
 
         Returns
         -------

@@ -231,7 +231,7 @@ def _epoch(
     for start in range(0, len(x), batch_size):
         part: Any = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
         batch, labels = x[part], targets[part]
-        packer.prepare(anew=start == 0)
+        packer.prepare(anew=start == 0, left=state.epochs * state.batches_per_epoch - state.batch - 2)
         outputs = model.forward(batch, training=True)
         value, dy = (
             loss.gradient(outputs, labels) if distilled is None else distilled.gradient(outputs, labels, part)

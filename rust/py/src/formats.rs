@@ -126,10 +126,11 @@ impl PackedMatrix {
         let (m, k) = self.shape();
         let n = PackedMatrix::columns_of("x", k, x.shape())?;
         let shape = if x.ndim() == 1 { vec![m] } else { vec![m, n] };
-        let epilogue = Epilogue::new(bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation);
+        let bias = bias.as_ref().map(|bias| bias.as_slice()).transpose()?;
+        let epilogue = Epilogue::new(bias, activation);
         let executor = executor::current();
         let values = x.as_slice()?;
-        arrays::filled(py, out, &shape, |y| {
+        arrays::filled(py, out, &shape, &[values, bias.unwrap_or_default()], |y| {
             py.detach(|| self.with(|w| w.matmul(&*executor, n, values, y, epilogue))).map_err(to_py)
         })
     }
@@ -171,7 +172,7 @@ impl PackedMatrix {
         }
         let executor = executor::current();
         let (dy, x) = (dy.as_slice()?, x.as_slice()?);
-        arrays::filled(py, out, &[self.nnz()], |values| {
+        arrays::filled(py, out, &[self.nnz()], &[dy, x], |values| {
             py.detach(|| self.with(|w| w.sddmm(&*executor, n, dy, x, values))).map_err(to_py)
         })
     }
@@ -203,9 +204,11 @@ impl PackedMatrix {
     }
 
     fn to_dense<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-        let dense = py.detach(|| self.with(|w| w.rows().to_dense()));
         let (m, k) = self.shape();
-        Ok(dense.into_pyarray(py).reshape([m, k])?.to_dyn().clone())
+        arrays::filled(py, None, &[m, k], &[], |dense| {
+            py.detach(|| self.with(|w| w.rows().write_dense(dense)));
+            Ok(())
+        })
     }
 
     fn to_scipy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

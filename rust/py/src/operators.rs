@@ -22,7 +22,7 @@ fn alike<'py>(
     threads: Option<usize>,
     operator: &dyn Operator,
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-    arrays::filled(py, None, x.shape(), |y| {
+    arrays::filled(py, None, x.shape(), &[], |y| {
         let (x, executor) = (x.as_slice()?, executor(threads));
         py.detach(|| operator.run(&*executor, &[x], y, &mut []));
         Ok(())
@@ -111,7 +111,7 @@ fn matmul_stack<'py>(
         return Err(PyValueError::new_err(format!("b: {:?} does not go with {:?}", b.shape(), a.shape())));
     }
     let (a, b) = (Stack { data: whole(&a), steps: a_steps }, Stack { data: whole(&b), steps: b_steps });
-    arrays::filled(py, None, &[count, m, n], |c| {
+    arrays::filled(py, None, &[count, m, n], &[], |c| {
         if m * n == 0 || k == 0 {
             return Ok(());
         }

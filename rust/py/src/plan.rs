@@ -71,7 +71,7 @@ impl CompiledPlan {
             return Err(PyValueError::new_err(format!("x: expected shape (n, {wanted}), got {:?}", x.shape())));
         };
         let shape = [vec![images], self.plan.output_shape()].concat();
-        let y = PyArrayDyn::zeros(py, shape, false);
+        let y: Bound<'_, PyArrayDyn<f32>> = arrays::zeros(py, shape)?;
         {
             let (x, mut y) = (x.as_slice()?, y.readwrite());
             let y = y.as_slice_mut()?;

@@ -1,6 +1,6 @@
 //! Recurrent layers through time; arrays are (rows, steps, samples).
 
-use crate::arrays::slice;
+use crate::arrays::{slice, zeros};
 use crate::errors::to_py;
 use crate::formats::PackedMatrix;
 use numpy::{PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyUntypedArrayMethods};
@@ -85,8 +85,8 @@ fn recurrent_forward<'py>(
     if let Some(bias) = &bias {
         check("bias", bias.shape(), &[rows])?;
     }
-    let made = |rows| PyArray3::zeros(py, [rows, steps, samples], false);
-    let (gates, states, memory) = (made(rows), made(units), made(remembered(cell) * units));
+    let made = |rows| zeros(py, [rows, steps, samples]);
+    let (gates, states, memory) = (made(rows)?, made(units)?, made(remembered(cell) * units)?);
     {
         let x = slice("x", &x)?;
         let bias = bias.as_ref().map(|bias| slice("bias", bias)).transpose()?;
@@ -129,8 +129,8 @@ fn recurrent_backward<'py>(
     check_skip(skip.as_ref(), sizes)?;
     dy.as_ref().map_or(Ok(()), |dy| check("dy", dy.shape(), &shape(units)))?;
     last.as_ref().map_or(Ok(()), |last| check("last", last.shape(), &[units, samples]))?;
-    let made = |rows| PyArray3::zeros(py, shape(rows), false);
-    let (dx, du) = (made(rows), made(if cell == Cell::Gru { units } else { 0 }));
+    let made = |rows| zeros(py, shape(rows));
+    let (dx, du) = (made(rows)?, made(if cell == Cell::Gru { units } else { 0 })?);
     {
         let known = Forward {
             gates: slice("gates", &gates)?,

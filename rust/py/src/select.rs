@@ -1,5 +1,6 @@
 //! Selection. `secateur/selection.py` brings every argument to C-contiguous native arrays first; what is not is refused here.
 
+use crate::arrays;
 use crate::errors::to_py;
 use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
@@ -128,7 +129,7 @@ fn masks<'py>(
     fill: impl FnOnce(&[Tensor<'_>], &mut [&mut [bool]]) -> Result<()> + Send,
 ) -> PyResult<Vec<Mask<'py>>> {
     let masks: Vec<Mask<'py>> =
-        operands.iter().map(|operand| PyArrayDyn::zeros(py, &operand.shape[..], false)).collect();
+        operands.iter().map(|operand| arrays::zeros(py, &operand.shape[..])).collect::<PyResult<_>>()?;
     let tensors = tensors_of(operands, rule)?;
     let mut borrowed: Vec<PyReadwriteArrayDyn<'_, bool>> = masks.iter().map(|mask| mask.readwrite()).collect();
     let mut slices = borrowed.iter_mut().map(|mask| mask.as_slice_mut()).collect::<std::result::Result<Vec<_>, _>>()?;
@@ -190,7 +191,7 @@ fn topk_bits<'py>(
     let operands = operands(tensors)?;
     let tensors = tensors_of(&operands, Rule { kind, lam })?;
     let masks: Vec<Bits<'py>> =
-        tensors.iter().map(|tensor| PyArrayDyn::zeros(py, vec![tensor.len().div_ceil(8)], false)).collect();
+        tensors.iter().map(|tensor| arrays::zeros(py, vec![tensor.len().div_ceil(8)])).collect::<PyResult<_>>()?;
     let mut borrowed: Vec<PyReadwriteArrayDyn<'_, u8>> = masks.iter().map(|mask| mask.readwrite()).collect();
     let mut bits = Vec::new();
     for mask in &mut borrowed {

@@ -1,9 +1,9 @@
 //! Training operators on C-contiguous float32 arrays; images are channels-last here, `secateur.nn` shows them as NCHW.
 
-use crate::arrays::slice;
+use crate::arrays::{slice, uninitialized};
 use crate::errors::to_py;
 use numpy::{
-    Element, PyArray1, PyArray2, PyArray4, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4,
+    PyArray1, PyArray2, PyArray4, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4,
     PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::PyValueError;
@@ -19,12 +19,6 @@ use secateur_core::train::window::Window;
 type Images<'py> = PyReadonlyArray4<'py, f32>;
 type Pair = (usize, usize);
 type Pads = (usize, usize, usize, usize);
-
-/// A new array whose elements the caller overwrites, all of them, before Python sees it.
-fn uninitialized<T: Element>(py: Python<'_>, shape: [usize; 4]) -> Bound<'_, PyArray4<T>> {
-    // SAFETY: every use below passes the whole array to a core function that overwrites all of it.
-    unsafe { PyArray4::new(py, shape, false) }
-}
 
 fn wrong(message: String) -> PyErr {
     PyValueError::new_err(message)
@@ -74,8 +68,8 @@ fn matmul<'py>(
     let (x, y) = (Matrix::row_major(slice!(a), a.shape()[1]), Matrix::row_major(slice!(b), b.shape()[1]));
     let x = if transpose_a { x.transposed() } else { x };
     let y = if transpose_b { y.transposed() } else { y };
-    // SAFETY: `gemm` overwrites every element where beta is 0; with a bias all rows are written first.
-    let out = unsafe { PyArray2::new(py, [m, n], false) };
+    // `gemm` overwrites every element where beta is 0; with a bias all rows are written first.
+    let out = uninitialized(py, [m, n])?;
     let mut writable = out.readwrite();
     let c = slice_mut!(writable);
     py.detach(|| {
@@ -128,7 +122,7 @@ fn conv2d<'py>(
         return Err(wrong(format!("bias: expected {} elements", shape[3])));
     }
     let (x, weight) = (slice!(x), slice!(weight));
-    let out = uninitialized(py, shape);
+    let out = uninitialized(py, shape)?;
     let mut writable = out.readwrite();
     let y = slice_mut!(writable);
     py.detach(|| conv.forward(&*executor::current(), x, weight, bias, relu, y));
@@ -162,11 +156,11 @@ fn conv2d_backward<'py>(
     if let Some(y) = relu_output.as_ref().filter(|y| y.shape() != shape) {
         return Err(wrong(format!("relu_output: expected shape {shape:?}, got {:?}", y.shape())));
     }
-    let dx = need_dx.then(|| uninitialized(py, [x.shape()[0], x.shape()[1], x.shape()[2], x.shape()[3]]));
+    let dx =
+        need_dx.then(|| uninitialized(py, [x.shape()[0], x.shape()[1], x.shape()[2], x.shape()[3]])).transpose()?;
     let filters = weight.shape()[0];
-    let dw = uninitialized(py, [filters, weight.shape()[1], weight.shape()[2], weight.shape()[3]]);
-    // SAFETY: `Grouped::backward` overwrites it.
-    let db = unsafe { PyArray1::new(py, filters, false) };
+    let dw = uninitialized(py, [filters, weight.shape()[1], weight.shape()[2], weight.shape()[3]])?;
+    let db = uninitialized(py, filters)?;
     let (mut gx, mut gw, mut gb) = (dx.as_ref().map(|dx| dx.readwrite()), dw.readwrite(), db.readwrite());
     let relu_output = match &relu_output {
         Some(relu_output) => Some(slice!(relu_output)),
@@ -196,7 +190,7 @@ type Maxima<'py> = (Bound<'py, PyArray4<f32>>, Bound<'py, PyArray4<u16>>);
 fn max_pool<'py>(py: Python<'py>, x: Images<'py>, pool_size: Pair, strides: Pair, pads: Pads) -> PyResult<Maxima<'py>> {
     let (pool, shape) = pooling(x.shape(), pool_size, strides, pads)?;
     let x = slice!(x);
-    let (out, places) = (uninitialized(py, shape), uninitialized(py, shape));
+    let (out, places) = (uninitialized(py, shape)?, uninitialized(py, shape)?);
     let (mut y, mut place) = (out.readwrite(), places.readwrite());
     let (to, place_to) = (slice_mut!(y), slice_mut!(place));
     py.detach(|| pool.max(&*executor::current(), x, to, place_to));
@@ -220,7 +214,7 @@ fn max_pool_backward<'py>(
         return Err(wrong(format!("dy: expected shape {output:?}, got {:?}", dy.shape())));
     }
     let (dy, place) = (slice!(dy), slice!(place));
-    let out = uninitialized(py, shape);
+    let out = uninitialized(py, shape)?;
     let mut writable = out.readwrite();
     let dx = slice_mut!(writable);
     py.detach(|| pool.max_backward(&*executor::current(), dy, place, dx));
@@ -239,7 +233,7 @@ fn average_pool<'py>(
 ) -> PyResult<Bound<'py, PyArray4<f32>>> {
     let (pool, shape) = pooling(x.shape(), pool_size, strides, pads)?;
     let x = slice!(x);
-    let out = uninitialized(py, shape);
+    let out = uninitialized(py, shape)?;
     let mut writable = out.readwrite();
     let y = slice_mut!(writable);
     py.detach(|| pool.average(&*executor::current(), x, y));
@@ -262,7 +256,7 @@ fn average_pool_backward<'py>(
         return Err(wrong(format!("dy: expected shape {output:?}, got {:?}", dy.shape())));
     }
     let dy = slice!(dy);
-    let out = uninitialized(py, shape);
+    let out = uninitialized(py, shape)?;
     let mut writable = out.readwrite();
     let dx = slice_mut!(writable);
     py.detach(|| pool.average_backward(&*executor::current(), dy, dx));

@@ -302,7 +302,7 @@ impl Kernel for Join<'_> {
                         unsafe {
                             if let Some(residual) = residual {
                                 let from = residual.wrapping_offset(start as isize);
-                                pixels = v.max(v.add(pixels, v.load_masked(pixels, from, lanes)), floor);
+                                pixels = v.max(floor, v.add(pixels, v.load_masked(pixels, from, lanes)));
                             }
                             v.store_masked(to.wrapping_offset(start as isize), pixels, lanes);
                         }

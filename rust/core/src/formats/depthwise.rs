@@ -227,7 +227,7 @@ impl DepthwiseRows {
                     if row < rows {
                         let to = &mut y[(first + row) * output.pitch + line * LANES..];
                         // SAFETY: the row's columns from this line on.
-                        unsafe { v.store_first(to.as_mut_ptr(), v.max(acc[row], floor), columns) };
+                        unsafe { v.store_first(to.as_mut_ptr(), v.max(floor, acc[row]), columns) };
                     }
                 }
             }
@@ -280,7 +280,7 @@ impl DepthwiseRows {
                 // Whole registers where there is room: rows that come later are written later.
                 let to = y.len().min(first + pair * two);
                 let left = y.len() - to;
-                v.store_some(&mut y[to..], v.max(acc[pair], floor), left);
+                v.store_some(&mut y[to..], v.max(floor, acc[pair]), left);
             }
         }
     }

@@ -315,7 +315,7 @@ impl Run<'_> {
             for (p, acc) in acc.iter().enumerate() {
                 let to = self.output.add((pixel + p) * output_step + first);
                 for (o, &x) in acc.iter().enumerate() {
-                    let x = v.max(x, floor);
+                    let x = v.max(floor, x);
                     if whole || o + 1 < O {
                         v.store_ptr(to.add(o * LANES), x);
                     } else {

@@ -73,7 +73,7 @@ impl Activation {
     pub fn of_vector<V: Vector>(self, v: V, x: V::F32) -> V::F32 {
         match self {
             Activation::None => x,
-            Activation::Relu => v.max(x, v.splat(0.0)),
+            Activation::Relu => v.max(v.splat(0.0), x),
             _ => {
                 let mut lanes = v.to_array(x);
                 self.of_slice(v.target(), &mut lanes);
@@ -130,7 +130,7 @@ impl Kernel for OfSlice<'_> {
 fn of_register<V: Vector>(activation: Activation, v: V, x: V::F32) -> V::F32 {
     match activation {
         Activation::None => x,
-        Activation::Relu => v.max(x, v.splat(0.0)),
+        Activation::Relu => v.max(v.splat(0.0), x),
         Activation::Tanh => math::tanh(v, x),
         Activation::Sigmoid => math::sigmoid(v, x),
         Activation::Gelu => math::gelu(v, x),
@@ -140,9 +140,9 @@ fn of_register<V: Vector>(activation: Activation, v: V, x: V::F32) -> V::F32 {
         Activation::HardSigmoid(a, b) => math::line(v, x, a, b),
         Activation::LeakyRelu(a) => {
             let zero = v.splat(0.0);
-            v.mul_add(math::min(v, x, zero), v.splat(a), v.max(x, zero))
+            v.mul_add(math::min(v, zero, x), v.splat(a), v.max(zero, x))
         }
-        Activation::Clip(low, high) => math::min(v, v.max(x, v.splat(low)), v.splat(high)),
+        Activation::Clip(low, high) => math::min(v, v.splat(high), v.max(v.splat(low), x)),
     }
 }
 
@@ -186,10 +186,11 @@ impl<'a> Epilogue<'a> {
         let mut sums = results.chunks_exact_mut(LANES);
         let mut residual = residual.chunks_exact(LANES);
         for (sum, residual) in (&mut sums).zip(&mut residual) {
-            v.store(sum, v.max(v.add(v.load(sum), v.load(residual)), floor));
+            v.store(sum, v.max(floor, v.add(v.load(sum), v.load(residual))));
         }
         let rest = sums.into_remainder().iter_mut().zip(residual.remainder());
-        rest.for_each(|(y, r)| *y = (*y + r).max(self.activation.floor()));
+        // NaN stays, as in the registers.
+        rest.for_each(|(y, r)| *y = if *y + r < self.activation.floor() { self.activation.floor() } else { *y + r });
         if let Some(activation) = self.activation.afterwards() {
             activation.of_slice(v.target(), results);
         }

@@ -170,12 +170,20 @@ impl Rows {
     /// The row-major matrix.
     pub fn to_dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows() * self.columns];
+        self.write_dense(&mut dense);
+        dense
+    }
+
+    /// As [`Rows::to_dense`], into zeros.
+    ///
+    /// # Panics
+    /// Where there is no room for all.
+    pub fn write_dense(&self, zeros: &mut [f32]) {
         for row in 0..self.rows() {
             for (column, x) in self.row(row) {
-                dense[row * self.columns + column] = x;
+                zeros[row * self.columns + column] = x;
             }
         }
-        dense
     }
 
     /// The transposed matrix.

@@ -205,7 +205,7 @@ impl Tile<'_> {
             if self.last {
                 let (to, floor) = (self.output.wrapping_add(row * self.output_stride), v.splat(self.floor));
                 for (t, &x) in acc.iter().enumerate() {
-                    v.store_ptr(to.add(t * LANES), v.max(x, floor));
+                    v.store_ptr(to.add(t * LANES), v.max(floor, x));
                 }
             } else {
                 let to = self.partial.wrapping_add(row * self.partial_stride);

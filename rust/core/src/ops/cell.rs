@@ -207,7 +207,7 @@ impl Part<'_> {
                 gates[0]
             }
             Cell::Relu => {
-                gates[0] = v.max(sum(v, [x, u], at, 0), v.splat(0.0));
+                gates[0] = v.max(v.splat(0.0), sum(v, [x, u], at, 0));
                 gates[0]
             }
             Cell::Lstm => {

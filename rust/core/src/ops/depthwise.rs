@@ -304,7 +304,7 @@ impl Channel<'_> {
                 }
             }
             for (p, &acc) in acc.iter().enumerate() {
-                v.store(&mut out[p * LANES..], v.max(acc, floor));
+                v.store(&mut out[p * LANES..], v.max(floor, acc));
             }
         }
     }
@@ -436,6 +436,6 @@ fn tile_of<V: Vector, const T: usize, const P: usize>(
         }
     }
     for (p, &acc) in acc.iter().enumerate() {
-        v.store(&mut out[p * LANES..], v.max(acc, v.splat(floor)));
+        v.store(&mut out[p * LANES..], v.max(v.splat(floor), acc));
     }
 }

@@ -51,7 +51,7 @@ pub fn tanh<V: Vector>(v: V, x: V::F32) -> V::F32 {
     v.div(less_one, v.add(less_one, v.splat(2.0)))
 }
 
-/// Lane by lane minimum.
+/// Lane by lane minimum; `b` where either is NaN.
 #[inline(always)]
 pub fn min<V: Vector>(v: V, a: V::F32, b: V::F32) -> V::F32 {
     let zero = v.splat(0.0);
@@ -62,7 +62,7 @@ pub fn min<V: Vector>(v: V, a: V::F32, b: V::F32) -> V::F32 {
 #[inline(always)]
 pub fn line<V: Vector>(v: V, x: V::F32, a: f32, b: f32) -> V::F32 {
     let y = v.mul_add(x, v.splat(a), v.splat(b));
-    min(v, v.max(y, v.splat(0.0)), v.splat(1.0))
+    min(v, v.splat(1.0), v.max(v.splat(0.0), y))
 }
 
 /// erfc(z) for z ≥ 0, within 2e-7: exp(−z²) · t · p(t) with t = 1 / (1 + z / 2). The polynomial is the one of degree 8 that fits

@@ -84,7 +84,7 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane 2ⁿ, for whole numbers n from -126 to 127.
     fn power_of_two(self, n: Self::F32) -> Self::F32;
-    /// Lane by lane maximum.
+    /// Lane by lane maximum; `b` where either is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane `a · b + c`, rounded once.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;

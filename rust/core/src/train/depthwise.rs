@@ -225,7 +225,7 @@ impl Forward<'_> {
         }
         let lanes = LANES.min(self.filters - first);
         for (p, &sum) in sums.iter().enumerate() {
-            let sum = v.max(sum, v.splat(self.floor));
+            let sum = v.max(v.splat(self.floor), sum);
             let to = &mut self.output[(pixel + p) * self.filters + first..][..lanes];
             if lanes == LANES {
                 v.store(to, sum);

@@ -151,7 +151,7 @@ fn gather_tile<V: Vector, const T: usize, const P: usize>(
     for p in 0..P {
         let at = positions[p].0 * job.output_channels + first;
         for t in 0..T {
-            let sum = if job.relu { v.max(sums[p][t], v.splat(0.0)) } else { sums[p][t] };
+            let sum = if job.relu { v.max(v.splat(0.0), sums[p][t]) } else { sums[p][t] };
             let lanes = LANES.min(job.output_channels - first - t * LANES);
             let to = &mut job.output[at + t * LANES..][..lanes];
             if lanes == LANES {

@@ -103,9 +103,10 @@ impl PackedConv2D {
         let x = arrays::floats("x", x)?;
         let (n, size) = images("x", self.channels, x.shape())?;
         let (h, w) = self.over(size)?;
-        let epilogue = Epilogue::new(bias.as_ref().map(|bias| bias.as_slice()).transpose()?, activation);
+        let bias = bias.as_ref().map(|bias| bias.as_slice()).transpose()?;
+        let epilogue = Epilogue::new(bias, activation);
         let (executor, x) = (executor::current(), x.as_slice()?);
-        arrays::filled(py, out, &[n, self.shape[0], h, w], |y| {
+        arrays::filled(py, out, &[n, self.shape[0], h, w], &[x, bias.unwrap_or_default()], |y| {
             py.detach(|| self.read().forward(&*executor, (n, size), x, y, epilogue)).map_err(to_py)
         })
     }
@@ -122,7 +123,7 @@ impl PackedConv2D {
         let dy = arrays::floats("dy", dy)?;
         let n = self.results(dy.shape(), input_size)?;
         let (executor, dy) = (executor::current(), dy.as_slice()?);
-        arrays::filled(py, out, &[n, self.channels, input_size.0, input_size.1], |dx| {
+        arrays::filled(py, out, &[n, self.channels, input_size.0, input_size.1], &[dy], |dx| {
             py.detach(|| self.read().grad_input(&*executor, (n, input_size), dy, dx)).map_err(to_py)
         })
     }
@@ -143,7 +144,7 @@ impl PackedConv2D {
             return Err(PyValueError::new_err(format!("dy: expected {n} images, as in x, got {found}")));
         }
         let (executor, dy, x) = (executor::current(), dy.as_slice()?, x.as_slice()?);
-        arrays::filled(py, out, &[self.nnz()], |values| {
+        arrays::filled(py, out, &[self.nnz()], &[dy, x], |values| {
             py.detach(|| self.read().grad_weight(&*executor, (n, size), dy, x, values)).map_err(to_py)
         })
     }
@@ -164,8 +165,10 @@ impl PackedConv2D {
     }
 
     fn to_dense<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-        let dense = py.detach(|| self.read().rows().to_dense());
-        Ok(dense.into_pyarray(py).reshape(self.shape)?.to_dyn().clone())
+        arrays::filled(py, None, &self.shape, &[], |dense| {
+            py.detach(|| self.read().rows().write_dense(dense));
+            Ok(())
+        })
     }
 
     #[getter]

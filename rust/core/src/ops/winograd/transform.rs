@@ -234,7 +234,7 @@ impl Kernel for Scatter<'_> {
                         let results = across_half(v, &half, y);
                         for (x, &result) in results.iter().enumerate().take(columns - tile * TILE) {
                             let to = &mut to[y * row + x * channels..];
-                            v.store_some(to, v.max(result, floor), channels - line);
+                            v.store_some(to, v.max(floor, result), channels - line);
                         }
                     }
                 }
@@ -250,10 +250,10 @@ impl Kernel for Scatter<'_> {
 /// Four neighbouring pixels.
 #[inline(always)]
 fn store<V: Vector>(v: V, [y0, y1, y2, y3]: [V::F32; TILE], floor: V::F32, to: &mut [f32], channels: usize) {
-    v.store(to, v.max(y0, floor));
-    v.store(&mut to[channels..], v.max(y1, floor));
-    v.store(&mut to[2 * channels..], v.max(y2, floor));
-    v.store(&mut to[3 * channels..], v.max(y3, floor));
+    v.store(to, v.max(floor, y0));
+    v.store(&mut to[channels..], v.max(floor, y1));
+    v.store(&mut to[2 * channels..], v.max(floor, y2));
+    v.store(&mut to[3 * channels..], v.max(floor, y3));
 }
 
 /// A column of Aᵀ M.
