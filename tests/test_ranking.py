@@ -84,3 +84,26 @@ def test_a_nan_is_refused_as_by_scores(criterion, where):
             choose(view(model), gradients, "global", 0.8, Scorer(criterion))
         messages.append(str(error.value))
     assert messages[0] == messages[1]
+
+
+def test_what_thresholds_tell_changes_no_mask():
+    # A guess that holds, one that is off, an impossible one, and sparsity that jumps.
+    rng = np.random.default_rng(0)
+    net = nn.Sequential([nn.Dense(90), nn.Dense(40)]).build((50,), 0)
+    seen, model = ranking.Thresholds(), view(net)
+    names, scorer = list(model.parameters()), Scorer()
+    guessed = 0
+    for sparsity in (0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.5, 0.52, 0.54, 0.56, 0.58, 0.9, 0.91, 1.0, 1.0, 1.0):
+        for tensor in model.parameters().values():
+            tensor += 1e-4 * rng.standard_normal(tensor.shape, np.float32)
+        net.set_masks(net.masks)
+        guessed += seen.near(names)[0] is not None
+        how = model, names, None, Weights(), "global", sparsity, scorer, rng
+        masks, wanted = ranking.choose(*how, seen), ranking.choose(*how)
+        assert all(np.array_equal(masks[name], wanted[name]) for name in names)
+        model.set_masks(masks)
+    assert guessed >= 5
+    seen._seen[tuple(names)] = [1e30, 1e30, 1e30]
+    assert seen.near(names)[0] == 1e30
+    masks = ranking.choose(model, names, None, Weights(), "global", 1.0, scorer, rng, seen)
+    assert not any(mask.any() for mask in masks.values())

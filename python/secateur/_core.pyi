@@ -257,6 +257,7 @@ def topk_masks(
     lam: float,
     near: float | None = None,
     alive: list[NDArray[np.uint8] | None] | None = None,
+    within: float = 0.0,
 ) -> tuple[list[NDArray[np.bool_]], float | None]: ...
 def topk_bits(
     tensors: list[_Operand], k: int, kind: str, lam: float, near: float | None = None

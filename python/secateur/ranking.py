@@ -13,6 +13,38 @@ from .models.view import BoolArray, FloatArray, ModelView
 from .scoring import Gradients, Scorer
 from .selection import on_the_fly
 
+OFF = 3.0
+"""How many times as far off as the last guess of a threshold the next one may be."""
+WIDEST = 0.02
+"""Guesses that may be farther off than this share are not worth a look."""
+
+
+class Thresholds:
+    """What the last kept scores of earlier updates tell of the next one; it changes nothing but the time.
+
+    From update to update a threshold moves by little and evenly: the next one is on the line through the last
+    two, within some times what the line before was off by.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, ...], list[float]] = {}
+
+    def near(self, names: Sequence[str]) -> tuple[float | None, float]:
+        """A guess of the next score at which tensors are cut, and how far off it may be."""
+        seen = self._seen.get(tuple(names), [])
+        if len(seen) < 3:
+            return None, 0.0
+        guess, off = 2 * seen[2] - seen[1], abs(2 * seen[1] - seen[0] - seen[2])
+        within = OFF * off
+        return (guess, within) if within < WIDEST * abs(guess) else (None, 0.0)
+
+    def note(self, names: Sequence[str], score: float | None) -> None:
+        """Remember where tensors were cut, if anything was left."""
+        if score is None or not np.isfinite(score):
+            self._seen.pop(tuple(names), None)
+        else:
+            self._seen[tuple(names)] = [*self._seen.get(tuple(names), []), score][-3:]
+
 
 def choose(
     view: ModelView,
@@ -23,6 +55,7 @@ def choose(
     sparsity: float,
     scorer: Scorer,
     rng: np.random.Generator,
+    thresholds: Thresholds | None = None,
 ) -> masking.Masks:
     """The masks that bring the tensors `names` to `sparsity`; see `masking.choose`.
 
@@ -36,7 +69,9 @@ def choose(
         tensors = view.parameters()
         competing = {name: tensors[name] for name in names}
         try:
-            chosen = _without_scores(competing, gradients, masks, scope, sparsity, scorer)
+            chosen = _without_scores(
+                competing, gradients, masks, scope, sparsity, scorer, thresholds or Thresholds()
+            )
         except ValueError:
             # A NaN, which the scores' errors name by tensor, or a layout that the core refuses.
             chosen = None
@@ -53,6 +88,7 @@ def _without_scores(
     scope: str,
     sparsity: float,
     scorer: Scorer,
+    thresholds: Thresholds,
 ) -> masking.Masks | None:
     """The masks of single weights without arrays of scores, or None where the core cannot tell them."""
     lam = scorer.balanced(tensors, gradients)
@@ -67,6 +103,8 @@ def _without_scores(
     for names, keep in masking.shares(shapes, scope, sparsity):
         scored = [operand(name, tensors[name], slopes.get(name)) for name in names]
         alive = [masks[name].view(np.uint8) if name in masks else None for name in names]
-        found, _ = _core.topk_masks(scored, keep, kind, lam, alive=alive)
+        near, within = thresholds.near(names)
+        found, score = _core.topk_masks(scored, keep, kind, lam, near, alive, within)
+        thresholds.note(names, score)
         chosen.update(zip(names, found, strict=True))
     return {name: chosen[name] for name in tensors}

@@ -64,9 +64,11 @@ class Method:
         self._counted: Sequence[str] = ()
         self._total = 0
         self._gradients = GradientMean()
+        self._thresholds = ranking.Thresholds()
 
     def start(self, model: ModelView, state: FitState) -> None:
         """Check that the method fits the model and the training, before that begins or goes on."""
+        self._thresholds = ranking.Thresholds()
         tensors = model.parameters()
         self.names = select_names(tensors, self.include, self.exclude)
         counted: Iterable[str] = self.names
@@ -178,7 +180,15 @@ class Method:
         if isinstance(self.granularity, Neurons):
             return self._select_neurons(model, sparsity, gradients, rng)
         return ranking.choose(
-            model, self.names, gradients, self.granularity, self.scope, sparsity, self.scorer, rng
+            model,
+            self.names,
+            gradients,
+            self.granularity,
+            self.scope,
+            sparsity,
+            self.scorer,
+            rng,
+            self._thresholds,
         )
 
     def _select_neurons(

@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use secateur_core::Result;
 use secateur_core::executor::{self, Executor, Sequential};
-use secateur_core::select::{self, Keys, MaskMut, Score, Scores, Tensor, Weight};
+use secateur_core::select::{self, Keys, MaskMut, Near, Score, Scores, Tensor, Weight};
 use std::sync::Arc;
 
 /// A name or none, the weights or scores, the gradients where the score takes them, and "f16" or "bf16" where the arrays hold
@@ -148,9 +148,10 @@ fn executor_for(tensors: &[Tensor<'_>]) -> Arc<dyn Executor> {
 
 /// The masks of the `k` first scores of all tensors together, and the last kept score. `kind`: "given", "magnitude", "gradient",
 /// "taylor" or "combined"; `near`: a guess of that score; `alive`: for each tensor none,
-/// or bytes that are not 0 where a score competes.
+/// or bytes that are not 0 where a score competes; with it, `within`: how far off the guess may be.
 #[pyfunction]
-#[pyo3(signature = (tensors, k, kind, lam, near=None, alive=None))]
+#[pyo3(signature = (tensors, k, kind, lam, near=None, alive=None, within=0.0))]
+#[expect(clippy::too_many_arguments, reason = "what competes, by which score, and a guess of the threshold")]
 fn topk_masks<'py>(
     py: Python<'py>,
     tensors: Vec<Argument<'py>>,
@@ -159,6 +160,7 @@ fn topk_masks<'py>(
     lam: f64,
     near: Option<f64>,
     alive: Option<Vec<Option<Bound<'py, PyUntypedArray>>>>,
+    within: f64,
 ) -> PyResult<(Vec<Mask<'py>>, Option<f64>)> {
     let mut score = None;
     let bytes = |alive: &Option<Bound<'py, PyUntypedArray>>| alive.as_ref().map(borrow::<u8>).transpose();
@@ -169,7 +171,10 @@ fn topk_masks<'py>(
         let masks = masks.iter_mut().map(|mask| MaskMut::Bools(mask)).collect();
         let executor = executor_for(tensors);
         score = match &alive {
-            Some(alive) => select::top_k_mask_among(&*executor, tensors, alive, k, near, masks)?,
+            Some(alive) => {
+                let near = near.map(|score| Near { score, within });
+                select::top_k_mask_among(&*executor, tensors, alive, k, near, masks)?
+            }
             None => select::top_k_mask(&*executor, tensors, k, near, masks)?,
         };
         Ok(())

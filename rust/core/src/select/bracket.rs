@@ -1,5 +1,6 @@
 //! Two keys that the threshold most likely lies between.
 
+use super::Near;
 use super::key::Key;
 use super::score::Source;
 use super::topk;
@@ -35,9 +36,10 @@ impl<K: Key> Bracket<K> {
         Self::between(key, key)
     }
 
-    /// What lies close to a key: what was the threshold a training step ago.
-    pub(super) fn around(key: K) -> Self {
-        let (low, high) = key.neighbourhood();
+    /// What lies close to a guess: what was the threshold a training step ago.
+    pub(super) fn around(near: Near) -> Self {
+        let (low, _) = K::near(near.score - near.within).neighbourhood();
+        let (_, high) = K::near(near.score + near.within).neighbourhood();
         Self::between(low, high)
     }
 

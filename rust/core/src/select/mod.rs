@@ -163,6 +163,21 @@ pub struct Cut {
     pub index: usize,
 }
 
+/// A guess of the last kept score, which changes nothing but the time that a selection takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Near {
+    /// The guess.
+    pub score: f64,
+    /// How far off it may be, beside a 1/2048 of it.
+    pub within: f64,
+}
+
+impl From<f64> for Near {
+    fn from(score: f64) -> Near {
+        Near { score, within: 0.0 }
+    }
+}
+
 /// The k-th in the order of all scores together, 1 ≤ k ≤ their number. `near` is a guess of its score, which changes nothing but
 /// the time that this takes.
 pub fn cut(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, near: Option<f64>) -> Result<Cut> {
@@ -172,7 +187,7 @@ pub fn cut(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, near: Opti
         k: usize,
         near: Option<f64>,
     ) -> std::result::Result<Cut, usize> {
-        let found = Selection::new(executor, sources, pieces_of(sources), k, near.map(K::near))?;
+        let found = Selection::new(executor, sources, pieces_of(sources), k, near.map(Near::from))?;
         let (tensor, index) = found.last(sources);
         Ok(Cut { score: found.threshold.key.score(), tensor, index })
     }
@@ -221,7 +236,7 @@ pub fn top_k_mask(
     if k > n {
         return Err(argument!("k: expected 0 to {n} (the number of scores), got {k}"));
     }
-    top_k_mask_among(executor, tensors, &vec![None; tensors.len()], k, near, masks)
+    top_k_mask_among(executor, tensors, &vec![None; tensors.len()], k, near.map(Near::from), masks)
 }
 
 /// As [`top_k_mask`] among the scores whose byte of `alive` is not 0: all, where a tensor has none. Fewer than `k` are all kept.
@@ -231,7 +246,7 @@ pub fn top_k_mask_among(
     tensors: &[Tensor<'_>],
     alive: &[Option<&[u8]>],
     k: usize,
-    near: Option<f64>,
+    near: Option<Near>,
     masks: Vec<MaskMut<'_>>,
 ) -> Result<Option<f64>> {
     fn write<K: Key>(
@@ -239,7 +254,7 @@ pub fn top_k_mask_among(
         sources: &[&dyn Source<K>],
         alive: &[Option<&[u8]>],
         k: usize,
-        near: Option<f64>,
+        near: Option<Near>,
         mut masks: Vec<MaskMut<'_>>,
     ) -> std::result::Result<Option<f64>, usize> {
         let among = sources.iter().zip(alive).map(|(&all, alive)| alive.map(|alive| Among { all, alive }));
@@ -257,7 +272,7 @@ pub fn top_k_mask_among(
             return nan.into_iter().flatten().next().map_or(Ok(None), Err);
         }
         let pieces = with_masks(pieces_of(&sources), masks);
-        let found = Selection::new(executor, &sources, pieces, k, near.map(K::near))?;
+        let found = Selection::new(executor, &sources, pieces, k, near)?;
         let score = found.threshold.key.score();
         found.correct(executor, &sources);
         Ok(Some(score))

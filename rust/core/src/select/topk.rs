@@ -9,6 +9,7 @@
 //! The threshold is exact: found among the gathered keys, in the same way. Where two samples misled, it is found digit by digit
 //! (`narrow.rs`), which is slower, and is then a bracket of one key.
 
+use super::Near;
 use super::bracket::{ATTEMPTS, Bracket};
 use super::key::Key;
 use super::narrow::{copied, narrow};
@@ -60,7 +61,7 @@ impl<'a, K: Key> Selection<'a, K> {
         sources: &[&dyn Source<K>],
         mut pieces: Vec<Piece<'a>>,
         k: usize,
-        near: Option<K>,
+        near: Option<Near>,
     ) -> Result<Self, usize> {
         let n: usize = sources.iter().map(|source| source.len()).sum();
         let mut attempts = if n < LEAST { 0..0 } else { 0..ATTEMPTS };
