@@ -23,7 +23,7 @@ use super::epilogue::{Activation, Epilogue};
 use super::kblocks::KBlocks;
 use super::shared::Shared;
 use crate::executor::Executor;
-use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
+use crate::simd::{Kernel, LANES, Target, Vector, dispatch, prefetch};
 use std::ops::Range;
 
 /// A contiguous run of operand lines and where its results go, in floats from the start of either.
@@ -180,6 +180,11 @@ impl Tile<'_> {
     /// `row` is one of the bands'; otherwise as [`Sweep::tile`].
     #[inline(always)]
     pub unsafe fn start<V: Vector, const T: usize>(&self, v: V, row: usize) -> [V::F32; T] {
+        if self.last {
+            // A large result is far away, and its rows too far apart for the processor to foresee where this one's is stored.
+            let to = self.output.wrapping_add(row * self.output_stride);
+            (0..T).for_each(|t| prefetch(to.wrapping_add(t * LANES).cast_const()));
+        }
         // SAFETY: the caller's promise; the bias holds all rows.
         unsafe {
             if self.first {
