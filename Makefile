@@ -72,7 +72,7 @@ $(VENV)/.built: $(VENV)/bin/maturin $(SOURCES)
 	$(BIN)/maturin develop --release --quiet --extras test
 	touch $@
 
-$(VENV)/.ort: $(VENV)/.built rust/ort/pyproject.toml rust/ort/build_library.py
+$(VENV)/.ort: $(VENV)/.built rust/ort/pyproject.toml rust/ort/build_library.py rust/ort/python/secateur_ort/__init__.py
 	$(BIN)/pip install --quiet --no-deps --force-reinstall ./rust/ort
 	touch $@
 

@@ -30,3 +30,10 @@ def test_masks_of_any_bytes():
     x = np.random.default_rng(0).normal(size=(64, 8))
     model.fit(x, (x[:, 0] > 0).astype(int), optimizer=nn.Adam(), random_state=0, progress=False)
     assert np.count_nonzero(model.layers[0].params["weight"]) == 12
+
+
+def test_masks_of_any_bytes_in_another_order():
+    # Brought to C order they are an array of their own, with the same bytes.
+    layer = nn.Sequential([nn.Dense(2)]).build((8,), 0).layers[0]
+    layer.set_mask("weight", np.full((8, 2), 2, np.uint8).view(bool).T)
+    assert layer.masks["weight"].view(np.uint8).max() == 1

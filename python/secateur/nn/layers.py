@@ -188,9 +188,7 @@ class Layer:
 
         The mask is not copied where it is in C order and its bytes are 0 and 1.
         """
-        mask = np.ascontiguousarray(mask)
-        # An array of its own was made as bools: by the core, or by a comparison.
-        self.masks[key] = mask if mask.base is None else clean(mask)
+        self.masks[key] = clean(np.ascontiguousarray(mask))
         self._apply_mask(key)
 
     def apply_masks(self) -> None:

@@ -93,8 +93,8 @@ fn output<'py>(
     // The numpy crate knows the views of one array; two arrays may lie over one buffer as well.
     let bytes = |start: *const f32, len: usize| start as usize..start as usize + len * size_of::<f32>();
     let written = bytes(array.data(), array.len());
-    let read = inputs.iter().map(|input| bytes(input.as_ptr(), input.len())).filter(|read| !read.is_empty());
-    if read.into_iter().any(|read| read.start < written.end && written.start < read.end) {
+    let read = |input: &&[f32]| bytes(input.as_ptr(), input.len());
+    if inputs.iter().map(read).any(|read| read.start.max(written.start) < read.end.min(written.end)) {
         return Err(PyValueError::new_err(format!("{name}: overlaps an input")));
     }
     array.try_readwrite().map_err(|_| PyValueError::new_err(format!("{name}: read-only, or overlaps an input")))

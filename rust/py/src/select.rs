@@ -148,7 +148,7 @@ fn executor_for(tensors: &[Tensor<'_>]) -> Arc<dyn Executor> {
 
 /// The masks of the `k` first scores of all tensors together, and the last kept score. `kind`: "given", "magnitude", "gradient",
 /// "taylor" or "combined"; `near`: a guess of that score; `alive`: for each tensor none,
-/// or bytes that are not 0 where a score competes; with it, `within`: how far off the guess may be.
+/// or bytes that are not 0 where a score competes; `within`: how far off the guess may be.
 #[pyfunction]
 #[pyo3(signature = (tensors, k, kind, lam, near=None, alive=None, within=0.0))]
 #[expect(clippy::too_many_arguments, reason = "what competes, by which score, and a guess of the threshold")]
@@ -162,7 +162,7 @@ fn topk_masks<'py>(
     alive: Option<Vec<Option<Bound<'py, PyUntypedArray>>>>,
     within: f64,
 ) -> PyResult<(Vec<Mask<'py>>, Option<f64>)> {
-    let mut score = None;
+    let (mut score, near) = (None, near.map(|score| Near { score, within }));
     let bytes = |alive: &Option<Bound<'py, PyUntypedArray>>| alive.as_ref().map(borrow::<u8>).transpose();
     let alive: Option<Vec<_>> = alive.map(|alive| alive.iter().map(bytes).collect::<PyResult<_>>()).transpose()?;
     let alive: Option<Vec<_>> =
@@ -171,10 +171,7 @@ fn topk_masks<'py>(
         let masks = masks.iter_mut().map(|mask| MaskMut::Bools(mask)).collect();
         let executor = executor_for(tensors);
         score = match &alive {
-            Some(alive) => {
-                let near = near.map(|score| Near { score, within });
-                select::top_k_mask_among(&*executor, tensors, alive, k, near, masks)?
-            }
+            Some(alive) => select::top_k_mask_among(&*executor, tensors, alive, k, near, masks)?,
             None => select::top_k_mask(&*executor, tensors, k, near, masks)?,
         };
         Ok(())
@@ -202,7 +199,9 @@ fn topk_bits<'py>(
     for mask in &mut borrowed {
         bits.push(MaskMut::Bits(mask.as_slice_mut()?));
     }
-    let score = py.detach(|| select::top_k_mask(&*executor_for(&tensors), &tensors, k, near, bits)).map_err(to_py)?;
+    let score = py
+        .detach(|| select::top_k_mask(&*executor_for(&tensors), &tensors, k, near.map(Near::from), bits))
+        .map_err(to_py)?;
     drop(borrowed);
     Ok((masks, score))
 }
@@ -220,7 +219,7 @@ fn topk_cut(
 ) -> PyResult<(f64, usize, usize)> {
     let operands = operands(tensors)?;
     let tensors = tensors_of(&operands, Rule { kind, lam })?;
-    let cut = py.detach(|| select::cut(&*executor_for(&tensors), &tensors, k, near)).map_err(to_py)?;
+    let cut = py.detach(|| select::cut(&*executor_for(&tensors), &tensors, k, near.map(Near::from))).map_err(to_py)?;
     Ok((cut.score, cut.tensor, cut.index))
 }
 

@@ -182,15 +182,19 @@ impl<'a> Epilogue<'a> {
     pub(crate) fn of_sums<V: Vector>(&self, v: V, at: usize, results: &mut [f32]) {
         let Some(residual) = self.residual else { return };
         let residual = &residual[at..][..results.len()];
-        let floor = v.splat(self.activation.floor());
+        let least = self.activation.floor();
+        let floor = v.splat(least);
         let mut sums = results.chunks_exact_mut(LANES);
         let mut residual = residual.chunks_exact(LANES);
         for (sum, residual) in (&mut sums).zip(&mut residual) {
             v.store(sum, v.max(floor, v.add(v.load(sum), v.load(residual))));
         }
         let rest = sums.into_remainder().iter_mut().zip(residual.remainder());
-        // NaN stays, as in the registers.
-        rest.for_each(|(y, r)| *y = if *y + r < self.activation.floor() { self.activation.floor() } else { *y + r });
+        for (y, r) in rest {
+            let sum = *y + r;
+            // NaN stays, as in the registers.
+            *y = if sum < least { least } else { sum };
+        }
         if let Some(activation) = self.activation.afterwards() {
             activation.of_slice(v.target(), results);
         }

@@ -180,14 +180,14 @@ impl From<f64> for Near {
 
 /// The k-th in the order of all scores together, 1 ≤ k ≤ their number. `near` is a guess of its score, which changes nothing but
 /// the time that this takes.
-pub fn cut(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, near: Option<f64>) -> Result<Cut> {
+pub fn cut(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, near: Option<Near>) -> Result<Cut> {
     fn find<K: Key>(
         executor: &dyn Executor,
         sources: &[&dyn Source<K>],
         k: usize,
-        near: Option<f64>,
+        near: Option<Near>,
     ) -> std::result::Result<Cut, usize> {
-        let found = Selection::new(executor, sources, pieces_of(sources), k, near.map(Near::from))?;
+        let found = Selection::new(executor, sources, pieces_of(sources), k, near)?;
         let (tensor, index) = found.last(sources);
         Ok(Cut { score: found.threshold.key.score(), tensor, index })
     }
@@ -229,14 +229,14 @@ pub fn top_k_mask(
     executor: &dyn Executor,
     tensors: &[Tensor<'_>],
     k: usize,
-    near: Option<f64>,
+    near: Option<Near>,
     masks: Vec<MaskMut<'_>>,
 ) -> Result<Option<f64>> {
     let n = count(tensors)?;
     if k > n {
         return Err(argument!("k: expected 0 to {n} (the number of scores), got {k}"));
     }
-    top_k_mask_among(executor, tensors, &vec![None; tensors.len()], k, near.map(Near::from), masks)
+    top_k_mask_among(executor, tensors, &vec![None; tensors.len()], k, near, masks)
 }
 
 /// As [`top_k_mask`] among the scores whose byte of `alive` is not 0: all, where a tensor has none. Fewer than `k` are all kept.

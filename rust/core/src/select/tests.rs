@@ -28,7 +28,7 @@ fn on_this_target(executor: &dyn Executor, tensors: &[Tensor<'_>], k: usize, wan
     let guesses = [None, Some(0.0), Some(-1e30), Some(f64::INFINITY)];
     for guess in guesses.into_iter().map(Some).chain([None]) {
         // The last time with the true threshold as the guess.
-        let near = guess.unwrap_or(last);
+        let near = guess.unwrap_or(last).map(Near::from);
         let mut bools: Vec<_> = tensors.iter().map(|tensor| vec![true; tensor.len()]).collect();
         let masks = bools.iter_mut().map(|bools| MaskMut::Bools(bools)).collect();
         last = top_k_mask(executor, tensors, k, near, masks).unwrap();
