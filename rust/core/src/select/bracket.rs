@@ -87,13 +87,14 @@ fn sample_size(n: usize) -> usize {
     ((SHARE * (n as f64).cbrt().powi(2)) as usize).clamp(1, n.max(1))
 }
 
-/// Where the runs of a sample of `n` keys begin; it ends where the keys do.
+/// Where the runs of a sample of `n` keys begin; it ends where the keys do. Each is one cache line of float32, where the first
+/// key begins one.
 pub(super) fn positions(n: usize, attempt: usize) -> impl Iterator<Item = usize> + Clone {
-    let stride = RUN * n.div_ceil(sample_size(n));
+    let runs = n.div_ceil(sample_size(n));
     (0..).map(move |stratum: usize| {
         // Not always at the same phase: matrices have widths that strides divide.
-        let phase = (stratum + attempt).wrapping_mul(0x9e37_79b9 + 2 * attempt) % (stride - RUN + 1);
-        stratum * stride + phase
+        let phase = (stratum + attempt).wrapping_mul(0x9e37_79b9 + 2 * attempt) % runs;
+        (stratum * runs + phase) * RUN
     })
 }
 
@@ -105,7 +106,9 @@ fn sample<K: Key>(sources: &[&dyn Source<K>], n: usize, attempt: usize) -> Vec<K
     for source in sources {
         let end = before + source.len();
         while let Some(position) = positions.next_if(|&position| position < end) {
-            source.prefetch(ahead.next().unwrap_or(0).saturating_sub(before));
+            let next = ahead.next().unwrap_or(0).saturating_sub(before);
+            source.prefetch(next);
+            source.prefetch(next + RUN - 1);
             // A run that began before the source, or would end after it, is cut.
             let start = position.max(before) - before;
             let run = RUN.min(source.len() - start);

@@ -8,8 +8,8 @@ use crate::simd::{Kernel, LANES, Target, Vector, dispatch, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Bytes between what is looked at and what is asked for.
-const AHEAD: usize = 2048;
+/// Bytes between what is looked at and what is asked for: from memory, 2048 and 4096 take a fifth and a tenth more time on Zen 5.
+const AHEAD: usize = 8192;
 
 /// How the scores of one tensor are made.
 #[derive(Debug, Clone, Copy)]
