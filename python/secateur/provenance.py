@@ -65,13 +65,11 @@ def _version() -> str:
 def added(steps: Sequence[Step], new: Step, goes_on: bool = False) -> list[Step]:
     """The steps with one more, which, if it goes on, replaces the latest that differs in sparsity only."""
 
-    def way(one: Step) -> Step:
-        return {key: value for key, value in one.items() if key != "sparsity"}
-
-    same = [i for i, one in enumerate(steps) if goes_on and way(one) == way(new)]
-    if not same:
-        return [*steps, new]
-    return [*steps[: same[-1]], new, *steps[same[-1] + 1 :]]
+    way = {**new, "sparsity": None}
+    for i in reversed(range(len(steps) if goes_on else 0)):
+        if {**steps[i], "sparsity": None} == way:
+            return [*steps[:i], new, *steps[i + 1 :]]
+    return [*steps, new]
 
 
 def dumps(steps: Sequence[Step]) -> str:

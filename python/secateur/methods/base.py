@@ -63,6 +63,7 @@ class Method:
         self.target = self.sparsity
         self._counted: Sequence[str] = ()
         self._total = 0
+        self._told: provenance.Step = {}
         self._gradients = GradientMean()
         self._thresholds = ranking.Thresholds()
 
@@ -88,6 +89,10 @@ class Method:
         if isinstance(self.granularity, Pattern):
             shapes = {name: tensors[name].shape for name in self.names}
             self.target = masking.target_of_pattern(self.granularity, shapes, self.sparsity)
+        name, criterion = type(self).__name__, self.scorer.criterion
+        chosen = self.include is not None or self.exclude is not None
+        only = {"tensors": list(self.names)} if chosen else {}
+        self._told = provenance.step(name, criterion, self.granularity, self.scope, 0.0, **only)
 
     def reset(self) -> None:
         """Begin a new training: forget what earlier ones left."""
@@ -149,10 +154,7 @@ class Method:
 
     def describe(self, sparsity: float) -> provenance.Step:
         """What a model's file will say of the method that brought it to a sparsity."""
-        name, criterion = type(self).__name__, self.scorer.criterion
-        chosen = self.include is not None or self.exclude is not None
-        only = {"tensors": list(self.names)} if chosen else {}
-        return provenance.step(name, criterion, self.granularity, self.scope, sparsity, **only)
+        return {**self._told, "sparsity": sparsity}
 
     def _held(self, model: ModelView) -> masking.Masks:
         """A mask for every tensor that the method prunes."""

@@ -265,7 +265,7 @@ def glorot_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out:
 
 def clean(mask: BoolArray) -> BoolArray:
     """The mask with bytes of 0 and 1: those of a view may be anything, of the core's bools not."""
-    found: BoolArray = mask.view(np.uint8) != 0 if mask.size and mask.view(np.uint8).max() > 1 else mask
+    found: BoolArray = mask if _core.are_bools(mask.view(np.uint8)) else mask.view(np.uint8) != 0
     return found
 
 

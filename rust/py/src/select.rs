@@ -344,6 +344,12 @@ fn absolute_sum(x: PyReadonlyArrayDyn<'_, f32>) -> PyResult<f64> {
     Ok(select::absolute_sum(x.as_slice()?))
 }
 
+/// Whether all bytes are 0 or 1.
+#[pyfunction]
+fn are_bools(bytes: PyReadonlyArrayDyn<'_, u8>) -> PyResult<bool> {
+    Ok(bytes.as_slice()?.iter().fold(0, |all, byte| all | byte) <= 1)
+}
+
 /// How many of `n` weights a sparsity keeps.
 #[pyfunction]
 fn kept(sparsity: f64, n: usize) -> PyResult<usize> {
@@ -431,6 +437,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(block_masks, m)?)?;
     m.add_function(wrap_pyfunction!(kept, m)?)?;
     m.add_function(wrap_pyfunction!(absolute_sum, m)?)?;
+    m.add_function(wrap_pyfunction!(are_bools, m)?)?;
     m.add_function(wrap_pyfunction!(mask_into, m)?)?;
     Ok(())
 }
