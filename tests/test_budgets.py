@@ -115,3 +115,20 @@ def test_output_rows_of_filters_and_blocks():
     assert mask.sum(axis=(1, 2, 3)).tolist() == [6] * 4
     mask = masking.choose({"w": values}, {}, Blocks(2, 1), "output", 0.5)["w"]
     assert mask.sum(axis=(1, 2, 3)).tolist() == [6] * 4
+
+
+@given(
+    hnp.arrays(np.float64, st.integers(0, 20), elements=st.floats(0, 1e6, width=32)),
+    st.sampled_from([0.25, 1, 8]),
+)
+def test_relative_scores_know_no_scale(values, scale):
+    found = budgets.relative({"a": values, "b": scale * values})
+    np.testing.assert_array_equal(found["a"], found["b"])
+    assert np.sum(found["a"] ** 2) == pytest.approx(1 if values.any() else 0)
+    assert np.array_equal(np.argsort(found["a"], kind="stable"), np.argsort(values, kind="stable"))
+
+
+def test_relative_leaves_the_infinite_scores():
+    found = budgets.relative({"w": np.array([[np.inf, 3.0], [-np.inf, 4.0]])})["w"]
+    assert found.tolist() == [[np.inf, 0.6], [-np.inf, 0.8]]
+    assert budgets.relative({"w": np.zeros(3)})["w"].tolist() == [0, 0, 0]

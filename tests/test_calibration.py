@@ -211,6 +211,20 @@ def test_wanda_scores_weights_by_their_inputs():
         assert masks[name].sum() == weight.size - round(0.6 * weight.size)
 
 
+@pytest.mark.parametrize("granularity", ["weight", "4x1"])
+def test_wanda_compares_layers_relative_to_their_outputs(granularity):
+    model, x = mlp(), samples(10)
+    how = {"criterion": "wanda", "granularity": granularity, "data": x, "progress": False}
+    wanted = sc.prune(model, 0.6, **how).masks
+    assert len({round(float(mask.mean()), 2) for mask in wanted.values()}) > 1
+    # The same function but for a factor: sizes of weights change, and of what layers are given.
+    weights = view(model).parameters()
+    weights["dense.weight"] *= 8
+    weights["dense_2.weight"] /= 4
+    masks = sc.prune(model, 0.6, **how).masks
+    assert all(np.array_equal(masks[name], wanted[name]) for name in wanted)
+
+
 @pytest.mark.parametrize("criterion", ["wanda", "obs"])
 @pytest.mark.parametrize("scope", ["global", "layer", "output", "erk", "lamp"])
 @pytest.mark.parametrize("make", [mlp, cnn])

@@ -1,4 +1,4 @@
-"""How much of every tensor is kept: uniform, Erdős–Rényi-kernel, LAMP."""
+"""How much of every tensor is kept: uniform, Erdős–Rényi-kernel, LAMP, relative scores."""
 
 from __future__ import annotations
 
@@ -174,4 +174,26 @@ def lamp(scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
         sums = np.cumsum(squares[order])
         adapted[order] = np.divide(squares[order], sums, out=np.zeros_like(sums), where=sums > 0)
         result[name] = np.where(finite, adapted, flat).reshape(np.shape(values))
+    return result
+
+
+def relative(scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Scores as shares of their tensor's: divided by the root of the sum of all its scores' squares.
+
+    What changes an output compares between layers only relative to that output. Of Wanda's scores |w|·‖x‖ the
+    sum of squares is the mean square of the layer's output, summed over its neurons, for inputs that do not
+    move together. Infinite scores (kept or removed beforehand) stay what they are and count for nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secateur.budgets import relative
+    >>> relative({"w": np.array([3.0, 4.0]), "v": np.array([30.0, 40.0])})["v"]
+    array([0.6, 0.8])
+    """
+    result: dict[str, NDArray[np.float64]] = {}
+    for name, values in scores.items():
+        values = np.asarray(values, np.float64)
+        size = np.sqrt(np.square(np.where(np.isfinite(values), values, 0.0)).sum())
+        result[name] = values / size if size > 0 else values
     return result

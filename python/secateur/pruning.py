@@ -81,9 +81,10 @@ def prune(
         normalization and the weights that read it along; the output layer stays); blocks such as "8x1" of the
         matrix (outputs, inputs); N:M such as "2:4", N of every M consecutive inputs kept.
     scope : {"global", "layer", "output", "erk", "lamp"}
-        "global": all tensors compete. "layer": the same sparsity in each. "output": in each row of each, as
-        [1]_ has it. "erk", "lamp": see `secateur.budgets`. In the end N:M patterns leave the same in all of
-        them; they differ in which weights the first steps of a schedule remove.
+        "global": all tensors compete; by "wanda" and "obs" with what weights are worth relative to their
+        layer's output, see `secateur.budgets.relative`. "layer": the same sparsity in each. "output": in each
+        row of each, as [1]_ has it. "erk", "lamp": see `secateur.budgets`. In the end N:M patterns leave the
+        same in all of them; they differ in which weights the first steps of a schedule remove.
         Neurons: see `secateur.neurons.Planner`; "output" is not for them.
     schedule : {"one-shot", "linear", "cubic", "cyclic"}, Schedule or None
         None: in one step.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from . import _core, masking
+from . import _core, budgets, masking
 from ._operands import operand
 from .granularity import Blocks, Pattern, Weights
 from .models.view import BoolArray, FloatArray, ModelView
@@ -40,7 +41,7 @@ class Thresholds:
 
     def note(self, names: Sequence[str], score: float | None) -> None:
         """Remember where tensors were cut, if anything was left."""
-        if score is None or not np.isfinite(score):
+        if score is None or not math.isfinite(score):
             self._seen.pop(tuple(names), None)
         else:
             self._seen[tuple(names)] = [*self._seen.get(tuple(names), []), score][-3:]
@@ -78,6 +79,8 @@ def choose(
         if chosen is not None:
             return chosen
     scores = scorer.scores(view, names, gradients, rng)
+    if scope == "global" and scorer.needs_norms:
+        scores = budgets.relative(scores)
     return masking.choose(scores, masks, granularity, scope, sparsity, scorer.rms)
 
 

@@ -38,7 +38,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, self.lam or 0.0)
-        if needs_norms(self.criterion) and self.calibration is None:
+        if self.needs_norms and self.calibration is None:
             raise ValueError(
                 f"criterion: {self.criterion!r} takes calibration data, which is for prune alone"
             )
@@ -47,6 +47,11 @@ class Scorer:
     def needs_grads(self) -> bool:
         """Whether scores cannot be had without gradients."""
         return needs_grads(self.criterion, self.lam or 0.0)
+
+    @property
+    def needs_norms(self) -> bool:
+        """Whether scores tell of what weights are multiplied by."""
+        return needs_norms(self.criterion)
 
     @property
     def rms(self) -> bool:
@@ -109,7 +114,7 @@ class Scorer:
 
     def _norms(self, view: ModelView, name: str) -> NDArray[Any] | None:
         """For every weight the root mean square of what it is multiplied by, where the criterion asks."""
-        if self.calibration is None or not needs_norms(self.criterion):
+        if self.calibration is None or not self.needs_norms:
             return None
         return self.calibration.norms(view, name)
 
