@@ -80,6 +80,7 @@ def choose(
             return chosen
     scores = scorer.scores(view, names, gradients, rng)
     if scope == "global" and scorer.needs_norms:
+        # How large they are is the layer's matter: its inputs decide.
         scores = budgets.relative(scores)
     return masking.choose(scores, masks, granularity, scope, sparsity, scorer.rms)
 

@@ -50,7 +50,7 @@ class Scorer:
 
     @property
     def needs_norms(self) -> bool:
-        """Whether scores tell of what weights are multiplied by."""
+        """Whether scores cannot be had without the norms of what weights are multiplied by."""
         return needs_norms(self.criterion)
 
     @property

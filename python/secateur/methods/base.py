@@ -92,6 +92,7 @@ class Method:
         name, criterion = type(self).__name__, self.scorer.criterion
         chosen = self.include is not None or self.exclude is not None
         only = {"tensors": list(self.names)} if chosen else {}
+        # Once: updates may come after every batch.
         self._told = provenance.step(name, criterion, self.granularity, self.scope, 0.0, **only)
 
     def reset(self) -> None:

@@ -107,6 +107,7 @@ fn sample<K: Key>(sources: &[&dyn Source<K>], n: usize, attempt: usize) -> Vec<K
         let end = before + source.len();
         while let Some(position) = positions.next_if(|&position| position < end) {
             let next = ahead.next().unwrap_or(0).saturating_sub(before);
+            // Where no cache line begins with the first key, a run lies across two.
             source.prefetch(next);
             source.prefetch(next + RUN - 1);
             // A run that began before the source, or would end after it, is cut.
