@@ -5,9 +5,7 @@ use super::panels::{self, Spare};
 use super::sweep::{Sweep, panel_kernel};
 use super::vector::{Few, Strides};
 use super::windowed::padded_bytes;
-use super::{
-    Bitmap, Block, Csr, Cuts, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Rows, Stream, dense, nm, sddmm,
-};
+use super::{Bitmap, Block, Csr, Epilogue, Format, KBlocks, Pack, Padded, Pattern, Quads, Rows, Stream, dense, nm};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -276,7 +274,7 @@ pub struct PackedMatrix {
     few: OnceLock<Packed>,
     many: OnceLock<Many>,
     transposed: OnceLock<Box<PackedMatrix>>,
-    cuts: OnceLock<Cuts>,
+    quads: OnceLock<Quads>,
     /// Whether values have been replaced: whatever is packed from then on keeps its order.
     updated: bool,
     /// As the transposed matrix of an updated one: where its values come from among those given there.
@@ -331,7 +329,7 @@ impl PackedMatrix {
             few: OnceLock::new(),
             many: OnceLock::new(),
             transposed: OnceLock::new(),
-            cuts: OnceLock::new(),
+            quads: OnceLock::new(),
             updated: false,
             source: None,
             late: None,
@@ -384,8 +382,8 @@ impl PackedMatrix {
         let packed = self.few.get().map_or(0, Packed::nbytes)
             + self.many.get().map_or(0, |many| many.packed.nbytes() + many.order.as_ref().map_or(0, Order::nbytes));
         let plain = self.rows.nnz() * 8 + (self.rows.rows() + 1) * size_of::<usize>();
-        let cuts = self.cuts.get().map_or(0, Cuts::nbytes);
-        plain + packed + cuts + self.transposed.get().map_or(0, |transposed| transposed.nbytes())
+        let quads = self.quads.get().map_or(0, Quads::nbytes);
+        plain + packed + quads + self.transposed.get().map_or(0, |transposed| transposed.nbytes())
     }
 
     /// The format and kernel that a product with `columns` columns runs.
@@ -479,8 +477,8 @@ impl PackedMatrix {
             return Err(argument!("out: {} values for {} nonzeros", values.len(), self.rows.nnz()));
         }
         let executor = if self.rows.nnz() * n < SMALL { &Sequential } else { executor };
-        let cuts = self.cuts.get_or_init(|| Cuts::new(&self.rows, self.target));
-        sddmm(&self.rows, cuts, executor, self.target, n, dy, x, values);
+        let quads = self.quads.get_or_init(|| Quads::new(&self.rows));
+        quads.sddmm(executor, self.target, &self.spare, n, dy, x, values);
         Ok(())
     }
 

@@ -52,7 +52,7 @@ pub use packed_conv2d::PackedConv2d;
 pub use packs::Form;
 pub use pattern::Pattern;
 pub use rows::Rows;
-pub use sddmm::{Cuts, sddmm};
+pub use sddmm::Quads;
 pub use window::Window;
 pub use windowed::{Padded, Stream};
 

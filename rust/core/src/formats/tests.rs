@@ -145,8 +145,11 @@ proptest! {
 
     #[test]
     fn gradients_on_the_nonzeros(
-        (m, k, n) in (0usize..200, 0usize..200, 0usize..300),
-        density in 0.0f64..1.0,
+        // Narrow ones of any density, and wide ones of few nonzeros: far apart in their rows.
+        ((m, k, n), density) in prop_oneof![
+            ((0usize..200, 0usize..200, 0usize..300), 0.0f64..1.0),
+            ((0usize..200, 0usize..3000, 0usize..50), 0.0f64..0.02),
+        ],
         seed in any::<u64>(),
         threads in prop::sample::select(vec![1usize, 2, 3, 8]),
     ) {

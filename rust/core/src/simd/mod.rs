@@ -325,7 +325,7 @@ fn unzip_pairs<V: Vector, const BIT: usize>(v: V, tile: &mut [V::F32; LANES]) {
 
 /// The mask of the first `n` lanes, `n` up to 16.
 #[inline(always)]
-fn first_lanes(n: usize) -> u16 {
+pub(crate) fn first_lanes(n: usize) -> u16 {
     ((1u32 << n.min(LANES)) - 1) as u16
 }
 
