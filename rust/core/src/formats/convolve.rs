@@ -118,8 +118,12 @@ impl Convolution {
         let bands = if groups.len() == 1 { bands(filters) } else { 1 };
         let together = self.written.together;
         let shares = images.div_ceil(together);
-        let bands_a_task =
-            if shares * runs < executor.threads() { bands_a_task(filters, shares * runs, executor) } else { bands };
+        let blocks = groups[0].blocks().len();
+        let bands_a_task = if shares * runs < executor.threads() {
+            bands_a_task(filters, blocks, shares * runs, executor)
+        } else {
+            bands
+        };
         let band_tasks = bands.div_ceil(bands_a_task);
         let result = Shared::new(y);
         executor.run(shares * runs * band_tasks, &|task| {

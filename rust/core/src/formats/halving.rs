@@ -100,7 +100,7 @@ impl Halving {
         let bands = bands(filters);
         let bias = epilogue.padded_bias(to.channels);
         let pieces = panels * groups.len() * to.size.0;
-        let bands_a_task = bands_a_task(filters, pieces, executor);
+        let bands_a_task = bands_a_task(filters, groups[0].blocks().len(), pieces, executor);
         let band_tasks = bands.div_ceil(bands_a_task);
         let result = Shared::new(y);
         executor.run(pieces * band_tasks, &|task| {

@@ -83,7 +83,7 @@ pub fn multiply<M: Sweep>(
     let bias = epilogue.padded_bias(m);
     let panels = Panels::of(n, matrix.tile_lines(target.registers()));
     let bands = bands(m);
-    let bands_a_task = bands_a_task(m, panels.count, executor);
+    let bands_a_task = bands_a_task(m, matrix.blocks().len(), panels.count, executor);
     let band_tasks = bands.div_ceil(bands_a_task);
     let y = Shared::new(y);
     executor.run(panels.count * band_tasks, &|task| {

@@ -141,7 +141,7 @@ impl Quads {
         if n == 0 || values.is_empty() {
             return values.fill(0.0);
         }
-        let a_task = bands_a_task(self.rows, 1, executor);
+        let a_task = bands_a_task(self.rows, self.reach.len(), 1, executor);
         let mut tasks = Vec::new();
         let mut rest = values;
         for first in (0..bands).step_by(a_task) {

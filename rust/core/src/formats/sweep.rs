@@ -62,7 +62,7 @@ impl Geometry<'_> {
     }
 }
 
-/// Rows of a task at most, about: their partial sums stay in the second-level cache.
+/// Rows of a task of several K-blocks at most, about: their partial sums stay in the second-level cache.
 const TASK_ROWS: usize = 1024;
 /// Rows of a band at least: among fewer it is hard to find a partner.
 const LEAST_ROWS: usize = 128;
@@ -81,10 +81,12 @@ pub fn bands(rows: usize) -> usize {
 }
 
 /// Bands in a task, where there are so many `pieces` of the operand: two tasks a thread at least, if there are bands for
-/// it, but no more than needed, because each task reads its operand anew.
-pub(super) fn bands_a_task(rows: usize, pieces: usize, executor: &dyn Executor) -> usize {
+/// it, but no more than needed, because each task reads its operand anew. Nor more rows than may stay in cache from one K-block
+/// to the next, if there are several.
+pub(super) fn bands_a_task(rows: usize, blocks: usize, pieces: usize, executor: &dyn Executor) -> usize {
     let wanted = if executor.threads() == 1 { 1 } else { (2 * executor.threads()).div_ceil(pieces) };
-    bands(rows).div_ceil(wanted).min(TASK_ROWS / band_rows(rows))
+    let most = if blocks > 1 { TASK_ROWS / band_rows(rows) } else { usize::MAX };
+    bands(rows).div_ceil(wanted).min(most)
 }
 
 /// A packed matrix that [`sweep`] can run.
@@ -253,7 +255,7 @@ pub fn sweep<M: Sweep>(
     let spans_a_task = (TASK_LINES / lines).max(1);
     let span_tasks = geometry.spans.len().div_ceil(spans_a_task);
     let bands = bands(matrix.rows());
-    let bands_a_task = bands_a_task(matrix.rows(), span_tasks, executor);
+    let bands_a_task = bands_a_task(matrix.rows(), matrix.blocks().len(), span_tasks, executor);
     let band_tasks = bands.div_ceil(bands_a_task);
 
     executor.run(span_tasks * band_tasks, &|task| {
