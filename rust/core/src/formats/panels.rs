@@ -83,7 +83,8 @@ pub fn multiply<M: Sweep>(
     let bias = epilogue.padded_bias(m);
     let panels = Panels::of(n, matrix.tile_lines(target.registers()));
     let bands = bands(m);
-    let bands_a_task = bands_a_task(m, matrix.blocks().len(), panels.count, executor);
+    let blocks = matrix.blocks().len();
+    let bands_a_task = bands_a_task(m, blocks, panels.count, executor);
     let band_tasks = bands.div_ceil(bands_a_task);
     let y = Shared::new(y);
     executor.run(panels.count * band_tasks, &|task| {
@@ -92,10 +93,12 @@ pub fn multiply<M: Sweep>(
         let panel = task / band_tasks;
         let (from, to) = (panels.start(panel), panels.start(panel + 1));
         let lines = to - from;
-        let operand_len = matrix.blocks().longest() * lines * LANES;
-        let mut memory = spare.take(operand_len + bands.len() * band_rows(m) * lines * LANES);
-        let (operand, partial) = memory.split_at_mut(operand_len);
         let columns = from * LANES..(to * LANES).min(n);
+        let operand_len = matrix.blocks().longest() * lines * LANES;
+        // One block's sums of a whole panel are results.
+        let partial_rows = if blocks == 1 && columns.len() == lines * LANES { 0 } else { bands.len() * band_rows(m) };
+        let mut memory = spare.take(operand_len + partial_rows * lines * LANES);
+        let (operand, partial) = memory.split_at_mut(operand_len);
         // Tasks write disjoint (columns × bands).
         let panel = Panel { matrix, x, n, columns, bands, operand, partial, y: y.get(), bias: &bias, epilogue };
         match lines {
@@ -110,6 +113,14 @@ pub fn multiply<M: Sweep>(
         }
         spare.put(memory);
     });
+}
+
+/// Copies columns to lines, zeros behind them.
+#[inline(always)]
+pub(super) fn copy_padded(from: &[f32], lines: &mut [f32]) {
+    let (columns, rest) = lines.split_at_mut(from.len());
+    columns.copy_from_slice(from);
+    rest.fill(0.0);
 }
 
 /// One task.
@@ -162,8 +173,7 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
                         v.store(&mut line[t * LANES..], v.load(&from[t * LANES..]));
                     }
                 } else {
-                    line[..columns.len()].copy_from_slice(&from[..columns.len()]);
-                    line[columns.len()..].fill(0.0);
+                    copy_padded(&from[..columns.len()], line);
                 }
             }
             let at = Tile {
@@ -183,7 +193,7 @@ impl<M: Sweep, const T: usize> Kernel for Lines<'_, M, T> {
                 floor: epilogue.activation.floor(),
             };
             // SAFETY: the operand holds the block's rows from position `base` on, `width` apart; the partial sums hold the
-            // bands' rows, the result and the residual whole panels of them.
+            // bands' rows, unless the only block writes whole panels; the result and the residual whole panels of them.
             unsafe { matrix.tile::<V, T>(v, at) };
         }
         for row in rows {

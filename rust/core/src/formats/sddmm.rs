@@ -14,7 +14,7 @@
 //! No loop over quads ends where a row does: how many nonzeros of a row lie in a block is not to be foreseen, and a wrong
 //! guess takes as long as a quad. Every value is summed in the order of the chunks, whatever the task or the thread.
 
-use super::panels::Spare;
+use super::panels::{Spare, copy_padded};
 use super::rows::Rows;
 use super::sweep::{bands, bands_a_task, rows_of};
 use crate::executor::{Executor, map};
@@ -270,14 +270,6 @@ impl Task<'_> {
             }
         }
     }
-}
-
-/// Copies columns to lines, zeros behind them.
-#[inline(always)]
-fn copy_padded(from: &[f32], lines: &mut [f32]) {
-    let (columns, rest) = lines.split_at_mut(from.len());
-    columns.copy_from_slice(from);
-    rest.fill(0.0);
 }
 
 /// dY of a quad's row · X of its columns, of T lines each: four sums of neighbouring lanes a nonzero, as [`halve`] leaves them.
