@@ -154,7 +154,8 @@ impl Piece<'_> {
         let capacity = if room.is_some() { self.range.len() / SPARE } else { 0 };
         let (keys, at) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
         let seen = Seen { above: 0, at_high: 0, kept_at_high: 0, between: 0, at_low: 0, keys, at, nan: false };
-        let mut scan = Scan { bracket, ties, at: 0, again: 0, gather: room.is_some(), seen, mask: self.mask.as_mut() };
+        let mask = self.mask.as_mut();
+        let mut scan = Scan { bracket, ties, at: 0, again: 0, gather: room.is_some(), alive: None, seen, mask };
         for start in self.range.clone().step_by(STEP) {
             if room.is_some_and(Room::is_full) {
                 break;
@@ -181,16 +182,40 @@ pub(super) struct Scan<'a, 'm, K> {
     /// Bit i tells whether word i of them has keys in the bracket.
     again: u64,
     gather: bool,
+    /// Of the elements from here on, bytes that are not 0 where they compete; None: all do.
+    alive: Option<&'a [u8]>,
     seen: Seen<K>,
     mask: Option<&'a mut MaskMut<'m>>,
 }
 
-impl<K: Key> Scan<'_, '_, K> {
+impl<'a, K: Key> Scan<'a, '_, K> {
+    /// Of the elements that come next only those compete whose byte is not 0.
+    pub fn among(&mut self, alive: &'a [u8]) {
+        self.alive = Some(alive);
+    }
+
+    /// Whether not all compete: the `AMONG` of what follows, which a loop over words knows.
+    pub fn is_among(&self) -> bool {
+        self.alive.is_some()
+    }
+
+    /// Bit i tells whether element i of a word competes.
+    #[inline(always)]
+    fn competing<V: Vector, const AMONG: bool>(&self, v: V, word: usize) -> u64 {
+        let Some(alive) = self.alive.filter(|_| AMONG) else { return u64::MAX };
+        let alive = &alive[word * WORD..];
+        match alive.first_chunk() {
+            Some(bytes) => v.nonzero_bytes(bytes),
+            None => alive.iter().enumerate().fold(0, |bits, (i, &byte)| bits | u64::from(byte != 0) << i),
+        }
+    }
+
     /// Counts the keys of word `i` of at most [`WORDS`] and writes its mask.
     #[inline(always)]
-    pub fn count<V: Vector>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
-        let from_low = at_least(v, keys, self.bracket.low);
-        let above = at_least(v, keys, self.bracket.high.next());
+    pub fn count<V: Vector, const AMONG: bool>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
+        let competing = self.competing::<V, AMONG>(v, i);
+        let from_low = at_least(v, keys, self.bracket.low) & competing;
+        let above = at_least(v, keys, self.bracket.high.next()) & competing;
         self.seen.above += above.count_ones() as usize;
         self.again |= u64::from(from_low != above) << i;
         if let Some(mask) = &mut self.mask {
@@ -211,10 +236,10 @@ impl<K: Key> Scan<'_, '_, K> {
     /// Counts and gathers the last word of a piece, the only one that may be shorter than [`WORD`]: it is filled up with what is
     /// less than any score's key.
     #[inline(always)]
-    pub fn last<V: Vector>(&mut self, v: V, keys: &[K; WORD]) {
-        self.count(v, 0, keys);
+    pub fn last<V: Vector, const AMONG: bool>(&mut self, v: V, keys: &[K; WORD]) {
+        self.count::<V, AMONG>(v, 0, keys);
         if self.again().is_some() {
-            self.gather(v, 0, keys);
+            self.gather::<V, AMONG>(v, 0, keys);
         }
     }
 
@@ -222,17 +247,19 @@ impl<K: Key> Scan<'_, '_, K> {
     #[inline(always)]
     pub fn end(&mut self, words: usize) {
         self.at += words * WORD;
+        self.alive = self.alive.map(|alive| &alive[words * WORD..]);
     }
 
     /// Looks at the keys of word `i` that lie in the bracket.
     #[inline(always)]
-    pub fn gather<V: Vector>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
+    pub fn gather<V: Vector, const AMONG: bool>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
         let at = self.at + i * WORD;
+        let competing = self.competing::<V, AMONG>(v, i);
         let seen = &mut self.seen;
-        let above = at_least(v, keys, self.bracket.high.next());
-        let at_high = at_least(v, keys, self.bracket.high) & !above;
+        let above = at_least(v, keys, self.bracket.high.next()) & competing;
+        let at_high = at_least(v, keys, self.bracket.high) & competing & !above;
         // Where both ends are one key, none is counted as the low end.
-        let from_low = at_least(v, keys, self.bracket.low) & !above & !at_high;
+        let from_low = at_least(v, keys, self.bracket.low) & competing & !above & !at_high;
         let mut between = from_low & at_least(v, keys, self.bracket.low.next());
         seen.at_high += at_high.count_ones() as usize;
         seen.between += between.count_ones() as usize;

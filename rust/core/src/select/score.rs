@@ -3,7 +3,7 @@
 use super::apply::Zeroed;
 use super::key::{Float, Key, Weight};
 use super::mask_mut::WORD;
-use super::pass::{BLOCK, Scan, WORDS};
+use super::pass::{Scan, WORDS};
 use crate::simd::{Kernel, LANES, Target, Vector, dispatch, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -75,7 +75,7 @@ pub(super) trait Source<K>: Sync {
     /// Asks for the memory of the key at `i`, which may be past the end.
     fn prefetch(&self, i: usize);
     /// Shows the keys of `range` to `scan`; returns as above. Only the last range of a piece may end inside a word.
-    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool;
+    fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool;
 }
 
 impl<T: Weight, K: Key<Value: From<T::Score>>> Source<K> for Score<'_, T> {
@@ -97,7 +97,7 @@ impl<T: Weight, K: Key<Value: From<T::Score>>> Source<K> for Score<'_, T> {
         }
     }
 
-    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool {
+    fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool {
         self.with(Show { range, scan })
     }
 }
@@ -227,6 +227,26 @@ impl<K> Task<K> for Show<'_, '_, '_, K> {
     where
         K: Key<Value: From<T::Score>>,
     {
+        if self.scan.is_among() {
+            self.words::<V, T, F, true>(v, w, g, formula)
+        } else {
+            self.words::<V, T, F, false>(v, w, g, formula)
+        }
+    }
+}
+
+impl<K> Show<'_, '_, '_, K> {
+    #[inline(always)]
+    fn words<V: Vector, T: Weight, F: Formula<T::Score>, const AMONG: bool>(
+        self,
+        v: V,
+        w: &[T],
+        g: &[T],
+        formula: F,
+    ) -> bool
+    where
+        K: Key<Value: From<T::Score>>,
+    {
         let ((w, w_tail), (g, g_tail)) = (w[self.range.clone()].as_chunks(), g[self.range].as_chunks());
         let mut nan = false;
         let mut aligned = Aligned([K::default(); WORD]);
@@ -238,18 +258,18 @@ impl<K> Task<K> for Show<'_, '_, '_, K> {
                     ahead(g);
                 }
                 nan |= convert(v, w, g, formula, keys);
-                self.scan.count(v, i, keys);
+                self.scan.count::<V, AMONG>(v, i, keys);
             }
             while let Some(i) = self.scan.again() {
                 convert(v, &w[i], &g[i], formula, keys);
-                self.scan.gather(v, i, keys);
+                self.scan.gather::<V, AMONG>(v, i, keys);
             }
             self.scan.end(w.len());
         }
         if !w_tail.is_empty() {
             *keys = [K::default(); WORD];
             nan |= convert(v, w_tail, g_tail, formula, &mut keys[..w_tail.len()]);
-            self.scan.last(v, keys);
+            self.scan.last::<V, AMONG>(v, keys);
         }
         nan
     }
@@ -302,7 +322,7 @@ impl<K: Key> Source<K> for Vec<K> {
         prefetch(self.as_ptr().wrapping_add(i));
     }
 
-    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool {
+    fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool {
         dispatch(Target::detect(), ShowKeys(&self[range], scan));
         false
     }
@@ -318,16 +338,16 @@ impl<K: Key> Kernel for ShowKeys<'_, '_, '_, '_, K> {
     fn run<V: Vector>(self, v: V) {
         let (words, tail) = self.0.as_chunks::<WORD>();
         for words in words.chunks(WORDS) {
-            words.iter().enumerate().for_each(|(i, keys)| self.1.count(v, i, keys));
+            words.iter().enumerate().for_each(|(i, keys)| self.1.count::<V, false>(v, i, keys));
             while let Some(i) = self.1.again() {
-                self.1.gather(v, i, &words[i]);
+                self.1.gather::<V, false>(v, i, &words[i]);
             }
             self.1.end(words.len());
         }
         if !tail.is_empty() {
             let mut keys = [K::default(); WORD];
             keys[..tail.len()].copy_from_slice(tail);
-            self.1.last(v, &keys);
+            self.1.last::<V, false>(v, &keys);
         }
     }
 }
@@ -355,15 +375,9 @@ impl<K: Key> Source<K> for Among<'_, K> {
         self.all.prefetch(i);
     }
 
-    fn scan(&self, range: Range<usize>, scan: &mut Scan<'_, '_, K>) -> bool {
-        let mut aligned = Aligned([K::default(); BLOCK]);
-        let mut nan = false;
-        for start in range.clone().step_by(BLOCK) {
-            let keys = &mut aligned.0[..BLOCK.min(range.end - start)];
-            nan |= self.keys(start, keys);
-            dispatch(Target::detect(), ShowKeys(keys, scan));
-        }
-        nan
+    fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool {
+        scan.among(&self.alive[range.clone()]);
+        self.all.scan(range, scan)
     }
 }
 

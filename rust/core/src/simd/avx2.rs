@@ -1,6 +1,6 @@
 //! AVX2 + FMA: the logical register is a pair of ymm.
 
-use super::{Kernel, Kind, LANES, Storage, Stored, Target, Vector};
+use super::{BYTES, Kernel, Kind, LANES, Storage, Stored, Target, Vector};
 use std::arch::x86_64::*;
 
 /// Token of AVX2 + FMA.
@@ -228,6 +228,17 @@ impl Vector for Avx2 {
         unsafe {
             let (low, high) = (less4(p.add(4), limit) << 4 | less4(p, limit), less4(p.add(12), limit) << 4);
             !((high | less4(p.add(8), limit)) << 8 | low)
+        }
+    }
+    #[inline(always)]
+    fn nonzero_bytes(self, bytes: &[u8; BYTES]) -> u64 {
+        // SAFETY: see above the impl; an array of 64 bytes.
+        unsafe {
+            let zeros = |p: *const u8| {
+                let zero = _mm256_cmpeq_epi8(_mm256_loadu_si256(p.cast()), _mm256_setzero_si256());
+                u64::from(_mm256_movemask_epi8(zero) as u32)
+            };
+            !(zeros(bytes.as_ptr().add(BYTES / 2)) << (BYTES / 2) | zeros(bytes.as_ptr()))
         }
     }
     #[inline(always)]

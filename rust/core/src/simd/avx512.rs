@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
 
 use super::avx2::{gather4, gather8};
-use super::{Kernel, Kind, LANES, Storage, Stored, Target, Vector};
+use super::{BYTES, Kernel, Kind, LANES, Storage, Stored, Target, Vector};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -258,6 +258,14 @@ impl Vector for Avx512 {
             let low = _mm512_cmpge_epu64_mask(_mm512_loadu_si512(keys.cast()), limit);
             let high = _mm512_cmpge_epu64_mask(_mm512_loadu_si512(keys.add(8).cast()), limit);
             u16::from(high) << 8 | u16::from(low)
+        }
+    }
+    #[inline(always)]
+    fn nonzero_bytes(self, bytes: &[u8; BYTES]) -> u64 {
+        // SAFETY: see above the impl; an array of 64 bytes.
+        unsafe {
+            let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
+            _mm512_test_epi8_mask(bytes, bytes)
         }
     }
     #[inline(always)]

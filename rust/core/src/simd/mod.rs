@@ -42,6 +42,9 @@ use std::sync::OnceLock;
 /// Floats in the logical register of every target.
 pub const LANES: usize = 16;
 
+/// Bytes in the logical register.
+pub const BYTES: usize = LANES * size_of::<f32>();
+
 /// Floats in a [`Vector::Window`]: what one AVX-512 instruction looks 16 lanes up in.
 pub const WINDOW: usize = 2 * LANES;
 
@@ -241,6 +244,11 @@ pub trait Vector: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn at_least_u64(self, keys: &[u64; LANES], limit: u64) -> u16 {
         (0..LANES).fold(0, |bits, i| bits | u16::from(keys[i] >= limit) << i)
+    }
+    /// Bit i tells whether `bytes[i]` is not 0.
+    #[inline(always)]
+    fn nonzero_bytes(self, bytes: &[u8; BYTES]) -> u64 {
+        (0..BYTES).fold(0, |bits, i| bits | u64::from(bytes[i] != 0) << i)
     }
     /// Bit i of `bits` to `to[i]`.
     #[inline(always)]

@@ -120,6 +120,8 @@ impl Kernel for Laws {
                 let bits = |i: usize| v.at_least_u64(&wide, limit) >> i & 1 == 1;
                 assert_eq!(std::array::from_fn(bits), wide.map(|word| word >= limit), "{limit}");
             }
+            let bytes = std::array::from_fn(|i| (limit >> (i % 8 * 4)) as u8 & [0xff, 0x80, 1, 0][i / 8 % 4]);
+            assert_eq!(std::array::from_fn(|i| v.nonzero_bytes(&bytes) >> i & 1 == 1), bytes.map(|byte| byte != 0));
             let mut bools = [true; LANES];
             v.store_bools(&mut bools, limit as u16);
             assert_eq!(bools, std::array::from_fn(|i| limit as u16 >> i & 1 == 1));
