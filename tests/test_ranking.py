@@ -97,13 +97,32 @@ def test_what_thresholds_tell_changes_no_mask():
         for tensor in model.parameters().values():
             tensor += 1e-4 * rng.standard_normal(tensor.shape, np.float32)
         net.set_masks(net.masks)
-        guessed += seen.near(names)[0] is not None
+        guessed += seen.near(names, 5000)[0] is not None
         how = model, names, None, Weights(), "global", sparsity, scorer, rng
         masks, wanted = ranking.choose(*how, seen), ranking.choose(*how)
         assert all(np.array_equal(masks[name], wanted[name]) for name in names)
         model.set_masks(masks)
     assert guessed >= 5
-    seen._seen[tuple(names)] = [1e30, 1e30, 1e30]
-    assert seen.near(names)[0] == 1e30
+    seen._seen[tuple(names)] = [(9, 1e30), (8, 1e30), (7, 1e30)]
+    assert seen.near(names, 6)[0] == 1e30
     masks = ranking.choose(model, names, None, Weights(), "global", 1.0, scorer, rng, seen)
     assert not any(mask.any() for mask in masks.values())
+
+
+def test_thresholds_follow_the_number_of_weights_that_are_kept():
+    seen, names = ranking.Thresholds(), ("a", "b")
+    for keep, score in ((100, 1.0), (90, 1.1), (70, 1.3)):
+        assert seen.near(names, keep) == (None, 0.0)
+        seen.note(names, keep, score)
+    guess, within = seen.near(names, 65)
+    assert guess == pytest.approx(1.35) and within == pytest.approx(1.35 * ranking.LEAST)
+    assert seen.near(("a",), 65) == (None, 0.0)
+    # As many as before: as far from the last as that is from the one before.
+    for score in (1.31, 1.32, 1.33):
+        seen.note(names, 65, score)
+    assert seen.near(names, 65)[0] == pytest.approx(1.34)
+    seen.note(names, 0, None)
+    assert seen.near(names, 65) == (None, 0.0)
+    for score in (1e308, -1e308, 1e308):
+        seen.note(names, round(abs(score) / 1e307), score)
+    assert seen.near(names, 10)[0] is None

@@ -119,13 +119,13 @@ def shares(
 
     An N:M pattern says itself how sparse a tensor is: each goes the same part of its way.
     """
+    if scope in ("global", "lamp"):
+        return [(list(shapes), budgets.keep_count(sum(map(math.prod, shapes.values())), sparsity))]
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    if pattern is not None and scope not in ("global", "lamp"):
+    if pattern is not None:
         spare = {name: sizes[name] - pattern.count(shape) for name, shape in shapes.items()}
         part = min(1.0, sparsity * sum(sizes.values()) / max(1, sum(spare.values())))
         return [([name], sizes[name] - round(part * spare[name])) for name in sizes]
-    if scope in ("global", "lamp"):
-        return [(list(sizes), budgets.keep_count(sum(sizes.values()), sparsity))]
     keep = budgets.erk(shapes, sparsity) if scope == "erk" else budgets.uniform(sizes, sparsity)
     return [([name], count) for name, count in keep.items()]
 

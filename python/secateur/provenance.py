@@ -64,10 +64,8 @@ def _version() -> str:
 
 def added(steps: Sequence[Step], new: Step, goes_on: bool = False) -> list[Step]:
     """The steps with one more, which, if it goes on, replaces the latest that differs in sparsity only."""
-
-    way = {**new, "sparsity": None}
     for i in reversed(range(len(steps) if goes_on else 0)):
-        if {**steps[i], "sparsity": None} == way:
+        if steps[i] == {**new, "sparsity": steps[i].get("sparsity")}:
             return [*steps[:i], new, *steps[i + 1 :]]
     return [*steps, new]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,35 +17,46 @@ from .selection import on_the_fly
 
 OFF = 3.0
 """How many times as far off as the last guess of a threshold the next one may be."""
-WIDEST = 0.02
-"""Guesses that may be farther off than this share are not worth a look."""
+LEAST, WIDEST = 0.002, 0.04
+"""A guess may be this share off at least. One that may be farther off than the other is not worth a look."""
+
+Cut: TypeAlias = "tuple[int, float]"
+"""How many weights were kept, and the last kept score."""
 
 
 class Thresholds:
     """What the last kept scores of earlier updates tell of the next one; it changes nothing but the time.
 
-    From update to update a threshold moves by little and evenly: the next one is on the line through the last
-    two, within some times what the line before was off by.
+    From update to update a threshold moves by little, and evenly with the number of weights that are kept:
+    the next one is on the line through the last two, within some times what the line before was off by.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, ...], list[float]] = {}
+        self._seen: dict[tuple[str, ...], list[Cut]] = {}
 
-    def near(self, names: Sequence[str]) -> tuple[float | None, float]:
-        """A guess of the next score at which tensors are cut, and how far off it may be."""
+    def near(self, names: Sequence[str], keep: int) -> tuple[float | None, float]:
+        """A guess of the score at which tensors are cut next, to keep so many, and how far off it may be."""
         seen = self._seen.get(tuple(names), [])
         if len(seen) < 3:
             return None, 0.0
-        guess, off = 2 * seen[2] - seen[1], abs(2 * seen[1] - seen[0] - seen[2])
-        within = OFF * off
+        first, second, (kept, score) = seen
+        guess = _on_line(second, seen[2], keep)
+        within = max(OFF * abs(_on_line(first, second, kept) - score), LEAST * abs(guess))
         return (guess, within) if within < WIDEST * abs(guess) else (None, 0.0)
 
-    def note(self, names: Sequence[str], score: float | None) -> None:
+    def note(self, names: Sequence[str], keep: int, score: float | None) -> None:
         """Remember where tensors were cut, if anything was left."""
         if score is None or not math.isfinite(score):
             self._seen.pop(tuple(names), None)
         else:
-            self._seen[tuple(names)] = [*self._seen.get(tuple(names), []), score][-3:]
+            self._seen[tuple(names)] = [*self._seen.get(tuple(names), []), (keep, score)][-3:]
+
+
+def _on_line(one: Cut, other: Cut, keep: int) -> float:
+    """The score at `keep` on the line through two cuts; if both keep as many, as far from the second as that
+    is from the first."""
+    steps = (keep - other[0]) / (other[0] - one[0]) if other[0] != one[0] else 1.0
+    return other[1] + (other[1] - one[1]) * steps
 
 
 def choose(
@@ -107,8 +119,8 @@ def _without_scores(
     for names, keep in masking.shares(shapes, scope, sparsity):
         scored = [operand(name, tensors[name], slopes.get(name)) for name in names]
         alive = [masks[name].view(np.uint8) if name in masks else None for name in names]
-        near, within = thresholds.near(names)
+        near, within = thresholds.near(names, keep)
         found, score = _core.topk_masks(scored, keep, kind, lam, near, alive, within)
-        thresholds.note(names, score)
+        thresholds.note(names, keep, score)
         chosen.update(zip(names, found, strict=True))
     return {name: chosen[name] for name in tensors}
