@@ -10,7 +10,7 @@ use crate::executor::Executor;
 /// bracket, which falls with the root of the sample: so both take a like share of the time, for every n.
 const SHARE: f64 = 3.0;
 /// It consists of runs as long as a cache line of float32.
-const RUN: usize = 16;
+pub(super) const RUN: usize = 16;
 /// Half the width of the bracket, in standard deviations of a rank in the sample: the first time, and where that was not enough.
 const DEVIATIONS: [f64; ATTEMPTS] = [3.0, 6.0];
 /// Samples that are tried.
@@ -79,9 +79,6 @@ impl<K: Key> Bracket<K> {
     }
 }
 
-/// Runs that are asked for before they are read: they lie far apart.
-const AHEAD: usize = 16;
-
 /// Keys of a sample of `n`.
 fn sample_size(n: usize) -> usize {
     ((SHARE * (n as f64).cbrt().powi(2)) as usize).clamp(1, n.max(1))
@@ -100,25 +97,20 @@ pub(super) fn positions(n: usize, attempt: usize) -> impl Iterator<Item = usize>
 
 fn sample<K: Key>(sources: &[&dyn Source<K>], n: usize, attempt: usize) -> Vec<K> {
     let mut keys = Vec::with_capacity(sample_size(n) + RUN);
-    let mut ahead = positions(n, attempt).skip(AHEAD);
     let mut positions = positions(n, attempt).peekable();
     let mut before = 0;
     for source in sources {
         let end = before + source.len();
-        while let Some(position) = positions.next_if(|&position| position < end) {
-            let next = ahead.next().unwrap_or(0).saturating_sub(before);
-            // Where no cache line begins with the first key, a run lies across two.
-            source.prefetch(next);
-            source.prefetch(next + RUN - 1);
-            // A run that began before the source, or would end after it, is cut.
-            let start = position.max(before) - before;
-            let run = RUN.min(source.len() - start);
-            let length = keys.len();
-            keys.resize(length + run, K::default());
-            if source.keys(start, &mut keys[length..]) {
-                // The pass will find the NaN too, and name it.
-                keys.truncate(length);
-            }
+        let starts = std::iter::from_fn(|| positions.next_if(|&position| position < end));
+        let mut starts: Vec<usize> = starts.map(|position| position - before).collect();
+        // A run that would end after the source is cut.
+        let cut = starts.pop_if(|start| *start + RUN > source.len());
+        let (whole, rest) = (keys.len(), keys.len() + starts.len() * RUN);
+        keys.resize(rest + cut.map_or(0, |start| source.len() - start), K::default());
+        // Where there is a NaN, the pass will find it too, and name it.
+        source.runs(&starts, keys[whole..rest].as_chunks_mut().0);
+        if let Some(start) = cut {
+            source.keys(start, &mut keys[rest..]);
         }
         before = end;
     }

@@ -1,6 +1,7 @@
 //! Scores made on the fly: a pass computes them from the weights, a block at a time, and leaves their keys.
 
 use super::apply::Zeroed;
+use super::bracket::RUN;
 use super::key::{Float, Key, Weight};
 use super::mask_mut::WORD;
 use super::pass::{Scan, WORDS};
@@ -10,6 +11,9 @@ use std::ops::Range;
 
 /// Bytes between what is looked at and what is asked for: from memory, 2048 and 4096 take a fifth and a tenth more time on Zen 5.
 const AHEAD: usize = 8192;
+
+/// Runs that are asked for before they are read: they lie far apart.
+const RUNS_AHEAD: usize = 16;
 
 /// How the scores of one tensor are made.
 #[derive(Debug, Clone, Copy)]
@@ -72,8 +76,8 @@ pub(super) trait Source<K>: Sync {
     fn len(&self) -> usize;
     /// Writes the keys from `start` on into `keys`; returns whether a score among them was NaN (its key is meaningless).
     fn keys(&self, start: usize, keys: &mut [K]) -> bool;
-    /// Asks for the memory of the key at `i`, which may be past the end.
-    fn prefetch(&self, i: usize);
+    /// Writes the keys of the runs that begin at `starts`; those of a run with a NaN are meaningless.
+    fn runs(&self, starts: &[usize], keys: &mut [[K; RUN]]);
     /// Shows the keys of `range` to `scan`; returns as above. Only the last range of a piece may end inside a word.
     fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool;
 }
@@ -87,14 +91,8 @@ impl<T: Weight, K: Key<Value: From<T::Score>>> Source<K> for Score<'_, T> {
         self.with(Fill { start, keys })
     }
 
-    fn prefetch(&self, i: usize) {
-        match *self {
-            Score::Given(x) | Score::Magnitude(x) | Score::Gradient(x) => prefetch(x.as_ptr().wrapping_add(i)),
-            Score::Taylor(w, g) | Score::Combined(w, g, _) => {
-                prefetch(w.as_ptr().wrapping_add(i));
-                prefetch(g.as_ptr().wrapping_add(i));
-            }
-        }
+    fn runs(&self, starts: &[usize], keys: &mut [[K; RUN]]) {
+        self.with(Runs { starts, keys });
     }
 
     fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool {
@@ -211,6 +209,37 @@ impl<K> Task<K> for Fill<'_, K> {
     }
 }
 
+/// Writes the keys of runs.
+struct Runs<'k, K> {
+    starts: &'k [usize],
+    keys: &'k mut [[K; RUN]],
+}
+
+impl<K> Task<K> for Runs<'_, K> {
+    #[inline(always)]
+    fn run<V: Vector, T: Weight, F: Formula<T::Score>>(self, v: V, w: &[T], g: &[T], formula: F) -> bool
+    where
+        K: Key<Value: From<T::Score>>,
+    {
+        let mut nan = false;
+        let ask = |x: &[T], start: usize| {
+            // Where no cache line begins with the first weight, a run lies across two.
+            prefetch(x.as_ptr().wrapping_add(start));
+            prefetch(x.as_ptr().wrapping_add(start + RUN - 1));
+        };
+        for (i, (keys, &start)) in self.keys.iter_mut().zip(self.starts).enumerate() {
+            if let Some(&next) = self.starts.get(i + RUNS_AHEAD) {
+                ask(w, next);
+                if F::TWO {
+                    ask(g, next);
+                }
+            }
+            nan |= convert(v, &w[start..start + RUN], &g[start..start + RUN], formula, keys);
+        }
+        nan
+    }
+}
+
 /// Begins a cache line: what is written across two of them cannot be read back at once.
 #[repr(align(64))]
 struct Aligned<T>(T);
@@ -318,8 +347,10 @@ impl<K: Key> Source<K> for Vec<K> {
         false
     }
 
-    fn prefetch(&self, i: usize) {
-        prefetch(self.as_ptr().wrapping_add(i));
+    fn runs(&self, starts: &[usize], keys: &mut [[K; RUN]]) {
+        for (keys, &start) in keys.iter_mut().zip(starts) {
+            keys.copy_from_slice(&self[start..start + RUN]);
+        }
     }
 
     fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool {
@@ -371,8 +402,13 @@ impl<K: Key> Source<K> for Among<'_, K> {
         nan
     }
 
-    fn prefetch(&self, i: usize) {
-        self.all.prefetch(i);
+    fn runs(&self, starts: &[usize], keys: &mut [[K; RUN]]) {
+        self.all.runs(starts, keys);
+        for (keys, &start) in keys.iter_mut().zip(starts) {
+            for (key, &alive) in keys.iter_mut().zip(&self.alive[start..]) {
+                *key = if alive != 0 { *key } else { K::default() };
+            }
+        }
     }
 
     fn scan<'a>(&'a self, range: Range<usize>, scan: &mut Scan<'a, '_, K>) -> bool {
