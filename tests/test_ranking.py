@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from secateur import masking, nn, ranking
+from secateur.budgets import keep_count
 from secateur.granularity import Weights
 from secateur.models.view import view
 from secateur.scoring import Scorer
@@ -97,7 +98,7 @@ def test_what_thresholds_tell_changes_no_mask():
         for tensor in model.parameters().values():
             tensor += 1e-4 * rng.standard_normal(tensor.shape, np.float32)
         net.set_masks(net.masks)
-        guessed += seen.near(names, 5000)[0] is not None
+        guessed += seen.near(names, keep_count(8100, sparsity))[0] is not None
         how = model, names, None, Weights(), "global", sparsity, scorer, rng
         masks, wanted = ranking.choose(*how, seen), ranking.choose(*how)
         assert all(np.array_equal(masks[name], wanted[name]) for name in names)

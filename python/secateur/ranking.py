@@ -39,9 +39,9 @@ class Thresholds:
         seen = self._seen.get(tuple(names), [])
         if len(seen) < 3:
             return None, 0.0
-        first, second, (kept, score) = seen
-        guess = _on_line(second, seen[2], keep)
-        within = max(OFF * abs(_on_line(first, second, kept) - score), LEAST * abs(guess))
+        first, second, third = seen
+        guess, off = _on_line(second, third, keep), abs(_on_line(first, second, third[0]) - third[1])
+        within = max(OFF * off, LEAST * abs(guess))
         return (guess, within) if within < WIDEST * abs(guess) else (None, 0.0)
 
     def note(self, names: Sequence[str], keep: int, score: float | None) -> None:

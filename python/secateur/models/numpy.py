@@ -73,11 +73,7 @@ class SequentialView:
             yield name, first.setdefault(id(layer.params[key]), name), layer, key
 
     def parameters(self) -> dict[str, FloatArray]:
-        first: dict[int, tuple[str, FloatArray]] = {}
-        for name, layer, key in self._tensors:
-            array = layer.params[key]
-            first.setdefault(id(array), (name, array))
-        return dict(first.values())
+        return {name: layer.params[key] for name, owner, layer, key in self._owned() if name == owner}
 
     def gradients(self, data: Data | None = None) -> dict[str, FloatArray]:
         if data is None:

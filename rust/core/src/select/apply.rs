@@ -58,6 +58,14 @@ impl<T: Copy + Default> Kernel for Copied<'_, T> {
     }
 }
 
+/// What is not kept becomes the type's zero.
+#[inline(always)]
+pub(super) fn zero<T: Copy + Default>(weights: &mut [T], kept: &[u8]) {
+    for (weight, &kept) in weights.iter_mut().zip(kept) {
+        *weight = if kept != 0 { *weight } else { T::default() };
+    }
+}
+
 /// The weights that are kept, where they are.
 pub(super) struct Zeroed<'a, T> {
     pub weights: &'a mut [T],
@@ -69,9 +77,7 @@ impl<T: Copy + Default> Kernel for Zeroed<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self, _: V) {
-        for (weight, &kept) in self.weights.iter_mut().zip(self.kept) {
-            *weight = if kept != 0 { *weight } else { T::default() };
-        }
+        zero(self.weights, self.kept);
     }
 }
 

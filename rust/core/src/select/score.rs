@@ -1,6 +1,6 @@
 //! Scores made on the fly: a pass computes them from the weights, a block at a time, and leaves their keys.
 
-use super::apply::Zeroed;
+use super::apply::{Zeroed, zero};
 use super::bracket::RUN;
 use super::key::{Float, Key, Weight};
 use super::mask_mut::WORD;
@@ -405,9 +405,7 @@ impl<K: Key> Source<K> for Among<'_, K> {
     fn runs(&self, starts: &[usize], keys: &mut [[K; RUN]]) {
         self.all.runs(starts, keys);
         for (keys, &start) in keys.iter_mut().zip(starts) {
-            for (key, &alive) in keys.iter_mut().zip(&self.alive[start..]) {
-                *key = if alive != 0 { *key } else { K::default() };
-            }
+            zero(keys, &self.alive[start..]);
         }
     }
 
