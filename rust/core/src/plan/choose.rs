@@ -5,7 +5,7 @@
 //! frontier of the graph). So a kernel that needs a costly relayout is taken only where it earns it.
 
 use super::graph::{Graph, Node, Op};
-use super::race::{Floats, race};
+use super::race::{Floats, Times, race};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::formats::nm;
@@ -34,6 +34,13 @@ pub struct Choice {
     pub output: Layout,
 }
 
+impl Choice {
+    /// Whether no zero weight is left out.
+    pub fn is_dense(&self) -> bool {
+        self.kernel.is_none_or(Kernel::is_dense)
+    }
+}
+
 /// The choices of all nodes, by name, for one batch size.
 pub type Choices = Vec<(String, Choice)>;
 
@@ -44,8 +51,8 @@ pub struct Costs<'a> {
     target: Target,
     timing: Option<(&'a dyn Executor, Duration)>,
     relayouts: HashMap<(Shape, Layout, Layout), f64>,
-    /// What [`Costs::choose`] found of every node's candidates.
-    known: Vec<Vec<(Choice, f64)>>,
+    /// Every node's candidates, once they are looked at.
+    known: Vec<Vec<(Choice, Times)>>,
 }
 
 /// The cheapest way known to have the edges that are still to be read in some layouts.
@@ -105,18 +112,20 @@ impl<'a> Costs<'a> {
         let relayout = Relayout::of_edge(shape, from, to, self.images, self.target);
         let floats = Floats { inputs: [from.len(shape, self.images), 0], output: to.len(shape, self.images) };
         let cost = match self.timing {
-            Some((executor, budget)) => race(&[(&relayout, floats)], executor, budget / 16)[0],
+            Some((executor, budget)) => race(&[(&relayout, floats)], executor, budget / 16)[0].warm,
             None => 0.3 + floats.output as f64 * 0.5e-3,
         };
         self.relayouts.insert((shape, from, to), cost);
         cost
     }
 
-    /// Microseconds of each candidate of a node; infinite where the model rules it out.
-    pub fn candidates(&mut self, node: &Node) -> Vec<(Choice, f64)> {
+    /// Times of each candidate of a node; infinite where the model rules it out.
+    pub fn candidates(&self, node: &Node) -> Vec<(Choice, Times)> {
         let choices = candidates(self.graph, node, self.images);
         let estimates: Vec<f64> = choices.iter().map(|choice| self.estimate(node, choice)).collect();
-        let Some((executor, budget)) = self.timing else { return choices.into_iter().zip(estimates).collect() };
+        let Some((executor, budget)) = self.timing else {
+            return choices.into_iter().zip(estimates.into_iter().map(Times::both)).collect();
+        };
         // What costs nothing is no measure of the others.
         let costly = choices.iter().zip(&estimates).filter(|(choice, _)| !is_free(node, choice));
         let best = costly.map(|(_, &estimate)| estimate).fold(f64::INFINITY, f64::min);
@@ -141,11 +150,11 @@ impl<'a> Costs<'a> {
         let operators: Vec<_> = built.iter().map(|(operator, floats)| (&**operator, *floats)).collect();
         let mut times = race(&operators, executor, budget).into_iter();
         let mut time = |choice: &Choice, tried| match tried {
-            true => times.next().unwrap_or(f64::INFINITY),
-            false if is_free(node, choice) => 0.0,
-            false => f64::INFINITY,
+            true => times.next().unwrap_or(Times::both(f64::INFINITY)),
+            false if is_free(node, choice) => Times::both(0.0),
+            false => Times::both(f64::INFINITY),
         };
-        let timed: Vec<f64> = choices.iter().zip(tried).map(|(choice, tried)| time(choice, tried)).collect();
+        let timed: Vec<Times> = choices.iter().zip(tried).map(|(choice, tried)| time(choice, tried)).collect();
         choices.into_iter().zip(timed).collect()
     }
 
@@ -203,18 +212,21 @@ impl<'a> Costs<'a> {
         0.3 + macs * 2e-5
     }
 
-    /// The choices that cost least together.
-    pub fn choose(&mut self) -> Vec<Choice> {
+    /// The choices that cost least together, by what each costs; what costs infinitely much is not taken.
+    pub fn choose(&mut self, cost_of: impl Fn(&Choice, Times) -> f64) -> Vec<Choice> {
         let graph = self.graph;
+        if self.known.is_empty() {
+            self.known = graph.nodes().iter().map(|node| self.candidates(node)).collect();
+        }
+        let known = std::mem::take(&mut self.known);
         let mut ways = vec![Way { frontier: lying(graph, &[]).collect(), cost: 0.0, path: Vec::new() }];
-        for (at, node) in graph.nodes().iter().enumerate() {
+        for (at, (node, candidates)) in graph.nodes().iter().zip(&known).enumerate() {
             let later = &graph.nodes()[at + 1..];
             let open = |edge: usize| later.iter().any(|node| node.inputs.contains(&edge));
             let mut next: Vec<Way> = Vec::new();
-            let candidates = self.candidates(node);
-            for &(choice, us) in &candidates {
+            for &(choice, times) in candidates {
                 for way in &ways {
-                    let cost = way.cost + self.moves(node, &choice, &way.frontier) + weighed(&choice, us);
+                    let cost = way.cost + self.moves(node, &choice, &way.frontier) + cost_of(&choice, times);
                     if !cost.is_finite() {
                         continue;
                     }
@@ -235,8 +247,8 @@ impl<'a> Costs<'a> {
             next.sort_by(|a, b| a.cost.total_cmp(&b.cost));
             next.truncate(WAYS);
             ways = next;
-            self.known.push(candidates);
         }
+        self.known = known;
         let (output, shape) = (graph.output_edge(), graph.output());
         for way in &mut ways {
             way.cost += self.relayout(shape, layout_of(&way.frontier, output), graph.outer(shape));
@@ -246,18 +258,19 @@ impl<'a> Costs<'a> {
 
     /// Of every node, other kernels for the layouts chosen, if they are about as fast or the best dense one.
     pub fn rivals(&self, choices: &[Choice]) -> Vec<Vec<Choice>> {
-        let rivals = |(known, chosen): (&Vec<(Choice, f64)>, &Choice)| {
-            let alike = known.iter().filter(|(choice, us)| {
-                us.is_finite()
-                    && choice.kernel.is_some()
-                    && (choice.input, choice.output) == (chosen.input, chosen.output)
+        let rivals = |(known, chosen): (&Vec<(Choice, Times)>, &Choice)| {
+            let layouts = |choice: &Choice| (choice.input, choice.output);
+            let alike = known.iter().filter(|(choice, times)| {
+                times.is_finite() && choice.kernel.is_some() && layouts(choice) == layouts(chosen)
             });
-            let us = alike.clone().find(|(choice, _)| choice == chosen).map_or(0.0, |&(_, us)| us);
-            let dense = alike.clone().filter(|(choice, _)| choice.kernel.is_some_and(Kernel::is_dense));
-            let dense = dense.map(|&(_, us)| us).fold(f64::INFINITY, f64::min);
-            let is_dense = |choice: &Choice| choice.kernel.is_some_and(Kernel::is_dense);
+            let limit =
+                alike.clone().find(|(choice, _)| choice == chosen).map_or(Times::both(0.0), |&(_, times)| times);
+            let dense = alike.clone().filter(|(choice, _)| choice.is_dense()).map(|&(_, times)| times);
+            let dense = dense.fold(Times::both(f64::INFINITY), Times::min);
+            let close = |times: &Times| times.cold < limit.cold * CLOSE || times.warm < limit.warm * CLOSE;
+            let best = |times: &Times| times.cold <= dense.cold || times.warm <= dense.warm;
             let rivals =
-                alike.filter(|(choice, it)| choice != chosen && (*it < us * CLOSE || is_dense(choice) && *it <= dense));
+                alike.filter(|(choice, times)| choice != chosen && (close(times) || choice.is_dense() && best(times)));
             rivals.map(|&(choice, _)| choice).collect()
         };
         self.known.iter().zip(choices).map(rivals).collect()
@@ -270,8 +283,9 @@ impl<'a> Costs<'a> {
         reads(node, choice).map(moved).sum()
     }
 
-    /// Microseconds of the choice at `at`, its relayouts included, and of the best dense kernel in its place.
-    pub fn against_dense(&mut self, choices: &[Choice], at: usize) -> Option<(f64, f64)> {
+    /// Microseconds of the choice at `at`, its relayouts included, and of the best dense kernel in its place: of those with
+    /// cold caches and with warm ones, the pair that is nearer to what the choice takes in the network.
+    pub fn against_dense(&mut self, choices: &[Choice], at: usize, us: f64) -> Option<(f64, f64)> {
         let graph = self.graph;
         let node = &graph.nodes()[at];
         choices[at].kernel?;
@@ -281,10 +295,13 @@ impl<'a> Costs<'a> {
         let last = (at + 1 == choices.len()).then_some((node.output, graph.outer(graph.output())));
         let after: Vec<_> = wanted.chain(last).map(|(_, layout)| layout).collect();
         let output = graph.edge(node.output).shape;
+        let known = self.candidates(node);
+        let alone = known.iter().find(|(choice, _)| *choice == choices[at])?.1;
+        let is_cold = (us - alone.cold).abs() < (us - alone.warm).abs();
         let (mut chosen, mut dense) = (f64::INFINITY, f64::INFINITY);
-        for (choice, us) in self.candidates(node) {
+        for (choice, times) in known {
             let moves = after.iter().map(|&after| self.relayout(output, choice.output, after)).sum::<f64>();
-            let us = us + moves + self.moves(node, &choice, &frontier);
+            let us = if is_cold { times.cold } else { times.warm } + moves + self.moves(node, &choice, &frontier);
             if choice == choices[at] {
                 chosen = us;
             }
@@ -298,7 +315,7 @@ impl<'a> Costs<'a> {
 
 /// Time as it is compared: what is sparse must be faster than what is dense by a margin.
 pub(super) fn weighed(choice: &Choice, us: f64) -> f64 {
-    if choice.kernel.is_none_or(Kernel::is_dense) { us } else { us * MARGIN }
+    if choice.is_dense() { us } else { us * MARGIN }
 }
 
 /// The layouts in which a choice wants the edges that a node reads: a second one is added to the result, and so lies as it does.

@@ -12,4 +12,5 @@ mod tests;
 
 pub use choose::{Choice, Choices};
 pub use graph::{Axes, Dtype, Edge, Graph, Op};
+pub use race::Times;
 pub use run::{Plan, StepReport};

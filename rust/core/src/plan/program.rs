@@ -11,6 +11,7 @@ use crate::ops::{Layout, Operator};
 use crate::simd::{Buffer, Target};
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Where a value lives during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,33 @@ impl Program {
             step.run(executor, x, y, &mut workspace);
         }
         self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(workspace);
+    }
+}
+
+/// Runs of a network on made-up inputs, to be timed.
+pub(super) struct Trial {
+    x: Buffer,
+    y: Buffer,
+}
+
+impl Trial {
+    /// Of this network, with so many images.
+    pub fn new(graph: &Graph, images: usize) -> Trial {
+        Trial { x: Buffer::zeroed(images * graph.input().len()), y: Buffer::zeroed(images * graph.output().len()) }
+    }
+
+    /// The fastest run of as many as there is time for, and at least of some.
+    pub fn run(&mut self, program: &Program, executor: &dyn Executor, least: usize, time: Duration) -> Duration {
+        let (end, mut best) = (Instant::now() + time, Duration::MAX);
+        for turn in 1.. {
+            let start = Instant::now();
+            program.run(executor, &self.x, &mut self.y);
+            best = best.min(start.elapsed());
+            if turn >= least && Instant::now() > end {
+                break;
+            }
+        }
+        best
     }
 }
 

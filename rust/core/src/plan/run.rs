@@ -1,10 +1,10 @@
 //! A compiled network: programs for the batch sizes it meets, buffers that calls reuse, and what it can tell of itself.
 
 use super::build::fuse;
-use super::choose::{Choice, Choices, Costs, can_become, candidates, lying, reads};
+use super::choose::{Choice, Choices, Costs, can_become, candidates, lying, reads, weighed};
 use super::graph::{Axes, Edge, Graph, Node, Op};
-use super::program::Program;
-use super::settle::settle;
+use super::program::{Program, Trial};
+use super::settle::{fastest, settle};
 use crate::argument;
 use crate::error::Result;
 use crate::executor::{Executor, Sequential};
@@ -79,32 +79,6 @@ pub struct Plan {
     slice: usize,
 }
 
-/// Runs of a network on made-up inputs, to be timed.
-struct Trial {
-    x: Buffer,
-    y: Buffer,
-}
-
-impl Trial {
-    fn new(graph: &Graph, images: usize) -> Trial {
-        Trial { x: Buffer::zeroed(images * graph.input().len()), y: Buffer::zeroed(images * graph.output().len()) }
-    }
-
-    /// The fastest run of as many as there is time for, and at least of some.
-    fn run(&mut self, program: &Program, executor: &dyn Executor, least: usize, time: Duration) -> Duration {
-        let (end, mut best) = (Instant::now() + time, Duration::MAX);
-        for turn in 1.. {
-            let start = Instant::now();
-            program.run(executor, &self.x, &mut self.y);
-            best = best.min(start.elapsed());
-            if turn >= least && Instant::now() > end {
-                break;
-            }
-        }
-        best
-    }
-}
-
 /// No batch size is known to be better off alone, and none to be worth threads.
 const UNKNOWN: (usize, usize) = (0, usize::MAX);
 
@@ -159,10 +133,15 @@ impl Plan {
     fn chosen(&self, batch: usize, timed: bool) -> Vec<Choice> {
         let choose = |timing: Option<(&dyn Executor, Duration)>| {
             let mut costs = Costs::new(&self.graph, batch, self.target, timing);
-            let choices = costs.choose();
-            let Some((executor, budget)) = timing else { return choices };
+            let warm = costs.choose(|choice, times| weighed(choice, times.warm));
+            let Some((executor, budget)) = timing else { return warm };
+            let cold = costs.choose(|choice, times| weighed(choice, times.cold));
+            let dense = costs.choose(|choice, times| if choice.is_dense() { times.warm } else { f64::INFINITY });
+            let ran = (batch, self.target);
+            // Between two calls there is other work: what suffers least from that comes first.
+            let choices = fastest(&self.graph, vec![cold, warm, dense], ran, executor, budget);
             let rivals = costs.rivals(&choices);
-            settle(&self.graph, choices, &rivals, (batch, self.target), executor, budget)
+            settle(&self.graph, choices, &rivals, ran, executor, budget)
         };
         if !timed {
             return choose(None);
@@ -468,7 +447,7 @@ impl Plan {
                 density: weights.map_or(1.0, |(linear, _)| linear.weights.density()),
                 layouts: (step.layouts.0.name(), step.layouts.1.name()),
                 us,
-                against_dense: step.node.filter(|_| dense).and_then(|at| costs.against_dense(&choices, at)),
+                against_dense: step.node.filter(|_| dense).and_then(|at| costs.against_dense(&choices, at, us)),
                 roofline: (2 * macs.0) as f64 / (us * 1e-6 * peak),
                 macs,
                 nbytes: step.operator.nbytes(),

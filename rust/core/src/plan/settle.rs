@@ -1,9 +1,9 @@
-//! A second look at close choices. Alone, a kernel finds its weights and activations in the caches of the run before; in a
-//! network they have made room for those of other nodes. So rivals are timed once more where they are to work.
+//! A second look at choices. Which of a kernel's weights and activations are still in the caches when its turn comes, only the
+//! whole network can tell: so the networks that look best are timed as a whole, and then close rivals where they are to work.
 
 use super::choose::{Choice, build, weighed};
 use super::graph::Graph;
-use super::program::Program;
+use super::program::{Program, Trial};
 use crate::executor::Executor;
 use crate::ops::Operator;
 use crate::simd::{Buffer, Target};
@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 
 /// Times that a contender runs, at least and at most.
 const TURNS: (usize, usize) = (5, 100);
+/// The first of some networks is taken unless another one is faster by this much.
+const FIRST: f64 = 1.05;
+/// Turns of a whole network, and runs of one: the first brings its own weights into the caches.
+const TRIALS: (usize, usize) = (3, 2);
 
 /// One way to run a node.
 struct Contender {
@@ -18,6 +22,33 @@ struct Contender {
     /// `None` for the program's own.
     operator: Option<Box<dyn Operator>>,
     us: f64,
+}
+
+/// Runs the whole network for about `budget`, in turns by each of these choices; returns the fastest, or the first if that is
+/// about as fast.
+pub(super) fn fastest(
+    graph: &Graph,
+    mut ways: Vec<Vec<Choice>>,
+    (images, target): (usize, Target),
+    executor: &dyn Executor,
+    budget: Duration,
+) -> Vec<Choice> {
+    ways.dedup();
+    if ways.len() > 1 {
+        let programs: Vec<_> = ways.iter().map(|choices| Program::new(graph, choices, images, target)).collect();
+        let mut best = vec![Duration::MAX; ways.len()];
+        let mut trial = Trial::new(graph, images);
+        let turn = budget / (TRIALS.0 * ways.len()) as u32;
+        for _ in 0..TRIALS.0 {
+            for (program, best) in programs.iter().zip(&mut best) {
+                *best = trial.run(program, executor, TRIALS.1, turn).min(*best);
+            }
+        }
+        best[0] = best[0].div_f64(FIRST);
+        let fastest = best.iter().enumerate().min_by_key(|&(_, took)| took).map_or(0, |(at, _)| at);
+        ways.swap(0, fastest);
+    }
+    ways.swap_remove(0)
 }
 
 /// Runs the network for about `budget`, each node in turns by its choice and by its rivals, which want the same layouts; returns
@@ -47,21 +78,24 @@ pub(super) fn settle(
     let x: Vec<f32> = (0..images * graph.input().len()).map(|i| (i % 17) as f32 * 0.125 - 1.0).collect();
     let mut y = Buffer::zeroed(images * graph.output().len());
     let deadline = Instant::now() + budget;
-    for round in 0..most * TURNS.1 {
+    // In pairs: in the first run of a contender it brings its weights into the caches that it finds in the second.
+    for round in 0..2 * most * TURNS.1 {
         for step in &program.steps {
             let contenders = step.node.map_or(0, |node| nodes[node].len());
             if contenders < 2 {
                 step.run(executor, &x, &mut y, &mut workspace);
                 continue;
             }
-            let node = step.node.map(|node| &mut nodes[node][round % contenders]);
+            let node = step.node.map(|node| &mut nodes[node][round / 2 % contenders]);
             let Some(contender) = node else { continue };
             let operator = contender.operator.as_ref().unwrap_or(&step.operator);
             let start = Instant::now();
             step.run_by(&**operator, executor, &x, &mut y, &mut workspace);
-            contender.us = contender.us.min(start.elapsed().as_secs_f64() * 1e6);
+            if round % 2 == 1 {
+                contender.us = contender.us.min(start.elapsed().as_secs_f64() * 1e6);
+            }
         }
-        if round + 1 >= most * TURNS.0 && Instant::now() > deadline {
+        if round + 1 >= 2 * most * TURNS.0 && Instant::now() > deadline {
             break;
         }
     }

@@ -400,11 +400,26 @@ fn others_are_timed_beside_free_choices() {
     let x = graph.conv2d("conv", Graph::INPUT, Rows::empty(4, 27), None, window, border, Activation::None).unwrap();
     graph.pool("pool", x, Reduction::Max, Window::HALVING, Border::default()).unwrap();
     let timing = Some((&Sequential as &dyn Executor, std::time::Duration::from_millis(1)));
-    let mut costs = choose::Costs::new(&graph, 16, Target::detect(), timing);
+    let costs = choose::Costs::new(&graph, 16, Target::detect(), timing);
     for node in graph.nodes().iter().filter(|node| node.name != "conv") {
         let (free, others): (Vec<_>, Vec<_>) =
             costs.candidates(node).into_iter().partition(|(choice, _)| choose::is_free(node, choice));
-        assert!(!free.is_empty() && others.iter().any(|(_, us)| us.is_finite()), "{}", node.name);
+        assert!(!free.is_empty() && others.iter().any(|(_, times)| times.is_finite()), "{}", node.name);
+    }
+}
+
+/// Weights without zeros are ten times slower one by one: whole networks show it, in any order and more than once.
+#[test]
+fn the_fastest_of_whole_networks_is_taken() {
+    let (mut graph, images, target) = (Graph::new(Shape::features(512)), 16, Target::detect());
+    let weights = Rows::from_dense(512, 512, &numbers(512 * 512, 1.0, 3)).unwrap();
+    graph.dense("dense", Graph::INPUT, weights, None, Activation::Relu).unwrap();
+    let way = |kernel| vec![Choice { kernel: Some(kernel), input: Layout::RowMajor, output: Layout::RowMajor }];
+    let (slow, fast) = (way(Kernel::CsrDots), way(Kernel::Gemm));
+    let budget = std::time::Duration::from_millis(5);
+    for ways in [vec![&slow, &fast], vec![&fast, &slow, &slow], vec![&slow, &slow, &fast], vec![&fast]] {
+        let ways = ways.into_iter().cloned().collect();
+        assert_eq!(settle::fastest(&graph, ways, (images, target), &Sequential, budget), fast);
     }
 }
 
