@@ -273,6 +273,8 @@ impl Pack for Pattern {
             }
         }
         packed.starts.push(packed.end());
+        // Four indices are read at a time.
+        packed.index.extend([0; 4]);
         packed
     }
 }
@@ -352,10 +354,12 @@ impl Sweep for Pattern {
         // in which they are read here; every index plus its block's base is a position of the block, which the caller's
         // operand covers; and the rows of a band's pairs are that band's, which the caller's result holds.
         unsafe {
+            let index = self.index.as_ptr().add(from.index as usize);
             let mut next = Next {
                 base: at.input.wrapping_add(self.blocks.base(at.block) * at.unit),
                 unit: at.unit,
-                index: self.index.as_ptr().add(from.index as usize),
+                index,
+                ahead: index.cast::<u64>().read_unaligned(),
                 values: self.values.as_ptr().add(from.value as usize),
             };
             for pair in self.pairs.get_unchecked(from.pair as usize..to.pair as usize) {
@@ -367,30 +371,29 @@ impl Sweep for Pattern {
                     b = at.start::<V, T>(v, pair.other as usize);
                 }
                 for _ in 0..mixed {
-                    let (shared, i, j, [p, q, r, s]) = (next.line(), next.line(), next.line(), next.weights(v));
+                    let ([shared, i, j], [p, q, r, s]) = (next.lines(), next.weights(v));
                     add_to_both::<V, T>(v, (&mut a, p), (&mut b, q), shared);
                     add::<V, T>(v, &mut a, r, i);
                     add::<V, T>(v, &mut b, s, j);
                 }
                 for _ in 0..both {
-                    let (i, j, [p, q, r, s]) = (next.line(), next.line(), next.weights(v));
+                    let ([i, j], [p, q, r, s]) = (next.lines(), next.weights(v));
                     add_to_both::<V, T>(v, (&mut a, p), (&mut b, q), i);
                     add_to_both::<V, T>(v, (&mut a, r), (&mut b, s), j);
                 }
                 for _ in 0..apart {
-                    let (i, j, k, l) = (next.line(), next.line(), next.line(), next.line());
-                    let [p, q, r, s] = next.weights(v);
+                    let ([i, j, k, l], [p, q, r, s]) = (next.lines(), next.weights(v));
                     add::<V, T>(v, &mut a, p, i);
                     add::<V, T>(v, &mut b, q, j);
                     add::<V, T>(v, &mut a, r, k);
                     add::<V, T>(v, &mut b, s, l);
                 }
                 for _ in 0..pair.rest[0] {
-                    let (line, p) = (next.line(), next.weight(v));
+                    let ([line], p) = (next.lines(), next.weight(v));
                     add::<V, T>(v, &mut a, p, line);
                 }
                 for _ in 0..pair.rest[1] {
-                    let (line, q) = (next.line(), next.weight(v));
+                    let ([line], q) = (next.lines(), next.weight(v));
                     add::<V, T>(v, &mut b, q, line);
                 }
                 at.finish::<V, T>(v, pair.one as usize, a);
@@ -409,22 +412,25 @@ struct Next {
     /// Floats in one step of a position.
     unit: usize,
     index: *const u16,
+    /// The next four indices, asked for before the lines of the step before: what is read takes the turns of what is to be read.
+    ahead: u64,
     values: *const f32,
 }
 
 impl Next {
-    /// The operand at the next index.
+    /// The operand at the next indices, four at most.
     ///
     /// # Safety
-    /// There is one.
+    /// There are as many, and memory of four more behind them.
     #[inline(always)]
-    unsafe fn line(&mut self) -> *const f32 {
+    unsafe fn lines<const N: usize>(&mut self) -> [*const f32; N] {
+        let four = self.ahead;
         // SAFETY: the caller's promise.
         unsafe {
-            let line = self.base.wrapping_add(*self.index as usize * self.unit);
-            self.index = self.index.add(1);
-            line
+            self.index = self.index.add(N);
+            self.ahead = self.index.cast::<u64>().read_unaligned();
         }
+        std::array::from_fn(|n| self.base.wrapping_add((four >> (16 * n)) as u16 as usize * self.unit))
     }
 
     /// The next value, in all lanes.
