@@ -94,6 +94,8 @@ impl<const R: usize, S: Stored> Block<R, S> {
             }
         }
         starts.push(index.len() as u32);
+        // An index is read before the lines of the one before it.
+        index.push(0);
         let values = Buffer::rounded(&values);
         Block { rows: rows.rows(), columns: rows.columns(), blocks, whole, order, starts, values, index }
     }
@@ -224,8 +226,9 @@ impl<const R: usize> Block<R> {
                     *acc = at.start::<V, T>(v, row + from + q);
                 }
             }
+            let mut ahead = *self.index.get_unchecked(run.start);
             for i in run {
-                let line = base.add(*self.index.get_unchecked(i) as usize * at.unit);
+                let line = base.add(std::mem::replace(&mut ahead, *self.index.get_unchecked(i + 1)) as usize * at.unit);
                 let x: [V::F32; T] = std::array::from_fn(|t| v.load_ptr(line.add(t * LANES)));
                 let values = self.values.as_ptr().add(i * R + from);
                 for (r, acc) in acc.iter_mut().enumerate() {

@@ -13,6 +13,7 @@
 //! After Elsen et al. 2019, *Fast Sparse ConvNets* (arXiv:1911.09723).
 
 use super::kblocks::KBlocks;
+use super::next::{Next, add};
 use super::rows::Rows;
 use super::sweep::{Sweep, Tile};
 use super::vector::{Lanes, Operand};
@@ -124,13 +125,19 @@ impl Sweep for Csr {
             // its block's base is a position of the block, which the caller's operand covers.
             unsafe {
                 let run = *self.starts.get_unchecked(run) as usize..*self.starts.get_unchecked(run + 1) as usize;
+                let index = self.index.as_ptr().add(run.start);
+                let mut next = Next::new(base, at.unit, index, self.values.as_ptr().add(run.start));
                 let mut acc = at.start::<V, T>(v, row);
-                for i in run {
-                    let value = v.splat(*self.values.get_unchecked(i));
-                    let line = base.add(*self.index.get_unchecked(i) as usize * at.unit);
-                    for (t, acc) in acc.iter_mut().enumerate() {
-                        *acc = v.mul_add(value, v.load_ptr(line.add(t * LANES)), *acc);
-                    }
+                for _ in 0..run.len() / 4 {
+                    let ([i, j, k, l], [p, q, r, s]) = (next.lines(), next.weights(v));
+                    add::<V, T>(v, &mut acc, p, i);
+                    add::<V, T>(v, &mut acc, q, j);
+                    add::<V, T>(v, &mut acc, r, k);
+                    add::<V, T>(v, &mut acc, s, l);
+                }
+                for _ in 0..run.len() % 4 {
+                    let ([line], weight) = (next.lines(), next.weight(v));
+                    add::<V, T>(v, &mut acc, weight, line);
                 }
                 at.finish::<V, T>(v, row, acc);
             }

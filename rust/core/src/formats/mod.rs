@@ -18,6 +18,7 @@ mod gradient;
 mod halving;
 pub mod kblocks;
 pub mod matrix;
+mod next;
 pub mod nm;
 mod order;
 mod packed_conv2d;

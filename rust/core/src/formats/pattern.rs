@@ -21,10 +21,11 @@
 //! Inference* (PLDI 2023).
 
 use super::kblocks::KBlocks;
+use super::next::{BEHIND, Next, add, add_to_both};
 use super::rows::Rows;
 use super::sweep::{Sweep, Tile, bands, rows_of};
 use super::{Format, Pack};
-use crate::simd::{Kernel, LANES, Target, Vector, dispatch};
+use crate::simd::{Kernel, Target, Vector, dispatch};
 use std::iter::repeat_n;
 
 /// Two rows in one K-block, or one: `other` is [`NONE`] then.
@@ -273,8 +274,7 @@ impl Pack for Pattern {
             }
         }
         packed.starts.push(packed.end());
-        // Four indices are read at a time.
-        packed.index.extend([0; 4]);
+        packed.index.extend(BEHIND);
         packed
     }
 }
@@ -354,14 +354,9 @@ impl Sweep for Pattern {
         // in which they are read here; every index plus its block's base is a position of the block, which the caller's
         // operand covers; and the rows of a band's pairs are that band's, which the caller's result holds.
         unsafe {
+            let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
             let index = self.index.as_ptr().add(from.index as usize);
-            let mut next = Next {
-                base: at.input.wrapping_add(self.blocks.base(at.block) * at.unit),
-                unit: at.unit,
-                index,
-                ahead: index.cast::<u64>().read_unaligned(),
-                values: self.values.as_ptr().add(from.value as usize),
-            };
+            let mut next = Next::new(base, at.unit, index, self.values.as_ptr().add(from.value as usize));
             for pair in self.pairs.get_unchecked(from.pair as usize..to.pair as usize) {
                 let paired = pair.other != NONE;
                 let [mixed, both, apart] = pair.steps;
@@ -402,93 +397,5 @@ impl Sweep for Pattern {
                 }
             }
         }
-    }
-}
-
-/// Where the next indices and values are read.
-struct Next {
-    /// The operand at the block's first position.
-    base: *const f32,
-    /// Floats in one step of a position.
-    unit: usize,
-    index: *const u16,
-    /// The next four indices, asked for before the lines of the step before: what is read takes the turns of what is to be read.
-    ahead: u64,
-    values: *const f32,
-}
-
-impl Next {
-    /// The operand at the next indices, four at most.
-    ///
-    /// # Safety
-    /// There are as many, and memory of four more behind them.
-    #[inline(always)]
-    unsafe fn lines<const N: usize>(&mut self) -> [*const f32; N] {
-        let four = self.ahead;
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.index = self.index.add(N);
-            self.ahead = self.index.cast::<u64>().read_unaligned();
-        }
-        std::array::from_fn(|n| self.base.wrapping_add((four >> (16 * n)) as u16 as usize * self.unit))
-    }
-
-    /// The next value, in all lanes.
-    ///
-    /// # Safety
-    /// There is one.
-    #[inline(always)]
-    unsafe fn weight<V: Vector>(&mut self, v: V) -> V::F32 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let weight = v.splat(*self.values);
-            self.values = self.values.add(1);
-            weight
-        }
-    }
-
-    /// The next four values.
-    ///
-    /// # Safety
-    /// There are as many.
-    #[inline(always)]
-    unsafe fn weights<V: Vector>(&mut self, v: V) -> [V::F32; 4] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let weights = v.splat4_ptr(self.values);
-            self.values = self.values.add(4);
-            weights
-        }
-    }
-}
-
-/// `acc += weight · line`, for T registers.
-///
-/// # Safety
-/// The line holds as many.
-#[inline(always)]
-unsafe fn add<V: Vector, const T: usize>(v: V, acc: &mut [V::F32; T], weight: V::F32, line: *const f32) {
-    for (t, acc) in acc.iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
-        *acc = v.mul_add(weight, unsafe { v.load_ptr(line.add(t * LANES)) }, *acc);
-    }
-}
-
-/// As [`add`], to the sums of both rows.
-///
-/// # Safety
-/// As [`add`].
-#[inline(always)]
-unsafe fn add_to_both<V: Vector, const T: usize>(
-    v: V,
-    (a, p): (&mut [V::F32; T], V::F32),
-    (b, q): (&mut [V::F32; T], V::F32),
-    line: *const f32,
-) {
-    for t in 0..T {
-        // SAFETY: the caller's promise.
-        let x = unsafe { v.load_ptr(line.add(t * LANES)) };
-        a[t] = v.mul_add(p, x, a[t]);
-        b[t] = v.mul_add(q, x, b[t]);
     }
 }
