@@ -33,7 +33,11 @@ impl KBlocks {
     /// So many columns or channels, or more of a matrix of this density: where few weights are left, fetching a line again costs
     /// less than beginning a block.
     pub fn suited(columns: usize, density: f64) -> usize {
-        if density < 0.09 { columns * 3 / 2 } else { columns }
+        match density {
+            ..0.03 => columns * 2,
+            ..0.09 => columns * 3 / 2,
+            _ => columns,
+        }
     }
 
     /// Cuts columns with these positions into runs of at most `most` columns, in any case below 2¹⁶, that span less than
