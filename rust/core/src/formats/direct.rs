@@ -4,9 +4,10 @@
 //! weights   [group of O lines of outputs][k][O · 16]      one contiguous stream a group
 //! input     pixel p starts at pixel(p); its window is `segments` runs of `segment` floats (rows of the filter)
 //!
-//! acc[P][O] = bias                             P pixels × O lines of outputs in registers
-//! for each k of the window:                    O loads, P broadcasts, P·O multiply-adds
-//!   acc[p][o] += input[pixel(p) + k] * weights[k][o]
+//! for rows of the filter:                      as many as a group's weights stay in the second-level cache, for all pixels
+//!   acc[P][O] = bias or partial sum            P pixels × O lines of outputs in registers
+//!   for each k of the window:                  O loads, P broadcasts, P·O multiply-adds
+//!     acc[p][o] += input[pixel(p) + k] * weights[k][o]
 //! ```
 //!
 //! A Dense layer is a 1×1 window over one pixel an image. Every activation is read by broadcast, so no alignment, padding
@@ -223,6 +224,8 @@ impl Direct {
 
 /// Pixels in a task.
 const TASK_PIXELS: usize = 120;
+/// Floats of a group's weights that all pixels of a task meet before the next ones: half a second-level cache of 1 MiB.
+const CACHED: usize = 128 << 10;
 
 /// One task: some lines of outputs for some pixels.
 struct Run<'a> {
@@ -256,6 +259,20 @@ impl Kernel for Run<'_> {
 impl Run<'_> {
     #[inline(always)]
     fn group<V: Vector, const O: usize, const P: usize, const H: usize>(&self, v: V) {
+        let rows = self.pixels.segments.0;
+        let row_len = self.direct.columns / rows.max(1) * O * LANES;
+        let at_once = (CACHED / row_len.max(1)).clamp(1, rows.max(1));
+        let mut row = 0;
+        // Once at least: without columns there still is a bias.
+        while row == 0 || row < rows {
+            self.filter_rows::<V, O, P, H>(v, row..(row + at_once).min(rows));
+            row += at_once;
+        }
+    }
+
+    /// Some rows of the filter, for all pixels.
+    #[inline(always)]
+    fn filter_rows<V: Vector, const O: usize, const P: usize, const H: usize>(&self, v: V, rows: Range<usize>) {
         let mut pixel = self.range.start;
         while pixel < self.range.end {
             let left = self.range.end - pixel;
@@ -263,35 +280,50 @@ impl Run<'_> {
             // `lines` and `range` lie inside them.
             unsafe {
                 if left >= P {
-                    self.tile::<V, O, P>(v, pixel);
+                    self.tile::<V, O, P>(v, pixel, &rows);
                     pixel += P;
                 } else if left >= H {
-                    self.tile::<V, O, H>(v, pixel);
+                    self.tile::<V, O, H>(v, pixel, &rows);
                     pixel += H;
                 } else {
-                    self.tile::<V, O, 1>(v, pixel);
+                    self.tile::<V, O, 1>(v, pixel, &rows);
                     pixel += 1;
                 }
             }
         }
     }
 
-    /// P pixels from `pixel` on, O lines of outputs.
+    /// P pixels from `pixel` on, O lines of outputs, some rows of the filter: partial sums wait in the output.
     ///
     /// # Safety
-    /// The pixels are inside the geometry, whose input and output the pointers cover.
+    /// The pixels are inside the geometry, whose input and output the pointers cover, and the rows are the filter's.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const O: usize, const P: usize>(&self, v: V, pixel: usize) {
+    unsafe fn tile<V: Vector, const O: usize, const P: usize>(&self, v: V, pixel: usize, rows: &Range<usize>) {
         let Pixels { segments, segment, segment_steps, output_step, .. } = *self.pixels;
         let first = self.lines.start * LANES;
+        let outputs = self.direct.rows;
+        let whole = first + O * LANES <= outputs;
+        let before = rows.start * segments.1 * segment;
         // SAFETY: the caller's promise; the group's weights are `columns` runs of O lines from its first line on.
         unsafe {
-            let mut weights = self.direct.packed.as_ptr().add(first * self.direct.columns);
-            let mut windows = self.pixels.starts::<P>(pixel).map(|start| self.input.add(start));
+            let mut weights = self.direct.packed.as_ptr().add(first * self.direct.columns + before * O * LANES);
+            let input = self.input.wrapping_add(rows.start * segment_steps.0);
+            let mut windows = self.pixels.starts::<P>(pixel).map(|start| input.wrapping_add(start));
             let bias: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(self.bias.as_ptr().add(first + o * LANES)));
             let mut acc = [bias; P];
+            if rows.start > 0 {
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    let from = self.output.add((pixel + p) * output_step + first).cast_const();
+                    for (o, acc) in acc.iter_mut().enumerate() {
+                        *acc = match whole || o + 1 < O {
+                            true => v.load_ptr(from.add(o * LANES)),
+                            false => v.load_first(from.add(o * LANES), outputs - first - o * LANES),
+                        };
+                    }
+                }
+            }
             let after_row = segment_steps.0.wrapping_sub(segments.1 * segment_steps.1);
-            for _ in 0..segments.0 {
+            for _ in rows.clone() {
                 for _ in 0..segments.1 {
                     for k in 0..segment {
                         let w: [V::F32; O] = std::array::from_fn(|o| v.load_ptr(weights.add(o * LANES)));
@@ -309,9 +341,9 @@ impl Run<'_> {
                 windows = windows.map(|window| window.wrapping_add(after_row));
             }
             // Small bodies with constant bounds: the loops unroll and the accumulators stay in registers.
-            let floor = v.splat(self.epilogue.without_residual().activation.floor());
-            let rows = self.direct.rows;
-            let whole = first + O * LANES <= rows;
+            let is_last = rows.end == segments.0;
+            let least = if is_last { self.epilogue.without_residual().activation.floor() } else { f32::NEG_INFINITY };
+            let floor = v.splat(least);
             for (p, acc) in acc.iter().enumerate() {
                 let to = self.output.add((pixel + p) * output_step + first);
                 for (o, &x) in acc.iter().enumerate() {
@@ -319,19 +351,22 @@ impl Run<'_> {
                     if whole || o + 1 < O {
                         v.store_ptr(to.add(o * LANES), x);
                     } else {
-                        v.store_first(to.add(o * LANES), x, rows - first - o * LANES);
+                        v.store_first(to.add(o * LANES), x, outputs - first - o * LANES);
                     }
                 }
             }
+            if !is_last {
+                return;
+            }
             if self.epilogue.residual.is_some() {
                 for p in 0..P {
-                    let (at, len) = ((pixel + p) * output_step + first, (O * LANES).min(rows - first));
+                    let (at, len) = ((pixel + p) * output_step + first, (O * LANES).min(outputs - first));
                     let results = std::slice::from_raw_parts_mut(self.output.add(at), len);
                     self.epilogue.of_sums(v, at, results);
                 }
             } else if let Some(activation) = self.epilogue.activation.afterwards() {
                 for p in 0..P {
-                    let (at, len) = ((pixel + p) * output_step + first, (O * LANES).min(rows - first));
+                    let (at, len) = ((pixel + p) * output_step + first, (O * LANES).min(outputs - first));
                     activation.of_slice(v.target(), std::slice::from_raw_parts_mut(self.output.add(at), len));
                 }
             }
@@ -365,6 +400,39 @@ mod tests {
                             assert_eq!(output[image * rows + row], wanted, "{} {rows} {features}", target.name());
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Filters whose rows fill a cache, row by row: partial sums, and a residual and an activation at the end alone.
+    #[test]
+    fn large_filters_match_the_triple_loop() {
+        let (filter_rows, segment, count) = (3, CACHED / LANES, 8);
+        let columns = filter_rows * segment;
+        let pixels = Pixels {
+            output: (2, 4),
+            row_step: 40,
+            column_step: 7,
+            segments: (filter_rows, 1),
+            segment,
+            segment_steps: (segment + 3, 0),
+            ..Pixels::vectors(1, 0, 70)
+        };
+        let input: Vec<f32> = (0..pixels.input_len()).map(|i| (i % 5) as f32 - 2.0).collect();
+        let residual: Vec<f32> = (0..count * 70).map(|i| (i % 9) as f32 - 4.0).collect();
+        for (target, rows) in Target::available().into_iter().flat_map(|target| [(target, 20), (target, 70)]) {
+            let weights: Vec<f32> = (0..rows * columns).map(|i| (i % 7) as f32 - 3.0).collect();
+            let direct = Direct::pack(rows, columns, &weights, target);
+            let mut output = vec![f32::NAN; count * 70];
+            let epilogue = Epilogue { residual: Some(&residual), ..Epilogue::new(None, Activation::Relu) };
+            direct.run(&*with_threads(2), &pixels, &input, &mut output, epilogue);
+            for (pixel, start) in pixels.starts::<8>(0).into_iter().enumerate() {
+                for row in 0..rows {
+                    let x = |k: usize| input[start + k / segment * (segment + 3) + k % segment];
+                    let sum = (0..columns).map(|k| weights[row * columns + k] * x(k)).sum::<f32>();
+                    let at = pixel * 70 + row;
+                    assert_eq!(output[at], (sum + residual[at]).max(0.0), "{} {rows}", target.name());
                 }
             }
         }
