@@ -213,9 +213,9 @@ impl<const R: usize> Block<R> {
         from: usize,
     ) {
         let here = self.rows - row - from;
-        // SAFETY: `pack_columns` made one start a (block, group) and one more, R values an index, and indices that with
-        // their block's base are positions of the block, which the caller's operand covers; only rows of the matrix are loaded
-        // and stored.
+        // SAFETY: `pack_columns` made one start a (block, group) and one more, R values an index, one index behind the last, and
+        // indices that with their block's base are positions of the block, which the caller's operand covers; only rows of the
+        // matrix are loaded and stored.
         unsafe {
             let run = *self.starts.get_unchecked(run) as usize..*self.starts.get_unchecked(run + 1) as usize;
             let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);

@@ -121,8 +121,8 @@ impl Sweep for Csr {
         let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
         for row in at.rows(self.rows) {
             let run = at.block * self.rows + row;
-            // SAFETY: `pack` made one start a (block, row) and one more, ascending to the number of values; every index plus
-            // its block's base is a position of the block, which the caller's operand covers.
+            // SAFETY: `pack` made one start a (block, row) and one more, ascending to the number of values, and 16 indices
+            // behind the last; every index plus its block's base is a position of the block, which the caller's operand covers.
             unsafe {
                 let run = *self.starts.get_unchecked(run) as usize..*self.starts.get_unchecked(run + 1) as usize;
                 let index = self.index.as_ptr().add(run.start);

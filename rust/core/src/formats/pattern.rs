@@ -351,8 +351,8 @@ impl Sweep for Pattern {
         let first = at.block * self.bands() + at.bands.start;
         let (from, to) = (self.starts[first], self.starts[first + at.bands.len()]);
         // SAFETY: `pack` gave every pair of a band as many indices and values as its steps and what is left take, in the order
-        // in which they are read here; every index plus its block's base is a position of the block, which the caller's
-        // operand covers; and the rows of a band's pairs are that band's, which the caller's result holds.
+        // in which they are read here, and `BEHIND` at the end; every index plus its block's base is a position of the block,
+        // which the caller's operand covers; and the rows of a band's pairs are that band's, which the caller's result holds.
         unsafe {
             let base = at.input.wrapping_add(self.blocks.base(at.block) * at.unit);
             let index = self.index.as_ptr().add(from.index as usize);
