@@ -262,11 +262,9 @@ impl Run<'_> {
         let rows = self.pixels.segments.0;
         let row_len = self.direct.columns / rows.max(1) * O * LANES;
         let at_once = (CACHED / row_len.max(1)).clamp(1, rows.max(1));
-        let mut row = 0;
         // Once at least: without columns there still is a bias.
-        while row == 0 || row < rows {
+        for row in (0..rows.max(1)).step_by(at_once) {
             self.filter_rows::<V, O, P, H>(v, row..(row + at_once).min(rows));
-            row += at_once;
         }
     }
 

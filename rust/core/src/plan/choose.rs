@@ -305,7 +305,7 @@ impl<'a> Costs<'a> {
             if choice == choices[at] {
                 chosen = us;
             }
-            if choice.kernel.is_some_and(Kernel::is_dense) {
+            if choice.is_dense() {
                 dense = dense.min(us);
             }
         }

@@ -135,6 +135,22 @@ impl Trial {
         }
         best
     }
+
+    /// The fastest run of each, in so many turns of [`Trial::run`].
+    pub fn in_turns(
+        &mut self,
+        runs: &[(&Program, &dyn Executor)],
+        (turns, least): (usize, usize),
+        time: Duration,
+    ) -> Vec<Duration> {
+        let mut best = vec![Duration::MAX; runs.len()];
+        for _ in 0..turns {
+            for (&(program, executor), best) in runs.iter().zip(&mut best) {
+                *best = self.run(program, executor, least, time).min(*best);
+            }
+        }
+        best
+    }
 }
 
 impl Step {

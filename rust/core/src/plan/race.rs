@@ -38,7 +38,8 @@ impl Times {
     }
 }
 
-/// Minimum times of each operator, run in turn for about `budget` in all, on inputs of small numbers.
+/// Minimum times of each operator, run in turn for about `budget` in all with cold caches, and at most as long with warm ones, on
+/// inputs of small numbers.
 pub(super) fn race(operators: &[(&dyn Operator, Floats)], executor: &dyn Executor, budget: Duration) -> Vec<Times> {
     let longest = |of: fn(&Floats) -> usize| operators.iter().map(|(_, floats)| of(floats)).max().unwrap_or(0);
     let mut input = Buffer::zeroed(longest(|floats| floats.inputs[0]));

@@ -163,16 +163,10 @@ impl Plan {
         if self.is_long(images) {
             return true;
         }
-        let mut trial = Trial::new(&self.graph, images);
         // Runs follow each other for a while before the other side's turn: a thread that was asleep may first be put where
         // the caller is, until the system's scheduler notices.
-        let mut best = [Duration::MAX; 2];
-        for _ in 0..TRIALS {
-            let runs: [(&Program, &dyn Executor); 2] = [(together, executor), (alone, &Sequential)];
-            for ((program, executor), best) in runs.into_iter().zip(&mut best) {
-                *best = trial.run(program, executor, 1, TRIAL).min(*best);
-            }
-        }
+        let runs: [(&Program, &dyn Executor); 2] = [(together, executor), (alone, &Sequential)];
+        let best = Trial::new(&self.graph, images).in_turns(&runs, (TRIALS, 1), TRIAL);
         let pays = best[0].mul_f64(WORTHWHILE) < best[1];
         if pays && !self.is_recurrent() {
             executor.waking().paid(best[1]);

@@ -36,14 +36,9 @@ pub(super) fn fastest(
     ways.dedup();
     if ways.len() > 1 {
         let programs: Vec<_> = ways.iter().map(|choices| Program::new(graph, choices, images, target)).collect();
-        let mut best = vec![Duration::MAX; ways.len()];
-        let mut trial = Trial::new(graph, images);
-        let turn = budget / (TRIALS.0 * ways.len()) as u32;
-        for _ in 0..TRIALS.0 {
-            for (program, best) in programs.iter().zip(&mut best) {
-                *best = trial.run(program, executor, TRIALS.1, turn).min(*best);
-            }
-        }
+        let runs: Vec<_> = programs.iter().map(|program| (program, executor)).collect();
+        let time = budget / (TRIALS.0 * ways.len()) as u32;
+        let mut best = Trial::new(graph, images).in_turns(&runs, TRIALS, time);
         best[0] = best[0].div_f64(FIRST);
         let fastest = best.iter().enumerate().min_by_key(|&(_, took)| took).map_or(0, |(at, _)| at);
         ways.swap(0, fastest);
