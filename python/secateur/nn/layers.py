@@ -188,7 +188,7 @@ class Layer:
 
         The mask is not copied where it is in C order and its bytes are 0 and 1.
         """
-        self.masks[key] = clean(np.ascontiguousarray(mask))
+        self.masks[key] = np.ascontiguousarray(mask)
         self._apply_mask(key)
 
     def apply_masks(self) -> None:
@@ -197,7 +197,10 @@ class Layer:
             self._apply_mask(key)
 
     def _apply_mask(self, key: str) -> None:
-        _core.mask_into(self.params[key].view(np.uint32), self.masks[key].view(np.uint8))
+        kept = self.masks[key].view(np.uint8)
+        if not _core.mask_into(self.params[key].view(np.uint32), kept):
+            # The bytes of a view may be anything, of the core's bools not.
+            self.masks[key] = kept != 0
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "kind")
@@ -261,12 +264,6 @@ def glorot_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out:
     """Weights drawn evenly from ±sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio, AISTATS 2010)."""
     limit = np.sqrt(6.0 / (fan_in + fan_out))
     return rng.uniform(-limit, limit, shape).astype(np.float32)
-
-
-def clean(mask: BoolArray) -> BoolArray:
-    """The mask with bytes of 0 and 1: those of a view may be anything, of the core's bools not."""
-    found: BoolArray = mask if _core.are_bools(mask.view(np.uint8)) else mask.view(np.uint8) != 0
-    return found
 
 
 def positive(name: str, value: Any) -> int:

@@ -21,7 +21,6 @@ from .layers import (
     Shape,
     backward_through,
     checked_layers,
-    clean,
     forward_through,
     name_layers,
     positive,
@@ -187,7 +186,7 @@ class Sequential:
                 raise ValueError(
                     f"masks: expected {wanted} for {name}, got {mask.dtype} of shape {mask.shape}"
                 )
-            checked[name] = clean(mask)
+            checked[name] = mask
         for layer in self.leaves():
             named = {key: checked.get(f"{layer.name}.{key}") for key in layer.params}
             layer.masks = {key: mask for key, mask in named.items() if mask is not None}

@@ -9,9 +9,8 @@
 //! The trailing zeros are what makes `count`, `==` and the set operations plain word loops.
 
 use crate::error::Result;
+use crate::simd::WORD;
 use crate::{argument, malformed};
-
-const WORD: usize = u64::BITS as usize;
 
 /// Which of `len` weights are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

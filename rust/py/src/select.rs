@@ -344,12 +344,6 @@ fn absolute_sum(x: PyReadonlyArrayDyn<'_, f32>) -> PyResult<f64> {
     Ok(select::absolute_sum(x.as_slice()?))
 }
 
-/// Whether all bytes are 0 or 1.
-#[pyfunction]
-fn are_bools(bytes: PyReadonlyArrayDyn<'_, u8>) -> PyResult<bool> {
-    Ok(bytes.as_slice()?.iter().fold(0, |all, byte| all | byte) <= 1)
-}
-
 /// How many of `n` weights a sparsity keeps.
 #[pyfunction]
 fn kept(sparsity: f64, n: usize) -> PyResult<usize> {
@@ -357,7 +351,7 @@ fn kept(sparsity: f64, n: usize) -> PyResult<usize> {
 }
 
 /// Writes the weights, or `out` itself where there are none, to `out`, with zeros where the mask's byte is 0. Weights are seen
-/// as unsigned integers of their size: zero bits are the zero of every type.
+/// as unsigned integers of their size: zero bits are the zero of every type. Returns whether all of the mask's bytes are 0 or 1.
 #[pyfunction]
 #[pyo3(signature = (out, mask, weights=None))]
 fn mask_into<'py>(
@@ -365,13 +359,13 @@ fn mask_into<'py>(
     out: &Bound<'py, PyUntypedArray>,
     mask: PyReadonlyArrayDyn<'py, u8>,
     weights: Option<&Bound<'py, PyUntypedArray>>,
-) -> PyResult<()> {
+) -> PyResult<bool> {
     fn typed<'py, T: Element + Copy + Default + Send + Sync>(
         py: Python<'py>,
         out: &Bound<'py, PyArrayDyn<T>>,
         mask: &PyReadonlyArrayDyn<'py, u8>,
         weights: Option<&Bound<'py, PyUntypedArray>>,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let mut out =
             out.try_readwrite().map_err(|_| PyValueError::new_err("out: read-only, or in use by another call"))?;
         let weights = weights.map(borrow::<T>).transpose()?;
@@ -437,7 +431,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(block_masks, m)?)?;
     m.add_function(wrap_pyfunction!(kept, m)?)?;
     m.add_function(wrap_pyfunction!(absolute_sum, m)?)?;
-    m.add_function(wrap_pyfunction!(are_bools, m)?)?;
     m.add_function(wrap_pyfunction!(mask_into, m)?)?;
     Ok(())
 }

@@ -11,8 +11,8 @@ const TASK: usize = 1 << 18;
 const PART: usize = 512;
 
 /// `out[i] = w[i]` where `kept[i]` is not 0, the type's zero elsewhere (so a −0 or NaN that goes becomes +0 too). The mask is
-/// bytes because a caller's bool array may hold any.
-pub fn apply<T>(executor: &dyn Executor, weights: &[T], kept: &[u8], out: &mut [T]) -> Result<()>
+/// bytes because a caller's bool array may hold any. Returns whether all of them are 0 or 1.
+pub fn apply<T>(executor: &dyn Executor, weights: &[T], kept: &[u8], out: &mut [T]) -> Result<bool>
 where
     T: Copy + Default + Send + Sync,
 {
@@ -20,24 +20,25 @@ where
         return Err(argument!("mask: has {} elements, the weights {}", kept.len(), weights.len()));
     }
     let work = out.chunks_mut(TASK).zip(weights.chunks(TASK).zip(kept.chunks(TASK)));
-    executor::map(executor, work.collect(), |(out, (weights, kept))| {
-        dispatch(Target::detect(), Copied { weights, kept, out });
+    let bools = executor::map(executor, work.collect(), |(out, (weights, kept))| {
+        dispatch(Target::detect(), Copied { weights, kept, out })
     });
-    Ok(())
+    Ok(!bools.contains(&false))
 }
 
 /// As [`apply`], over the weights themselves.
-pub fn apply_in_place<T>(executor: &dyn Executor, weights: &mut [T], kept: &[u8]) -> Result<()>
+pub fn apply_in_place<T>(executor: &dyn Executor, weights: &mut [T], kept: &[u8]) -> Result<bool>
 where
     T: Copy + Default + Send + Sync,
 {
     if weights.len() != kept.len() {
         return Err(argument!("mask: has {} elements, the weights {}", kept.len(), weights.len()));
     }
-    executor::map(executor, weights.chunks_mut(TASK).zip(kept.chunks(TASK)).collect(), |(weights, kept)| {
-        dispatch(Target::detect(), Zeroed { weights, kept });
-    });
-    Ok(())
+    let bools =
+        executor::map(executor, weights.chunks_mut(TASK).zip(kept.chunks(TASK)).collect(), |(weights, kept)| {
+            dispatch(Target::detect(), Zeroed { weights, kept })
+        });
+    Ok(!bools.contains(&false))
 }
 
 /// The weights that are kept, elsewhere.
@@ -48,22 +49,28 @@ struct Copied<'a, T> {
 }
 
 impl<T: Copy + Default> Kernel for Copied<'_, T> {
-    type Output = ();
+    type Output = bool;
 
     #[inline(always)]
-    fn run<V: Vector>(self, _: V) {
+    fn run<V: Vector>(self, _: V) -> bool {
+        let mut seen = 0;
         for ((out, &weight), &kept) in self.out.iter_mut().zip(self.weights).zip(self.kept) {
             *out = if kept != 0 { weight } else { T::default() };
+            seen |= kept;
         }
+        seen <= 1
     }
 }
 
-/// What is not kept becomes the type's zero.
+/// What is not kept becomes the type's zero. Returns whether all bytes are 0 or 1.
 #[inline(always)]
-pub(super) fn zero<T: Copy + Default>(weights: &mut [T], kept: &[u8]) {
+pub(super) fn zero<T: Copy + Default>(weights: &mut [T], kept: &[u8]) -> bool {
+    let mut seen = 0;
     for (weight, &kept) in weights.iter_mut().zip(kept) {
         *weight = if kept != 0 { *weight } else { T::default() };
+        seen |= kept;
     }
+    seen <= 1
 }
 
 /// The weights that are kept, where they are.
@@ -73,11 +80,11 @@ pub(super) struct Zeroed<'a, T> {
 }
 
 impl<T: Copy + Default> Kernel for Zeroed<'_, T> {
-    type Output = ();
+    type Output = bool;
 
     #[inline(always)]
-    fn run<V: Vector>(self, _: V) {
-        zero(self.weights, self.kept);
+    fn run<V: Vector>(self, _: V) -> bool {
+        zero(self.weights, self.kept)
     }
 }
 
@@ -127,7 +134,7 @@ impl<T: WeightBits> Kernel for Apply<'_, T> {
         let mut kept = [false; PART];
         for (weights, bits) in parts.iter_mut().zip(bits.as_chunks::<{ PART / 8 }>().0) {
             for (kept, bits) in kept.as_chunks_mut().0.iter_mut().zip(bits.as_chunks().0) {
-                v.store_bools(kept, u16::from_le_bytes(*bits));
+                v.store_bools(kept, u64::from_le_bytes(*bits));
             }
             for (weight, &kept) in weights.iter_mut().zip(&kept) {
                 *weight = weight.if_kept(kept);

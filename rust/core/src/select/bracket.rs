@@ -60,9 +60,8 @@ impl<K: Key> Bracket<K> {
         let at = |rank: f64, beyond: K| match rank {
             rank if rank < 1.0 || rank > size => beyond,
             rank => {
-                let found = topk::threshold(executor, &[&keys as &dyn Source<K>], rank as usize);
                 // What does not compete has a lesser key.
-                found.map_or(beyond, |found| found.key.max(K::SMALLEST))
+                topk::threshold_of(executor, &keys, rank as usize).key.max(K::SMALLEST)
             }
         };
         let (low, high) = (at(share * size + margin, K::SMALLEST), at(share * size - margin, K::LARGEST));

@@ -3,8 +3,7 @@
 //! A score is never stored: each pass computes it again from the weights and turns it into a *key*, an unsigned integer with
 //! the same order. So selection is written once, over integers, and needs no array the size of the weights.
 
-use super::mask_mut::WORD;
-use crate::simd::{LANES, Stored, Vector};
+use crate::simd::{LANES, Stored, Vector, WORD};
 use half::{bf16, f16};
 use std::ops::{Add, Mul};
 
@@ -104,7 +103,7 @@ pub trait Key: Copy + Ord + Default + Send + Sync + 'static {
     /// What is smaller and larger by about 1/2048 to 1/1024 of the score.
     fn neighbourhood(self) -> (Self, Self);
     /// Bit i tells whether `keys[i]` is `limit` or more.
-    fn at_least<V: Vector>(v: V, keys: &[Self; LANES], limit: Self) -> u16;
+    fn at_least<V: Vector>(v: V, keys: &[Self; WORD], limit: Self) -> u64;
 }
 
 macro_rules! key {
@@ -147,7 +146,7 @@ macro_rules! key {
                 (self.saturating_sub(step).max(Self::SMALLEST), self.saturating_add(step).min(Self::LARGEST))
             }
             #[inline(always)]
-            fn at_least<V: Vector>(v: V, keys: &[$key; LANES], limit: $key) -> u16 {
+            fn at_least<V: Vector>(v: V, keys: &[$key; WORD], limit: $key) -> u64 {
                 v.$at_least(keys, limit)
             }
         }

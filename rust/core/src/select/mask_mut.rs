@@ -2,10 +2,7 @@
 
 use crate::argument;
 use crate::error::Result;
-use crate::simd::{LANES, Vector};
-
-/// Elements of a word.
-pub(super) const WORD: usize = u64::BITS as usize;
+use crate::simd::{Vector, WORD};
 
 /// A mask to write.
 #[derive(Debug)]
@@ -55,11 +52,7 @@ impl<'a> MaskMut<'a> {
             MaskMut::Bools(bools) => {
                 let (words, tail) = bools[at..].as_chunks_mut::<WORD>();
                 match words.first_mut() {
-                    Some(to) => {
-                        for (i, line) in to.as_chunks_mut().0.iter_mut().enumerate() {
-                            v.store_bools(line, (word >> (LANES * i)) as u16);
-                        }
-                    }
+                    Some(to) => v.store_bools(to, word),
                     None => tail.iter_mut().enumerate().for_each(|(i, kept)| *kept = word >> i & 1 == 1),
                 }
             }

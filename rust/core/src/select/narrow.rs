@@ -8,7 +8,7 @@ use super::pass::{BLOCK, Piece, blocks, cut};
 use super::score::Source;
 use super::topk::Threshold;
 use crate::executor::{self, Executor};
-use crate::simd::{Kernel, Target, Vector, dispatch};
+use crate::simd::{Kernel, Target, Vector, WORD, dispatch};
 use std::ops::Range;
 
 /// Leading bits that one histogram resolves: 4096 counters of 4 bytes share the first-level cache with a block of keys.
@@ -93,35 +93,80 @@ pub(super) fn copied<K: Key>(sources: &[&dyn Source<K>], rank: usize) -> Result<
 }
 
 /// The threshold of the `rank`-th largest of some keys, 1 ≤ rank ≤ their number.
-fn nth<K: Key>(keys: &[K], rank: usize) -> Threshold<K> {
+pub(super) fn nth<K: Key>(keys: &[K], rank: usize) -> Threshold<K> {
     dispatch(Target::detect(), Nth(keys, rank))
 }
 
 /// The threshold bit by bit: how many keys reach a limit is counted without a branch and without moving any, which for keys in
-/// the nearest caches is several times as fast as partitioning them.
+/// the nearest caches is several times as fast as partitioning them. The last few that it may be are looked at by themselves.
 struct Nth<'a, K>(&'a [K], usize);
 
 impl<K: Key> Kernel for Nth<'_, K> {
     type Output = Threshold<K>;
 
     #[inline(always)]
-    fn run<V: Vector>(self, _: V) -> Threshold<K> {
+    fn run<V: Vector>(self, v: V) -> Threshold<K> {
         let Nth(keys, rank) = self;
-        let reach = |limit: K| keys.iter().map(|&key| u32::from(key >= limit)).sum::<u32>() as usize;
         let (least, most) =
             keys.iter().fold((K::whole(u64::MAX), K::default()), |(least, most), &key| (least.min(key), most.max(key)));
         // Where the first and the last agree, all do.
         let open = u64::BITS - (least.prefix(0) ^ most.prefix(0)).leading_zeros();
-        let mut bits = most.prefix(open).unbounded_shl(open);
-        for bit in (0..open).rev() {
-            let higher = bits | 1 << bit;
-            if reach(K::whole(higher)) >= rank {
-                bits = higher;
+        let bits = most.prefix(open).unbounded_shl(open);
+        let all = Digits { bits, open, reach: keys.len(), beyond: 0 }.settled(keys, rank, WORD);
+        let few = between(v, keys, K::whole(all.bits), K::whole(all.bits | !u64::MAX.unbounded_shl(all.open)));
+        let rank = rank - all.beyond;
+        let last = Digits { reach: WORD, beyond: 0, ..all }.settled(&few, rank, 0);
+        Threshold { key: K::whole(last.bits), ties: rank - last.beyond }
+    }
+}
+
+/// The first bits of a key that is looked for.
+#[derive(Clone, Copy)]
+struct Digits {
+    /// Those that are known, then zeros.
+    bits: u64,
+    /// How many are not.
+    open: u32,
+    /// How many keys reach `bits`.
+    reach: usize,
+    /// How many are larger than all that begin so.
+    beyond: usize,
+}
+
+impl Digits {
+    /// Settles bit after bit of the `rank`-th largest of some keys, until it can be `few` of them at most.
+    #[inline(always)]
+    fn settled<K: Key>(mut self, keys: &[K], rank: usize, few: usize) -> Digits {
+        while self.open > 0 && self.reach - self.beyond > few {
+            self.open -= 1;
+            let higher = self.bits | 1 << self.open;
+            let reach = keys.iter().map(|&key| u32::from(key >= K::whole(higher))).sum::<u32>() as usize;
+            if reach >= rank {
+                (self.bits, self.reach) = (higher, reach);
+            } else {
+                self.beyond = reach;
             }
         }
-        let key = K::whole(bits);
-        Threshold { key, ties: rank - if key < most { reach(key.next()) } else { 0 } }
+        self
     }
+}
+
+/// The keys from `low` to `high`, a word of them at most; what is left of it is less than any score's key.
+#[inline(always)]
+fn between<V: Vector, K: Key>(v: V, keys: &[K], low: K, high: K) -> [K; WORD] {
+    let (mut found, mut few) = (0, [K::default(); WORD]);
+    let (words, tail) = keys.as_chunks::<WORD>();
+    let mut last = [K::default(); WORD];
+    last[..tail.len()].copy_from_slice(tail);
+    for word in words.iter().chain(std::iter::once(&last)) {
+        let mut inside = K::at_least(v, word, low) & !K::at_least(v, word, high.next());
+        while inside != 0 && found < WORD {
+            few[found] = word[inside.trailing_zeros() as usize];
+            found += 1;
+            inside &= inside - 1;
+        }
+    }
+    few
 }
 
 /// The keys of a piece whose bits from `shift` on are `prefix`.

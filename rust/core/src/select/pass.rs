@@ -11,10 +11,10 @@
 
 use super::bracket::Bracket;
 use super::key::Key;
-use super::mask_mut::{MaskMut, WORD};
+use super::mask_mut::MaskMut;
 use super::score::Source;
 use crate::executor::{self, Executor};
-use crate::simd::{LANES, Vector};
+use crate::simd::{Vector, WORD};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -155,13 +155,24 @@ impl Piece<'_> {
         let (keys, at) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
         let seen = Seen { above: 0, at_high: 0, kept_at_high: 0, between: 0, at_low: 0, keys, at, nan: false };
         let mask = self.mask.as_mut();
-        let mut scan = Scan { bracket, ties, at: 0, again: 0, gather: room.is_some(), alive: None, seen, mask };
+        let mut scan = Scan {
+            bracket,
+            ties,
+            at: 0,
+            again: 0,
+            gather: room.is_some(),
+            found: Found::new(),
+            alive: None,
+            seen,
+            mask,
+        };
         for start in self.range.clone().step_by(STEP) {
             if room.is_some_and(Room::is_full) {
                 break;
             }
             let before = scan.seen.keys.len();
             scan.seen.nan |= sources[self.source].scan(start..self.range.end.min(start + STEP), &mut scan);
+            scan.found.flush(&mut scan.seen);
             if let Some(room) = room {
                 room.gathered.fetch_add(scan.seen.keys.len() - before, Ordering::Relaxed);
             }
@@ -169,6 +180,50 @@ impl Piece<'_> {
         // Copies of the right size: vectors that shrink would leave holes of memory behind them.
         let seen = scan.seen;
         Seen { kept_at_high: ties.most - scan.ties.most, keys: seen.keys.clone(), at: seen.at.clone(), ..seen }
+    }
+}
+
+/// Keys in the bracket, a few words of them, and where they lie.
+struct Found<K> {
+    keys: [K; Found::<()>::ROOM],
+    at: [u32; Found::<()>::ROOM],
+    len: usize,
+}
+
+impl<K> Found<K> {
+    const ROOM: usize = 4 * WORD;
+    /// Keys that are written before looking whether there are so many.
+    const AT_ONCE: usize = 3;
+}
+
+impl<K: Key> Found<K> {
+    fn new() -> Self {
+        Found { keys: [K::default(); Found::<()>::ROOM], at: [0; Found::<()>::ROOM], len: 0 }
+    }
+
+    /// Adds those keys of a word, which begins at `at`, whose bit is set. How many these are is as good as random: a branch for
+    /// each would often be guessed wrong.
+    #[inline(always)]
+    fn put(&mut self, keys: &[K; WORD], at: usize, mut bits: u64, seen: &mut Seen<K>) {
+        if self.len > Self::ROOM - WORD - Self::AT_ONCE {
+            self.flush(seen);
+        }
+        let mut len = self.len;
+        while bits != 0 {
+            for _ in 0..Self::AT_ONCE {
+                let i = bits.trailing_zeros() as usize % WORD;
+                (self.keys[len % Self::ROOM], self.at[len % Self::ROOM]) = (keys[i], (at + i) as u32);
+                len += usize::from(bits != 0);
+                bits &= bits.wrapping_sub(1);
+            }
+        }
+        self.len = len;
+    }
+
+    fn flush(&mut self, seen: &mut Seen<K>) {
+        seen.keys.extend_from_slice(&self.keys[..self.len]);
+        seen.at.extend_from_slice(&self.at[..self.len]);
+        self.len = 0;
     }
 }
 
@@ -182,6 +237,7 @@ pub(super) struct Scan<'a, 'm, K> {
     /// Bit i tells whether word i of them has keys in the bracket.
     again: u64,
     gather: bool,
+    found: Found<K>,
     /// Of the elements from here on, bytes that are not 0 where they compete; None: all do.
     alive: Option<&'a [u8]>,
     seen: Seen<K>,
@@ -214,8 +270,8 @@ impl<'a, K: Key> Scan<'a, '_, K> {
     #[inline(always)]
     pub fn count<V: Vector, const AMONG: bool>(&mut self, v: V, i: usize, keys: &[K; WORD]) {
         let competing = self.competing::<V, AMONG>(v, i);
-        let from_low = at_least(v, keys, self.bracket.low) & competing;
-        let above = at_least(v, keys, self.bracket.high.next()) & competing;
+        let from_low = K::at_least(v, keys, self.bracket.low) & competing;
+        let above = K::at_least(v, keys, self.bracket.high.next()) & competing;
         self.seen.above += above.count_ones() as usize;
         self.again |= u64::from(from_low != above) << i;
         if let Some(mask) = &mut self.mask {
@@ -256,35 +312,20 @@ impl<'a, K: Key> Scan<'a, '_, K> {
         let at = self.at + i * WORD;
         let competing = self.competing::<V, AMONG>(v, i);
         let seen = &mut self.seen;
-        let above = at_least(v, keys, self.bracket.high.next()) & competing;
-        let at_high = at_least(v, keys, self.bracket.high) & competing & !above;
+        let above = K::at_least(v, keys, self.bracket.high.next()) & competing;
+        let at_high = K::at_least(v, keys, self.bracket.high) & competing & !above;
         // Where both ends are one key, none is counted as the low end.
-        let from_low = at_least(v, keys, self.bracket.low) & competing & !above & !at_high;
-        let mut between = from_low & at_least(v, keys, self.bracket.low.next());
+        let from_low = K::at_least(v, keys, self.bracket.low) & competing & !above & !at_high;
+        let between = from_low & K::at_least(v, keys, self.bracket.low.next());
         seen.at_high += at_high.count_ones() as usize;
         seen.between += between.count_ones() as usize;
         seen.at_low += (from_low & !between).count_ones() as usize;
         if self.gather {
-            while between != 0 {
-                let i = between.trailing_zeros() as usize;
-                between &= between - 1;
-                seen.keys.push(keys[i]);
-                seen.at.push((at + i) as u32);
-            }
+            self.found.put(keys, at, between, seen);
         }
         let ties = self.ties.take(at, at_high);
         if let Some(mask) = self.mask.as_mut().filter(|_| ties != 0) {
             mask.write(v, at, above | ties);
         }
     }
-}
-
-/// Bit i tells whether `keys[i]` is `limit` or more.
-#[inline(always)]
-fn at_least<V: Vector, K: Key>(v: V, keys: &[K; WORD], limit: K) -> u64 {
-    let mut word = 0;
-    for (i, line) in keys.as_chunks::<LANES>().0.iter().enumerate() {
-        word |= u64::from(K::at_least(v, line, limit)) << (LANES * i);
-    }
-    word
 }

@@ -3,9 +3,8 @@
 use super::apply::{Zeroed, zero};
 use super::bracket::RUN;
 use super::key::{Float, Key, Weight};
-use super::mask_mut::WORD;
 use super::pass::{Scan, WORDS};
-use crate::simd::{Kernel, LANES, Target, Vector, dispatch, prefetch};
+use crate::simd::{Kernel, LANES, Target, Vector, WORD, dispatch, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -234,7 +233,11 @@ impl<K> Task<K> for Runs<'_, K> {
                     ask(g, next);
                 }
             }
-            nan |= convert(v, &w[start..start + RUN], &g[start..start + RUN], formula, keys);
+            // Arrays, so that their keys are made in registers.
+            let (Some(w), Some(g)) = (w[start..].first_chunk::<RUN>(), g[start..].first_chunk::<RUN>()) else {
+                continue;
+            };
+            nan |= convert(v, w, g, formula, keys);
         }
         nan
     }
@@ -427,11 +430,11 @@ impl Kernel for AbsoluteSum<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, _: V) -> f64 {
-        // The lanes are the same for every target, so that the sum is.
-        let (lines, tail) = self.0.as_chunks::<LANES>();
-        let mut sums = [0.0; LANES];
-        for line in lines {
-            for (sum, &x) in sums.iter_mut().zip(line) {
+        // The lanes are the same for every target, so that the sum is; two lines of them, since an addition takes its time.
+        let (pairs, tail) = self.0.as_chunks::<{ 2 * LANES }>();
+        let mut sums = [0.0; 2 * LANES];
+        for pair in pairs {
+            for (sum, &x) in sums.iter_mut().zip(pair) {
                 *sum += f64::from(x.abs());
             }
         }

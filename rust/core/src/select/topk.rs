@@ -12,7 +12,7 @@
 use super::Near;
 use super::bracket::{ATTEMPTS, Bracket};
 use super::key::Key;
-use super::narrow::{copied, narrow};
+use super::narrow::{copied, narrow, nth};
 use super::pass::{Piece, Seen, Ties, blocks, cut, pass};
 use super::score::Source;
 use crate::executor::{self, Executor};
@@ -43,6 +43,12 @@ pub(super) fn threshold<K: Key>(
         return copied(sources, k);
     }
     Selection::new(executor, sources, cut(sources), k, None).map(|selection| selection.threshold)
+}
+
+/// As [`threshold`], of keys that lie in memory; none is a NaN's.
+pub(super) fn threshold_of<K: Key>(executor: &dyn Executor, keys: &Vec<K>, k: usize) -> Threshold<K> {
+    let few = || nth(keys, k);
+    if keys.len() < LEAST { few() } else { threshold(executor, &[keys], k).unwrap_or_else(|_| few()) }
 }
 
 /// A threshold, and what the pass that proved it saw.
@@ -137,12 +143,10 @@ impl<'a, K: Key> Selection<'a, K> {
         let Bracket { low, high, .. } = self.bracket;
         executor::map(executor, work.collect(), |(piece, seen, quota): (&mut Piece<'_>, &Seen<K>, _)| {
             if let Some(mask) = &mut piece.mask {
-                let mut left = quota;
-                for (&key, &at) in seen.keys.iter().zip(&seen.at) {
-                    let tie = (key == limit) & (left > 0);
-                    left -= usize::from(tie);
-                    mask.settle(at as usize, tie | (key > limit));
-                }
+                let gathered = || seen.keys.iter().zip(&seen.at);
+                gathered().for_each(|(&key, &at)| mask.settle(at as usize, key > limit));
+                let ties = gathered().filter(|&(&key, _)| key == limit).take(quota);
+                ties.for_each(|(_, &at)| mask.settle(at as usize, true));
             }
             // Of keys equal to the low end none were kept, to the high end as many as was expected.
             let kept = if limit == high { seen.kept_at_high } else { 0 };

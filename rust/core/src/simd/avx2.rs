@@ -1,6 +1,6 @@
 //! AVX2 + FMA: the logical register is a pair of ymm.
 
-use super::{BYTES, Kernel, Kind, LANES, Storage, Stored, Target, Vector};
+use super::{Kernel, Kind, Storage, Stored, Target, Vector, WORD};
 use std::arch::x86_64::*;
 
 /// Token of AVX2 + FMA.
@@ -217,39 +217,43 @@ impl Vector for Avx2 {
         unsafe { (look_up8(window, index.0), look_up8(window, index.1)) }
     }
     #[inline(always)]
-    fn at_least_u32(self, keys: &[u32; LANES], limit: u32) -> u16 {
-        // SAFETY: see above the impl; an array of 64 bytes.
-        unsafe { !(less8(keys.as_ptr().add(8), limit) << 8 | less8(keys.as_ptr(), limit)) }
+    fn at_least_u32(self, keys: &[u32; WORD], limit: u32) -> u64 {
+        let keys = keys.as_chunks::<8>().0;
+        // SAFETY: see above the impl; arrays of one register.
+        let less = |i: usize| u64::from(unsafe { less8(keys[i].as_ptr(), limit) }) << (8 * i);
+        !(0..WORD / 8).fold(0, |bits, i| bits | less(i))
     }
     #[inline(always)]
-    fn at_least_u64(self, keys: &[u64; LANES], limit: u64) -> u16 {
-        let p = keys.as_ptr();
-        // SAFETY: see above the impl; an array of 128 bytes.
-        unsafe {
-            let (low, high) = (less4(p.add(4), limit) << 4 | less4(p, limit), less4(p.add(12), limit) << 4);
-            !((high | less4(p.add(8), limit)) << 8 | low)
-        }
+    fn at_least_u64(self, keys: &[u64; WORD], limit: u64) -> u64 {
+        let keys = keys.as_chunks::<4>().0;
+        // SAFETY: see above the impl; arrays of one register.
+        let less = |i: usize| u64::from(unsafe { less4(keys[i].as_ptr(), limit) }) << (4 * i);
+        !(0..WORD / 4).fold(0, |bits, i| bits | less(i))
     }
     #[inline(always)]
-    fn nonzero_bytes(self, bytes: &[u8; BYTES]) -> u64 {
+    fn nonzero_bytes(self, bytes: &[u8; WORD]) -> u64 {
         // SAFETY: see above the impl; an array of 64 bytes.
         unsafe {
             let zeros = |p: *const u8| {
                 let zero = _mm256_cmpeq_epi8(_mm256_loadu_si256(p.cast()), _mm256_setzero_si256());
                 u64::from(_mm256_movemask_epi8(zero) as u32)
             };
-            !(zeros(bytes.as_ptr().add(BYTES / 2)) << (BYTES / 2) | zeros(bytes.as_ptr()))
+            !(zeros(bytes.as_ptr().add(WORD / 2)) << (WORD / 2) | zeros(bytes.as_ptr()))
         }
     }
     #[inline(always)]
-    fn store_bools(self, to: &mut [bool; LANES], bits: u16) {
-        // SAFETY: see above the impl; 16 bytes, each 0 or 1: the byte that holds its bit, that bit alone, brought to 0 or 1.
+    fn store_bools(self, to: &mut [bool; WORD], bits: u64) {
+        // SAFETY: see above the impl; 32 bytes twice, each 0 or 1: the byte that holds its bit, that bit alone, brought to 0 or 1.
         unsafe {
-            let byte = _mm_set_epi64x(0x0101_0101_0101_0101, 0);
-            let bit = _mm_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-            let own = _mm_and_si128(_mm_shuffle_epi8(_mm_set1_epi16(bits as i16), byte), bit);
-            let set = _mm_and_si128(_mm_cmpeq_epi8(own, bit), _mm_set1_epi8(1));
-            _mm_storeu_si128(to.as_mut_ptr().cast(), set);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            let ones = 0x0101_0101_0101_0101;
+            let byte = _mm256_set_epi64x(3 * ones, 2 * ones, ones, 0);
+            for (half, to) in to.as_chunks_mut::<{ WORD / 2 }>().0.iter_mut().enumerate() {
+                let bits = _mm256_set1_epi32((bits >> (WORD / 2 * half)) as i32);
+                let own = _mm256_and_si256(_mm256_shuffle_epi8(bits, byte), bit);
+                let set = _mm256_and_si256(_mm256_cmpeq_epi8(own, bit), _mm256_set1_epi8(1));
+                _mm256_storeu_si256(to.as_mut_ptr().cast(), set);
+            }
         }
     }
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL): the logical register is one zmm.
 
 use super::avx2::{gather4, gather8};
-use super::{BYTES, Kernel, Kind, LANES, Storage, Stored, Target, Vector};
+use super::{Kernel, Kind, LANES, Storage, Stored, Target, Vector, WORD};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -246,22 +246,26 @@ impl Vector for Avx512 {
         unsafe { _mm512_permutex2var_ps(window.0, index, window.1) }
     }
     #[inline(always)]
-    fn at_least_u32(self, keys: &[u32; LANES], limit: u32) -> u16 {
-        // SAFETY: see above the impl; an array of 64 bytes.
-        unsafe { _mm512_cmpge_epu32_mask(_mm512_loadu_si512(keys.as_ptr().cast()), _mm512_set1_epi32(limit as i32)) }
-    }
-    #[inline(always)]
-    fn at_least_u64(self, keys: &[u64; LANES], limit: u64) -> u16 {
-        // SAFETY: see above the impl; an array of 128 bytes.
+    fn at_least_u32(self, keys: &[u32; WORD], limit: u32) -> u64 {
+        // SAFETY: see above the impl; an array of four registers.
         unsafe {
-            let (limit, keys) = (_mm512_set1_epi64(limit as i64), keys.as_ptr());
-            let low = _mm512_cmpge_epu64_mask(_mm512_loadu_si512(keys.cast()), limit);
-            let high = _mm512_cmpge_epu64_mask(_mm512_loadu_si512(keys.add(8).cast()), limit);
-            u16::from(high) << 8 | u16::from(low)
+            let (limit, keys) = (_mm512_set1_epi32(limit as i32), keys.as_chunks::<LANES>().0);
+            let line = |i: usize| _mm512_cmpge_epu32_mask(_mm512_loadu_si512(keys[i].as_ptr().cast()), limit).into();
+            _mm512_kunpackd(_mm512_kunpackw(line(3), line(2)).into(), _mm512_kunpackw(line(1), line(0)).into())
         }
     }
     #[inline(always)]
-    fn nonzero_bytes(self, bytes: &[u8; BYTES]) -> u64 {
+    fn at_least_u64(self, keys: &[u64; WORD], limit: u64) -> u64 {
+        // SAFETY: see above the impl; an array of eight registers.
+        unsafe {
+            let (limit, keys) = (_mm512_set1_epi64(limit as i64), keys.as_chunks::<8>().0);
+            let line = |i: usize| _mm512_cmpge_epu64_mask(_mm512_loadu_si512(keys[i].as_ptr().cast()), limit).into();
+            let two = |i: usize| _mm512_kunpackb(line(i + 1), line(i)).into();
+            _mm512_kunpackd(_mm512_kunpackw(two(6), two(4)).into(), _mm512_kunpackw(two(2), two(0)).into())
+        }
+    }
+    #[inline(always)]
+    fn nonzero_bytes(self, bytes: &[u8; WORD]) -> u64 {
         // SAFETY: see above the impl; an array of 64 bytes.
         unsafe {
             let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
@@ -269,9 +273,9 @@ impl Vector for Avx512 {
         }
     }
     #[inline(always)]
-    fn store_bools(self, to: &mut [bool; LANES], bits: u16) {
-        // SAFETY: see above the impl; 16 bytes, each 0 or 1.
-        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm_maskz_set1_epi8(bits, 1)) }
+    fn store_bools(self, to: &mut [bool; WORD], bits: u64) {
+        // SAFETY: see above the impl; 64 bytes, each 0 or 1.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_set1_epi8(bits, 1)) }
     }
     #[inline(always)]
     unsafe fn repeat_ptr<const M: usize>(self, p: *const f32) -> Self::F32 {

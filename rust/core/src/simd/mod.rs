@@ -42,8 +42,8 @@ use std::sync::OnceLock;
 /// Floats in the logical register of every target.
 pub const LANES: usize = 16;
 
-/// Bytes in the logical register.
-pub const BYTES: usize = LANES * size_of::<f32>();
+/// Elements that a word has a bit for.
+pub const WORD: usize = u64::BITS as usize;
 
 /// Floats in a [`Vector::Window`]: what one AVX-512 instruction looks 16 lanes up in.
 pub const WINDOW: usize = 2 * LANES;
@@ -237,22 +237,22 @@ pub trait Vector: Copy + Send + Sync + 'static {
 
     /// Bit i tells whether `keys[i]` is `limit` or more.
     #[inline(always)]
-    fn at_least_u32(self, keys: &[u32; LANES], limit: u32) -> u16 {
-        (0..LANES).fold(0, |bits, i| bits | u16::from(keys[i] >= limit) << i)
+    fn at_least_u32(self, keys: &[u32; WORD], limit: u32) -> u64 {
+        (0..WORD).fold(0, |bits, i| bits | u64::from(keys[i] >= limit) << i)
     }
     /// As [`Vector::at_least_u32`].
     #[inline(always)]
-    fn at_least_u64(self, keys: &[u64; LANES], limit: u64) -> u16 {
-        (0..LANES).fold(0, |bits, i| bits | u16::from(keys[i] >= limit) << i)
+    fn at_least_u64(self, keys: &[u64; WORD], limit: u64) -> u64 {
+        (0..WORD).fold(0, |bits, i| bits | u64::from(keys[i] >= limit) << i)
     }
     /// Bit i tells whether `bytes[i]` is not 0.
     #[inline(always)]
-    fn nonzero_bytes(self, bytes: &[u8; BYTES]) -> u64 {
-        (0..BYTES).fold(0, |bits, i| bits | u64::from(bytes[i] != 0) << i)
+    fn nonzero_bytes(self, bytes: &[u8; WORD]) -> u64 {
+        (0..WORD).fold(0, |bits, i| bits | u64::from(bytes[i] != 0) << i)
     }
     /// Bit i of `bits` to `to[i]`.
     #[inline(always)]
-    fn store_bools(self, to: &mut [bool; LANES], bits: u16) {
+    fn store_bools(self, to: &mut [bool; WORD], bits: u64) {
         for (i, to) in to.iter_mut().enumerate() {
             *to = bits >> i & 1 == 1;
         }

@@ -111,7 +111,8 @@ impl Kernel for Laws {
                 assert_eq!(*lane, wanted, "mask {mask:#06x} lane {i}");
             }
         }
-        let wide: [u64; LANES] = words.map(|word| u64::from(word) << 17 ^ 0x5a5a);
+        let words: [u32; WORD] = std::array::from_fn(|i| words[i % LANES].rotate_left((i / LANES * 7) as u32));
+        let wide: [u64; WORD] = words.map(|word| u64::from(word) << 17 ^ 0x5a5a);
         for limit in [0, 1, 1 << 31, u32::MAX].into_iter().chain(words) {
             let bits = |i: usize| v.at_least_u32(&words, limit) >> i & 1 == 1;
             assert_eq!(std::array::from_fn(bits), words.map(|word| word >= limit), "{limit}");
@@ -122,9 +123,9 @@ impl Kernel for Laws {
             }
             let bytes = std::array::from_fn(|i| (limit >> (i % 8 * 4)) as u8 & [0xff, 0x80, 1, 0][i / 8 % 4]);
             assert_eq!(std::array::from_fn(|i| v.nonzero_bytes(&bytes) >> i & 1 == 1), bytes.map(|byte| byte != 0));
-            let mut bools = [true; LANES];
-            v.store_bools(&mut bools, limit as u16);
-            assert_eq!(bools, std::array::from_fn(|i| limit as u16 >> i & 1 == 1));
+            let mut bools = [true; WORD];
+            v.store_bools(&mut bools, limit);
+            assert_eq!(bools, std::array::from_fn(|i| limit >> i & 1 == 1));
         }
         stored::<V, f32>(v);
         stored::<V, half::bf16>(v);
