@@ -122,8 +122,7 @@ class Scorer:
         """λ for these tensors, all of them together."""
         if self.criterion != "combined" or self.lam is not None or gradients is None:
             return self.lam or 0.0
-        weights = sum(_absolute_sum(tensor) for tensor in tensors.values())
-        slopes = sum(_absolute_sum(gradients[name]) for name in tensors)
+        weights, slopes = _absolute_sum(tensors, tensors), _absolute_sum(gradients, tensors)
         return weights / slopes if slopes > 0 and np.isfinite(weights / slopes) else 0.0
 
     def _of_tensor(
@@ -150,5 +149,5 @@ class Scorer:
             raise ValueError(f"{name}: {error}") from None
 
 
-def _absolute_sum(array: FloatArray) -> float:
-    return _core.absolute_sum(np.ascontiguousarray(array))
+def _absolute_sum(arrays: Mapping[str, FloatArray], names: Iterable[str]) -> float:
+    return _core.absolute_sum([np.ascontiguousarray(arrays[name]) for name in names])

@@ -338,10 +338,10 @@ fn block_masks<'py>(
     })
 }
 
-/// Σ|x| in float64.
+/// Σ|x| over all arrays, in float64.
 #[pyfunction]
-fn absolute_sum(x: PyReadonlyArrayDyn<'_, f32>) -> PyResult<f64> {
-    Ok(select::absolute_sum(x.as_slice()?))
+fn absolute_sum(arrays: Vec<PyReadonlyArrayDyn<'_, f32>>) -> PyResult<f64> {
+    arrays.iter().try_fold(0.0, |sum, x| Ok(sum + select::absolute_sum(x.as_slice()?)))
 }
 
 /// How many of `n` weights a sparsity keeps.

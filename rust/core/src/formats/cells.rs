@@ -16,7 +16,7 @@
 
 use super::Window;
 use super::epilogue::Epilogue;
-use crate::simd::{Kernel, LANES, Vector};
+use crate::simd::{Kernel, LANES, Vector, prefetch};
 use std::ops::Range;
 
 /// Channels of an image in memory, in rows of pixels.
@@ -222,8 +222,9 @@ impl Kernel for Cut<'_> {
         let Transpositions { pieces: cell_rows, steps } =
             pieces.transpositions(rows.start..repeated.start, images_here);
         let back = pieces.grid.step.0 * pieces.lines * LANES - pieces.grid.across;
+        let channel_len = pieces.planes.channel_len();
         for (channel, to) in (0..pieces.planes.channels).zip(cells.chunks_mut(channel_step)) {
-            let from = images.as_ptr().wrapping_add(channel * pieces.planes.channel_len());
+            let from = images.as_ptr().wrapping_add(channel * channel_len);
             let (mut cell_rows, mut line) = (cell_rows.iter(), 0);
             for step in &steps {
                 let mut tile = [v.splat(0.0); LANES];
@@ -231,6 +232,8 @@ impl Kernel for Cut<'_> {
                     for cell in 0..LANES {
                         let Piece { start, lanes } = cells[cell];
                         let from = from.wrapping_offset(start as isize);
+                        // Images are often larger than the second-level cache: the next channel's pixels are asked for.
+                        prefetch(from.wrapping_add(channel_len));
                         // SAFETY: `Pieces::new` left only lanes inside a channel, and the slice holds this cell's image.
                         tile[cell] = unsafe { v.load_masked(tile[cell], from, lanes) };
                     }

@@ -183,36 +183,35 @@ impl Piece<'_> {
     }
 }
 
-/// Keys in the bracket, a few words of them, and where they lie.
-struct Found<K> {
-    keys: [K; Found::<()>::ROOM],
-    at: [u32; Found::<()>::ROOM],
-    len: usize,
-}
+/// Keys that are gathered before they are put with the others.
+const FOUND: usize = 4 * WORD;
+/// Keys that are written before looking whether there are so many.
+const AT_ONCE: usize = 3;
 
-impl<K> Found<K> {
-    const ROOM: usize = 4 * WORD;
-    /// Keys that are written before looking whether there are so many.
-    const AT_ONCE: usize = 3;
+/// Keys in the bracket, and where they lie.
+struct Found<K> {
+    keys: [K; FOUND],
+    at: [u32; FOUND],
+    len: usize,
 }
 
 impl<K: Key> Found<K> {
     fn new() -> Self {
-        Found { keys: [K::default(); Found::<()>::ROOM], at: [0; Found::<()>::ROOM], len: 0 }
+        Found { keys: [K::default(); FOUND], at: [0; FOUND], len: 0 }
     }
 
     /// Adds those keys of a word, which begins at `at`, whose bit is set. How many these are is as good as random: a branch for
     /// each would often be guessed wrong.
     #[inline(always)]
     fn put(&mut self, keys: &[K; WORD], at: usize, mut bits: u64, seen: &mut Seen<K>) {
-        if self.len > Self::ROOM - WORD - Self::AT_ONCE {
+        if self.len > FOUND - WORD - AT_ONCE {
             self.flush(seen);
         }
         let mut len = self.len;
         while bits != 0 {
-            for _ in 0..Self::AT_ONCE {
+            for _ in 0..AT_ONCE {
                 let i = bits.trailing_zeros() as usize % WORD;
-                (self.keys[len % Self::ROOM], self.at[len % Self::ROOM]) = (keys[i], (at + i) as u32);
+                (self.keys[len % FOUND], self.at[len % FOUND]) = (keys[i], (at + i) as u32);
                 len += usize::from(bits != 0);
                 bits &= bits.wrapping_sub(1);
             }
