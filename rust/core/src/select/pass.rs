@@ -28,6 +28,10 @@ pub(super) const TASK: usize = 1 << 17;
 const STEP: usize = 1 << 14;
 /// Room is made for one key in this many of a piece, and given back where it was not needed.
 const SPARE: usize = 64;
+/// Keys that are gathered before they are put with the others.
+const FOUND: usize = 4 * WORD;
+/// Keys that are written before looking whether there are so many.
+const AT_ONCE: usize = 3;
 
 /// A piece of one source, with its mask where there is one.
 pub(super) struct Piece<'a> {
@@ -182,11 +186,6 @@ impl Piece<'_> {
         Seen { kept_at_high: ties.most - scan.ties.most, keys: seen.keys.clone(), at: seen.at.clone(), ..seen }
     }
 }
-
-/// Keys that are gathered before they are put with the others.
-const FOUND: usize = 4 * WORD;
-/// Keys that are written before looking whether there are so many.
-const AT_ONCE: usize = 3;
 
 /// Keys in the bracket, and where they lie.
 struct Found<K> {
